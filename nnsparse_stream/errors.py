@@ -1,0 +1,10 @@
+"""The one error that means: the input or the flags are at fault, not the program."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """The user's input or flags are at fault; commands print its message and exit with code 2.
+
+    The message is one line: what was wrong, in which file, line or record, and what to do.
+    """

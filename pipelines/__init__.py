@@ -1,0 +1,1 @@
+"""Programs: prepare, train, evaluate, score, demo and doctor, each also `python -m pipelines.<name>`."""

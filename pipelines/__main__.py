@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `nnsparse-stream`."""
+
+from pipelines.cli import console
+
+console()

@@ -1,0 +1,141 @@
+"""The console command `nnsparse-stream`: finds the subcommand, runs it, turns errors into exit codes.
+
+Exit codes: 0 done, 2 the user's input or flags are at fault, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import NoReturn, Protocol, cast
+
+from nnsparse_stream.errors import InputError
+
+#: Subcommand -> the line that the overview shows. Each is the module `pipelines.<name>`.
+COMMANDS = {
+    "prepare": "rating files -> a sharded sparse data set",
+    "train": "a data set -> a trained model (checkpoints)",
+    "evaluate": "a model and a data set -> RMSE and MAE, also by the number of ratings of a row",
+    "score": "a model and ratings -> top-K lists, or predictions at given pairs",
+    "demo": "the whole way on a synthetic sample, in under two minutes",
+    "doctor": "what is installed and usable here: versions, devices, runners, storage",
+}
+
+_OVERVIEW = "\n".join(f"  {name:<9} {line}" for name, line in COMMANDS.items())
+
+
+class Command(Protocol):
+    """What a module `pipelines.<name>` offers."""
+
+    DESCRIPTION: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the command's own flags; imports neither Beam nor torch."""
+
+    def run(self, args: argparse.Namespace, beam_flags: list[str]) -> object:
+        """Does the work.
+
+        Args:
+            args: the command's own flags, parsed.
+            beam_flags: the flags that are not the command's, for Beam.
+
+        Raises:
+            InputError: the user's input or flags are at fault.
+        """
+
+
+def parser_for(name: str) -> argparse.ArgumentParser:
+    """The argument parser of one subcommand, with a help that names Beam's flags too."""
+    command = cast(Command, importlib.import_module(f"pipelines.{name}"))
+    parser = argparse.ArgumentParser(
+        prog=f"nnsparse-stream {name}",
+        description=command.DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog=(
+            "Beam's own pipeline options are taken beside these, for example --runner=DataflowRunner --project=... or\n"
+            "--runner=PortableRunner --job_endpoint=HOST:PORT. Without --runner the pipeline runs in this process.\n"
+            "Every URL is opened by fsspec: a local path, s3://, gs://, az://, memory://, and for input http(s)://."
+        ),
+    )
+    command.add_arguments(parser)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Runs `nnsparse-stream` with the given arguments (without the program's name) and returns the exit code."""
+    if argv and argv[0] in ("--version", "-V"):
+        from importlib.metadata import version
+
+        print(f"nnsparse-stream {version('nnsparse-stream')}")
+        return 0
+    if not argv or argv[0] in ("-h", "--help"):
+        print(
+            "usage: nnsparse-stream COMMAND [flags]\n\nRating logs to predictions with sparse autoencoders.\n\n"
+            f"commands:\n{_OVERVIEW}\n\n`nnsparse-stream COMMAND --help` explains a command's flags."
+        )
+        return 0 if argv else 2
+    name = argv[0]
+    if name not in COMMANDS:
+        print(f"nnsparse-stream: there is no command {name!r}; the commands are\n{_OVERVIEW}", file=sys.stderr)
+        return 2
+    try:
+        args, beam_flags = parser_for(name).parse_known_args(argv[1:])
+    except SystemExit as stopped:  # argparse has printed the help or what is wrong
+        return int(stopped.code or 0)
+    try:
+        _check_beam_flags(name, beam_flags)
+        cast(Command, importlib.import_module(f"pipelines.{name}")).run(args, beam_flags)
+    except InputError as error:
+        print(f"nnsparse-stream {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"nnsparse-stream {name}: interrupted", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if os.environ.get("NNSPARSE_STREAM_DEBUG"):
+            raise
+        print(
+            f"nnsparse-stream {name}: {type(error).__name__}: {_last_line(error)}\n"
+            "This is not an error in your input. Set NNSPARSE_STREAM_DEBUG=1 to see the whole traceback.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _check_beam_flags(name: str, beam_flags: list[str]) -> None:
+    """Refuses flags that neither the command nor Beam knows, where Beam would only log that it ignores them."""
+    if not beam_flags:
+        return
+    from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+    known = _BeamArgumentParser(allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(known)
+    try:
+        _, unknown = known.parse_known_args(beam_flags)
+    except SystemExit as stopped:
+        raise InputError("a Beam option has a wrong value (see above)") from stopped
+    if unknown:
+        raise InputError(
+            f"unknown flag {unknown[0]!r}: it is neither a flag of {name} nor a Beam pipeline option; "
+            f"`nnsparse-stream {name} --help` lists the flags"
+        )
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "(no message)"
+
+
+def run_module(name: str) -> NoReturn:
+    """What `python -m pipelines.<name>` calls."""
+    sys.exit(main([name, *sys.argv[1:]]))
+
+
+def console() -> NoReturn:
+    """The entry point of the console command."""
+    sys.exit(main(sys.argv[1:]))

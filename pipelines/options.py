@@ -1,0 +1,113 @@
+"""Flags that several commands share, and each command's flags as a Beam PipelineOptions class.
+
+The commands parse their flags with argparse, so that `--help` does not import Beam. `pipeline_options(name)` wraps the
+same flags in a PipelineOptions subclass, so that a Dataflow template takes them as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import Any
+
+FORMATS = ("auto", "parquet", "csv", "tsv", "movielens", "jsonl")
+
+
+def add_format_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how rating files are read: prepare, and score on raw files, share them."""
+    group = parser.add_argument_group("rating files")
+    group.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="auto",
+        help="format of the rating files, plain or gzip (default: auto, by each file's content); movielens is "
+        "user::item::rating::timestamp; jsonl is one JSON object a line",
+    )
+    for field in ("user", "item", "rating"):
+        group.add_argument(
+            f"--{field}_column",
+            default=field,
+            metavar="NAME",
+            help=f"name of the {field} column, or its position from 0 (default: {field})",
+        )
+    group.add_argument(
+        "--timestamp_column",
+        metavar="NAME",
+        help="name or position of a time column (integer, for instance Unix seconds); decides which duplicate is the "
+        "first or last (default: none; movielens: position 3)",
+    )
+    group.add_argument(
+        "--id_type",
+        choices=("auto", "int", "string"),
+        default="auto",
+        help="type of the ids in text files (default: auto: int where all ids at the start of the first file are "
+        "plain integers)",
+    )
+    group.add_argument(
+        "--duplicates",
+        choices=("error", "first", "last", "mean"),
+        default="error",
+        help="what to do where a user rated an item more than once (default: error); first and last go by the time "
+        "column, without one by the order of the input",
+    )
+    group.add_argument(
+        "--max_bad_fraction",
+        type=fraction,
+        default=0.01,
+        metavar="F",
+        help="fail where more than this fraction of the records is malformed (default: 0.01); fewer go to "
+        "OUTPUT/dead_letters with their file, position and reason",
+    )
+
+
+def fraction(text: str) -> float:
+    """Parses a number between 0 and 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """Parses a whole number of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def urls(text: str) -> list[str]:
+    """Splits URL[,URL...]."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise argparse.ArgumentTypeError("no URL given")
+    return parts
+
+
+def pipeline_options(name: str) -> type[Any]:
+    """The flags of a command as a Beam PipelineOptions subclass.
+
+    Args:
+        name: the command, for instance "prepare".
+
+    Returns:
+        A class `PrepareOptions` (and so on); `PipelineOptions(flags).view_as(it)` has the command's flags as
+        attributes. It is a subclass at one remove: Beam builds one parser of all *direct* subclasses, in which the
+        flags that commands share (`--data`, `--output`) would collide.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    command = importlib.import_module(f"pipelines.{name}")
+
+    class CommandOptions(PipelineOptions):
+        @classmethod
+        def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+            pass
+
+    class Options(CommandOptions):
+        @classmethod
+        def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+            command.add_arguments(parser)
+
+    Options.__name__ = Options.__qualname__ = f"{name.capitalize()}Options"
+    return Options

@@ -1,0 +1,80 @@
+"""Runs a Beam pipeline on the runner that the flags name, and brings a worker's InputError back to the driver."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from nnsparse_stream.errors import InputError
+
+#: Used where the flags name no runner: the whole pipeline in this process.
+IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+
+# A worker's exception reaches the driver as the text of its traceback, on every runner.
+_REMOTE_INPUT_ERROR = re.compile(r"\bInputError: (.+?)(?: \[while running|\\n|$)", re.MULTILINE)
+
+
+def input_error_in(text: str) -> InputError | None:
+    """Finds the InputError in the text of an error that a runner reported.
+
+    Args:
+        text: what the runner raised, as text; it holds a worker's traceback.
+
+    Returns:
+        The error with its own message, or None where the text holds none.
+    """
+    found = _REMOTE_INPUT_ERROR.search(text)
+    return InputError(found.group(1).strip()) if found else None
+
+
+def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
+    """Builds a pipeline, runs it to its end and returns the result.
+
+    Args:
+        build: is given the `beam.Pipeline` and applies the transforms.
+        beam_flags: Beam's own flags (`--runner=...`, `--job_endpoint=...`); without a runner the pipeline runs in
+            this process.
+
+    Returns:
+        Beam's `PipelineResult`, finished; its metrics can be queried.
+
+    Raises:
+        InputError: the user's input is at fault, whichever worker noticed it; or the flags ask for a mode that loses
+            data.
+    """
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+
+    import transforms.coders
+
+    transforms.coders.register()
+    options = PipelineOptions(beam_flags)
+    if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
+        raise InputError(
+            "--direct_running_mode=multi_threading loses rows silently in GroupByKey; use in_memory or multi_processing"
+        )
+    standard = options.view_as(StandardOptions)
+    if standard.runner in (None, "DirectRunner"):
+        # DirectRunner would first try to download the Prism runner; the in-process runner is what we mean.
+        standard.runner = IN_PROCESS_RUNNER
+    # Beam logs the whole traceback of every failed bundle; the driver reports the cause itself.
+    harness_log = logging.getLogger("apache_beam.runners.worker.sdk_worker")
+    level = harness_log.level
+    harness_log.setLevel(logging.CRITICAL)
+    try:
+        pipeline = beam.Pipeline(options=options)
+        build(pipeline)
+        result = pipeline.run()
+        result.wait_until_finish()
+        return result
+    except InputError:
+        raise
+    except Exception as error:
+        cause = input_error_in(str(error))
+        if cause is None:
+            raise
+        raise cause from None
+    finally:
+        harness_log.setLevel(level)
