@@ -117,8 +117,7 @@ class SparseRows:
 
     def row_indices(self) -> Tensor:
         """The row of each entry, int32 ``(entries,)``."""
-        rows = torch.arange(self.num_rows, dtype=torch.int32, device=self.device)
-        return rows.repeat_interleave(self.lengths(), output_size=self.num_entries)
+        return torch.repeat_interleave(self.lengths(), output_size=self.num_entries)
 
     def with_values(self, values: Tensor) -> SparseRows:
         """Rows of the same structure (the same offsets and columns) with other values ``(entries,)``."""
@@ -314,7 +313,7 @@ class SparseRows:
 
     @classmethod
     def from_torch_csr(cls, matrix: Tensor) -> SparseRows:
-        """Rows from a ``torch.sparse_csr`` matrix, without a copy when its indices are int32; keeps the gradient."""
+        """Rows from a ``torch.sparse_csr`` matrix, without a copy when its indices are int32."""
         return cls(matrix.crow_indices(), matrix.col_indices(), matrix.values(), matrix.shape[1]).validate()
 
     def to_torch_csr(self) -> Tensor:
