@@ -1,0 +1,210 @@
+"""A data set on storage: the manifest that says what it holds, and the reader of its shards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nnsparse_stream import storage
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.vocabulary import Vocabulary
+
+KIND = "nnsparse-stream dataset"
+SCHEMA_VERSION = 1
+AXES = ("user", "item")
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnsFile:
+    """One part of the vocabulary: path in the data set, rows, bytes, SHA-256."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardFile:
+    """One shard: path in the data set, rows, entries, bytes, SHA-256, and (rows, entries) of each row group."""
+
+    path: str
+    rows: int
+    entries: int
+    bytes: int
+    sha256: str
+    row_groups: tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a data set holds; `manifest.json`, written last. docs/data-layout.md describes each field.
+
+    Attributes:
+        axis: "user" (a row is a user, columns are items) or "item".
+        row_id_type, column_id_type: "int64" or "string".
+        num_columns, num_rows, num_entries: sizes over all shards and folds.
+        fold_entries: entries of "train", "validation", "test".
+        folds: {"method": "hash", "percent": [90, 0, 10], "seed": 0} or {"method": "files"}.
+        ratings: "min" and "max" over all folds; "mean" and "std" (population) over the train fold, None where it is
+            empty.
+        records: "read", "bad" and "duplicates" (merged away); read = num_entries + bad + duplicates.
+        duplicates: the policy, "error", "first", "last" or "mean".
+        columns: the vocabulary's files.
+        shards: the shards; a row lies in shard `hash of its id % len(shards)`.
+    """
+
+    axis: str
+    row_id_type: str
+    column_id_type: str
+    num_columns: int
+    num_rows: int
+    num_entries: int
+    fold_entries: dict[str, int]
+    folds: dict[str, Any]
+    ratings: dict[str, float | None]
+    records: dict[str, int]
+    duplicates: str
+    columns: tuple[ColumnsFile, ...]
+    shards: tuple[ShardFile, ...]
+
+    def to_json(self) -> bytes:
+        """The bytes of `manifest.json`: equal manifests give equal bytes."""
+        return storage.to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)})
+
+    @classmethod
+    def read(cls, url: str) -> Manifest:
+        """Reads the manifest of the data set at a URL.
+
+        Raises:
+            InputError: there is no data set, it is of another kind or schema version, or the manifest is damaged.
+        """
+        path = storage.join(url, "manifest.json")
+        if not storage.exists(path):
+            raise InputError(
+                f"{url} is not a data set: it has no manifest.json; make one with `nnsparse-stream prepare`"
+            )
+        value = storage.read_json(path, "a manifest")
+        kind, version = value.pop("kind", None), value.pop("schema_version", None)
+        if kind != KIND:
+            raise InputError(f"{path} is not the manifest of a data set: its kind is {kind!r}, not {KIND!r}")
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has schema version {version!r}; this release reads version {SCHEMA_VERSION}: "
+                "prepare the data set again"
+            )
+        try:
+            value["columns"] = tuple(ColumnsFile(**entry) for entry in value["columns"])
+            value["shards"] = tuple(
+                ShardFile(**{**entry, "row_groups": tuple((rows, entries) for rows, entries in entry["row_groups"])})
+                for entry in value["shards"]
+            )
+            manifest = cls(**value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is damaged ({storage.one_line(error)}); prepare the data set again") from error
+        if manifest.axis not in AXES:
+            raise InputError(f"{path} is damaged (axis is {manifest.axis!r}); prepare the data set again")
+        return manifest
+
+
+class Dataset:
+    """A data set at a URL, as `prepare` wrote it. Cheap to make: it reads the manifest only.
+
+    Args:
+        url: the data set's directory.
+
+    Raises:
+        InputError: what `Manifest.read` raises.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.manifest = Manifest.read(url)
+
+    def __repr__(self) -> str:
+        held = self.manifest
+        return (
+            f"Dataset({self.url!r}: {held.num_rows} {held.axis} rows x {held.num_columns}, {held.num_entries} entries)"
+        )
+
+    @property
+    def shards(self) -> tuple[ShardFile, ...]:
+        """The shards, in order; their row groups are what `read_row_group` reads."""
+        return self.manifest.shards
+
+    def require_axis(self, axis: str) -> None:
+        """Raises InputError where the data set's axis is another one."""
+        if self.manifest.axis != axis:
+            raise InputError(
+                f"{self.url} has {self.manifest.axis} rows where {axis} rows are needed; prepare it with --axis {axis}"
+            )
+
+    def vocabulary(self) -> Vocabulary:
+        """The column ids; read on the first call.
+
+        Raises:
+            InputError: a file of it is missing or damaged.
+        """
+        return self._vocabulary
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        vocabulary = Vocabulary.read([storage.join(self.url, part.path) for part in self.manifest.columns])
+        if len(vocabulary) != self.manifest.num_columns:
+            raise InputError(
+                f"{self.url}: the vocabulary holds {len(vocabulary)} columns and the manifest says "
+                f"{self.manifest.num_columns}; prepare the data set again"
+            )
+        return vocabulary
+
+    def read_row_group(self, shard: int, group: int) -> pa.RecordBatch:
+        """Reads one row group; the memory it takes is bounded by the row group.
+
+        Args:
+            shard: position in `shards`.
+            group: position in that shard's `row_groups`.
+
+        Returns:
+            Columns row (int64 or string), columns (list<int32>, ascending), values (list<float32>), fold
+            (list<uint8>: 0 train, 1 validation, 2 test); rows ascending by id.
+
+        Raises:
+            InputError: the shard is missing, truncated or damaged.
+        """
+        return next(self._read(shard, [group]))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All row groups of all shards, in order, one at a time; see `read_row_group`."""
+        for shard in range(len(self.shards)):
+            yield from self.shard_batches(shard)
+
+    def shard_batches(self, shard: int) -> Iterator[pa.RecordBatch]:
+        """The row groups of one shard, in order, one at a time; see `read_row_group`."""
+        return self._read(shard, range(len(self.shards[shard].row_groups)))
+
+    def _read(self, shard: int, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
+        entry = self.shards[shard]
+        url = storage.join(self.url, entry.path)
+        size = storage.file_size(url)
+        if size != entry.bytes:
+            raise InputError(
+                f"{url} has {size} bytes and the manifest says {entry.bytes}: truncated or replaced; prepare again"
+            )
+        with storage.open_input(url) as stream:
+            try:
+                file = pq.ParquetFile(stream)
+                for group in groups:
+                    table = file.read_row_group(group, columns=["row", "columns", "values", "fold"])
+                    if len(table) != entry.row_groups[group][0]:
+                        raise InputError(
+                            f"{url}, row group {group}, has {len(table)} rows and the manifest says "
+                            f"{entry.row_groups[group][0]}: replaced; prepare again"
+                        )
+                    yield table.combine_chunks().to_batches()[0]
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{url} is damaged ({storage.one_line(error)}); prepare again") from error
