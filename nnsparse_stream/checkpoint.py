@@ -1,0 +1,125 @@
+"""Checkpoints: a model with its vocabulary and state, as safetensors, Parquet and JSON in one directory on any URL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from nnsparse_stream import storage
+from nnsparse_stream.dataset import Manifest
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.model import ModelConfig, RatingAutoencoder
+from nnsparse_stream.vocabulary import Vocabulary
+
+KIND = "nnsparse-stream checkpoint"
+SCHEMA_VERSION = 1
+_STATE = "state.json"
+_WEIGHTS = "model.safetensors"
+_VOCABULARY = "columns.parquet"
+
+
+@dataclass
+class Checkpoint:
+    """A model and what is needed to use it or to train on.
+
+    Attributes:
+        model: the model, on the CPU.
+        vocabulary: ids of the model's columns.
+        state: what state.json holds: `axis`, `row_id_type`, `column_id_type`, `vocabulary` (fingerprint), `recipe`,
+            `seed`, `epoch`, `step`, `history` (metrics by epoch).
+        url: where it was read from.
+    """
+
+    model: RatingAutoencoder
+    vocabulary: Vocabulary
+    state: dict[str, Any]
+    url: str
+
+    def check_data(self, manifest: Manifest, url: str) -> None:
+        """Refuses a data set that the model cannot read.
+
+        Raises:
+            InputError: the data set has another axis, or another vocabulary.
+        """
+        if manifest.axis != self.state["axis"]:
+            raise InputError(
+                f"{url} has rows by {manifest.axis}, but the model in {self.url} was trained on rows by "
+                f"{self.state['axis']}; prepare the ratings with --axis {self.state['axis']}"
+            )
+        if vocabulary_fingerprint(manifest) != self.state["vocabulary"]:
+            raise InputError(
+                f"{url} has another vocabulary than the data set that the model in {self.url} was trained on: its column "
+                "indices mean other ids; use the data set of the training, or score raw files with --input"
+            )
+
+
+def vocabulary_fingerprint(manifest: Manifest) -> str:
+    """Identifies a data set's vocabulary: a checksum of the checksums of its files."""
+    return storage.sha256("".join(part.sha256 for part in manifest.columns).encode())
+
+
+def step_directory(run: str, step: int) -> str:
+    """Where the checkpoint of a step lies in a run."""
+    return storage.join(run, "checkpoints", f"step-{step:09d}")
+
+
+def save_checkpoint(url: str, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint; state.json is written last, and a directory without it is not a checkpoint."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    storage.write_file(storage.join(url, _WEIGHTS), safetensors.torch.save(tensors))
+    storage.write_file(storage.join(url, _VOCABULARY), checkpoint.vocabulary.to_parquet())
+    state = {
+        "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
+        "model": checkpoint.model.config.to_json(),
+        **checkpoint.state,
+    }
+    storage.write_file(storage.join(url, _STATE), storage.to_json(state))
+
+
+def checkpoints_of(run: str) -> list[str]:
+    """URLs of a run's whole checkpoints, by ascending step."""
+    fs, path = storage.filesystem(storage.join(run, "checkpoints"))
+    if not fs.isdir(path):
+        return []
+    names = sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=True))
+    urls = [storage.join(run, "checkpoints", name) for name in names if name.startswith("step-")]
+    return [url for url in urls if storage.exists(storage.join(url, _STATE))]
+
+
+def load_model(url: str) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Args:
+        url: a run's directory (its last checkpoint is taken) or one checkpoint's.
+
+    Raises:
+        InputError: there is no checkpoint, it is of another schema version, or a file of it is damaged.
+    """
+    if not storage.exists(storage.join(url, _STATE)):
+        found = checkpoints_of(url)
+        if not found:
+            raise InputError(f"{url} is neither a training run's directory nor a checkpoint's: there is no {_STATE}")
+        url = found[-1]
+    state = storage.read_json(storage.join(url, _STATE), "a checkpoint's state")
+    if state.get("kind") != KIND:
+        raise InputError(f"{url}: {_STATE} is not that of a checkpoint of nnsparse-stream")
+    if state.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{url} has schema version {state.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
+            "train again, or use the version that wrote it"
+        )
+    weights = storage.join(url, _WEIGHTS)
+    with torch.random.fork_rng(devices=[]):
+        model = RatingAutoencoder(ModelConfig.from_json(state["model"]))
+    try:
+        model.load_state_dict(safetensors.torch.load(storage.read_file(weights)))
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{weights} is damaged or of another model: {storage.one_line(error)}") from error
+    model.eval()
+    vocabulary = Vocabulary.read([storage.join(url, _VOCABULARY)])
+    return Checkpoint(model, vocabulary, state, url)

@@ -1,0 +1,106 @@
+"""`nnsparse-stream evaluate`: a model's RMSE and MAE on one fold of a data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from typing import Any
+
+DESCRIPTION = """\
+Judge a model on one fold of a data set: RMSE and MAE over all its ratings, and by how many training ratings a row has.
+
+The model is given the training fold's ratings of each row and predicts those of the judged fold.
+
+  nnsparse-stream evaluate --data data/ml --model runs/ml --fold test --json test.json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `evaluate`."""
+    parser.add_argument("--data", required=True, metavar="URL", help="the data set that the model was trained on")
+    parser.add_argument(
+        "--model", required=True, metavar="URL", help="a run's directory (its last checkpoint) or one checkpoint's"
+    )
+    parser.add_argument(
+        "--fold", choices=("train", "validation", "test"), default="test", help="what to judge (default: test)"
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the figures there, too (a URL that workers can write to, where they run elsewhere)",
+    )
+
+
+def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
+    """Evaluates, prints a table, and returns the figures.
+
+    Raises:
+        InputError: the user's input or flags are at fault.
+    """
+    from nnsparse_stream import storage
+    from nnsparse_stream.checkpoint import load_model
+    from nnsparse_stream.dataset import Dataset
+    from nnsparse_stream.errors import InputError
+    from pipelines.running import run_pipeline
+
+    dataset = Dataset(args.data)
+    checkpoint = load_model(args.model)
+    checkpoint.check_data(dataset.manifest, args.data)
+    if args.json:
+        fs, path = storage.filesystem(args.json)
+        if fs.isdir(path):
+            raise InputError(f"--json {args.json} is a directory; name a file in it")
+    if not dataset.manifest.fold_entries[args.fold]:
+        raise InputError(f"{args.data} has no rating in its {args.fold} fold; judge another --fold")
+
+    import apache_beam as beam
+
+    from transforms.evaluate import EvaluateRatings
+
+    with tempfile.TemporaryDirectory() as scratch:
+        result = args.json or storage.join(scratch, "evaluation.json")
+
+        def build(pipeline: beam.Pipeline) -> None:
+            report = pipeline | EvaluateRatings(checkpoint.url, args.data, args.fold)
+            _ = report | beam.Map(_write, result)
+
+        run_pipeline(build, beam_flags)
+        if not storage.exists(result):
+            raise InputError("the workers run elsewhere: pass --json with a URL that they and this process can reach")
+        figures: dict[str, Any] = json.loads(storage.read_file(result))
+    print(table(figures))
+    return figures
+
+
+def _write(figures: dict[str, Any], url: str) -> None:
+    from nnsparse_stream import storage
+    from nnsparse_stream.errors import InputError
+
+    try:
+        storage.write_file(url, storage.to_json(figures))
+    except OSError as error:
+        raise InputError(f"--json {url} cannot be written: {storage.one_line(error)}") from error
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as a text table."""
+    lines = [f"{'training ratings':>17} {'rows':>9} {'ratings':>11} {'RMSE':>8} {'MAE':>8}"]
+    for bucket in figures["buckets"]:
+        bound = "" if bucket["max_ratings"] is None else f"{bucket['max_ratings']:,}"
+        label = f"{bucket['min_ratings']:,}" + ("+" if not bound else "" if bound == "0" else f" - {bound}")
+        lines.append(
+            f"{label:>17} {bucket['rows']:>9,} {bucket['count']:>11,} {bucket['rmse']:>8.4f} {bucket['mae']:>8.4f}"
+        )
+    rows = sum(bucket["rows"] for bucket in figures["buckets"])
+    lines.append(
+        f"{figures['fold'] + ', all':>17} {rows:>9,} {figures['count']:>11,} {figures['rmse']:>8.4f} "
+        f"{figures['mae']:>8.4f}"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    from pipelines.cli import run_module
+
+    run_module("evaluate")
