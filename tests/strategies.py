@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -48,5 +50,5 @@ def entries_of(rows: SparseRows) -> list[list[tuple[int, float]]]:
     offsets, columns, values = rows.offsets.tolist(), rows.columns.tolist(), rows.values.tolist()
     return [
         list(zip(columns[start:end], values[start:end], strict=True))
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True)
+        for start, end in pairwise(offsets)
     ]
