@@ -1,4 +1,4 @@
-"""A data set on storage: the manifest that says what it holds, and the reader of its shards."""
+"""A data set on storage: the manifest that says what it holds, the shards, and how they are read and written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +18,8 @@ from nnsparse_stream.vocabulary import Vocabulary
 KIND = "nnsparse-stream dataset"
 SCHEMA_VERSION = 1
 AXES = ("user", "item")
+#: A row group holds at most this many entries, or one row.
+ROW_GROUP_ENTRIES = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,3 +211,52 @@ class Dataset:
                     yield table.combine_chunks().to_batches()[0]
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{url} is damaged ({storage.one_line(error)}); prepare again") from error
+
+
+def shard_schema(row_type: pa.DataType) -> pa.Schema:
+    """The schema of a shard's rows: row, columns, values, fold; no nulls anywhere."""
+    kinds = [("columns", pa.int32()), ("values", pa.float32()), ("fold", pa.uint8())]
+    lists = [
+        pa.field(name, pa.list_(pa.field("element", kind, nullable=False)), nullable=False) for name, kind in kinds
+    ]
+    return pa.schema([pa.field("row", row_type, nullable=False), *lists])
+
+
+def write_shard(
+    url: str, shard: int, num_shards: int, rows: pa.RecordBatch, row_group_entries: int = ROW_GROUP_ENTRIES
+) -> ShardFile:
+    """Writes one shard of a data set, whole; the same rows give the same bytes.
+
+    Args:
+        url: the data set's directory.
+        shard, num_shards: which shard of how many; they make the file's name.
+        rows: of `shard_schema`, rows ascending by id, columns ascending in each row.
+        row_group_entries: bound of a row group's entries; a heavier row is a group of its own.
+
+    Returns:
+        The manifest's entry for it.
+    """
+    path = f"rows/shard-{shard:05d}-of-{num_shards:05d}.parquet"
+    offsets = rows["columns"].offsets.to_numpy()
+    groups: list[tuple[int, int]] = []
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, rows.schema, compression="zstd", compression_level=1) as writer:
+        start = 0
+        while start < len(rows):
+            end = int(np.searchsorted(offsets, offsets[start] + row_group_entries, side="right")) - 1
+            end = max(end, start + 1)
+            writer.write_table(pa.Table.from_batches([rows.slice(start, end - start)]), row_group_size=end - start)
+            groups.append((end - start, int(offsets[end] - offsets[start])))
+            start = end
+    data = bytes(sink.getvalue())
+    storage.write_file(storage.join(url, path), data)
+    entries = sum(count for _, count in groups)
+    return ShardFile(path, len(rows), entries, len(data), storage.sha256(data), tuple(groups))
+
+
+def write_vocabulary(url: str, vocabulary: Vocabulary) -> ColumnsFile:
+    """Writes the vocabulary of a data set, whole, and returns the manifest's entry for it."""
+    path = "columns/part-00000-of-00001.parquet"
+    data = vocabulary.to_parquet()
+    storage.write_file(storage.join(url, path), data)
+    return ColumnsFile(path, len(vocabulary), len(data), storage.sha256(data))
