@@ -161,4 +161,4 @@ def to_scipy(rows: SparseRows) -> Any:
 
 
 def _to_numpy(rows: SparseRows) -> tuple[Any, Any, Any]:
-    return rows.offsets.cpu().numpy(), rows.columns.cpu().numpy(), rows.values.detach().cpu().numpy()
+    return rows.offsets.numpy(force=True), rows.columns.numpy(force=True), rows.values.numpy(force=True)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnsparse_stream.indices import to_int32
 from nnsparse_stream.rows import SparseRows
 
 
@@ -62,14 +63,16 @@ class DynamicSparseTensor:
         """Adds many entries at once.
 
         Raises:
-            ValueError: there are not as many columns as values.
+            ValueError: there are not as many columns as values, or a column is no integer or does not fit in int32.
         """
         if len(columns) != len(values):
             raise ValueError(f"columns and values differ in length: {len(columns)} and {len(values)}")
+        if not len(columns):
+            return
         end = self._size + len(columns)
         self._grow(end)
-        self._columns[self._size : end] = columns
-        self._values[self._size : end] = values
+        self._columns[self._size : end] = to_int32(torch.as_tensor(columns), "columns").numpy(force=True)
+        self._values[self._size : end] = torch.as_tensor(values).numpy(force=True)
         self._size = end
 
     def build(self, num_columns: int | None = None) -> SparseRows:
@@ -103,8 +106,8 @@ class DynamicSparseTensor:
         if row.num_rows != 1:
             raise ValueError(f"set takes a block of one row, got {row.num_rows} rows")
         self._allocate(row.num_entries)
-        self._columns[:] = row.columns.cpu().numpy()
-        self._values[:] = row.values.detach().cpu().numpy()
+        self._columns[:] = row.columns.numpy(force=True)
+        self._values[:] = row.values.numpy(force=True)
         self._size = row.num_entries
 
     def _grow(self, needed: int) -> None:
