@@ -80,28 +80,29 @@ def read_split(split: Split, schema: BlockSchema) -> Iterator[ReadBlock]:
             bad = []
 
 
-def find_records(files: Sequence[RatingFile], schema: BlockSchema, user: int | str, item: int | str) -> list[str]:
-    """Finds the first two records of a user and an item: "FILE, line N" each; fewer where there are fewer."""
+def describe_pair(files: Sequence[RatingFile], schema: BlockSchema, user: int | str, item: int | str) -> str:
+    """Says where the first two records of a user and an item are, by reading the input until they are found.
+
+    It is for an error's message: so no run has to carry the position of every rating for an error that seldom comes.
+    """
     found: list[str] = []
-    for file in files:
-        for split in split_file(file):
-            for block in read_split(split, schema._replace(position=True)):
-                ratings = block.ratings
-                same = pc.and_(pc.equal(ratings["user"], user), pc.equal(ratings["item"], item))
-                for position in sorted(ratings["position"].filter(same).to_pylist()):
-                    found.append(f"{file.url}, {_unit(file)} {position & ((1 << _RECORD_BITS) - 1)}")
-                if len(found) >= 2:
-                    return found[:2]
-    return found
+    schema = schema._replace(position=True)
+    for split in (split for file in files for split in split_file(file)):
+        for ratings, _ in read_split(split, schema):
+            same = pc.and_(pc.equal(ratings["user"], user), pc.equal(ratings["item"], item))
+            numbers = [
+                position & ((1 << _RECORD_BITS) - 1) for position in ratings["position"].filter(same).to_pylist()
+            ]
+            unit = "record" if split.file.format == "parquet" else "line"
+            found += [f"{split.file.url}, {unit} {number}" for number in sorted(numbers)]
+            if len(found) >= 2:
+                return " and ".join(found[:2])
+    return " and ".join(found)
 
 
 def describe(bad: BadRecord) -> str:
     """A bad record as one line."""
     return f"{bad.file}:{bad.position}: {bad.reason}: {' '.join(bad.text.split())[:100]}"
-
-
-def _unit(file: RatingFile) -> str:
-    return "record" if file.format == "parquet" else "line"
 
 
 def _block(records: Records, file: RatingFile, schema: BlockSchema) -> pa.RecordBatch:

@@ -311,6 +311,11 @@ class OutputDirectory:
         """Writes one file, whole; `name` is relative to the directory."""
         write_file(join(self.url, name), data)
 
+    def remove(self, name: str) -> None:
+        """Removes one file that was written on the way; `name` is relative to the directory."""
+        fs, path = filesystem(join(self.url, name))
+        fs.rm_file(path)
+
     def complete(self, data: bytes) -> None:
         """Writes the completing file and takes the marker away: from here on the output is whole."""
         self.write(self._completing, data)

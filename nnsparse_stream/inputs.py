@@ -1,0 +1,90 @@
+"""The plan of a run's input: which files, what is in them, and what columns the blocks will have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.formats import FieldNames, RatingFile, choose_id_type, inspect_file
+from nnsparse_stream.reading import Split, split_file
+from nnsparse_stream.storage import match_files
+from nnsparse_stream.text_records import BlockSchema
+
+
+class InputPlan(NamedTuple):
+    """What is to be read.
+
+    Attributes:
+        files: the input, in its order.
+        schema: the columns of the blocks of ratings that reading the files gives.
+    """
+
+    files: tuple[RatingFile, ...]
+    schema: BlockSchema
+
+    @property
+    def splits(self) -> list[Split]:
+        """The pieces that workers read."""
+        return [split for file in self.files for split in split_file(file)]
+
+    def empty_block(self) -> pa.RecordBatch:
+        """A block of ratings with no rows."""
+        fields = [(name, pa.float32() if name == "rating" else kind) for name, kind in self.schema.fields()]
+        if self.schema.position:
+            fields.append(("position", pa.int64()))
+        if any(file.fold >= 0 for file in self.files):
+            fields.append(("fold", pa.uint8()))
+        return pa.RecordBatch.from_pylist([], schema=pa.schema(fields))
+
+
+def plan_inputs(
+    urls: Sequence[str] | Mapping[int, Sequence[str]],
+    names: FieldNames = FieldNames(),  # noqa: B008 (immutable)
+    *,
+    file_format: str = "auto",
+    id_type: str = "auto",
+    duplicates: str = "error",
+) -> InputPlan:
+    """Looks at every file's first bytes or footer, and checks that the files fit together.
+
+    Args:
+        urls: files, globs or directories; or those of each fold (0 train, 1 validation, 2 test).
+        names: how the user names the fields.
+        file_format: of all files; "auto" tells it from each file's content.
+        id_type: "auto", "int" or "string".
+        duplicates: the policy; "first" and "last" need the time, or else the position, of each rating.
+
+    Raises:
+        InputError: a file is missing, empty, damaged, or lacks a column; or the types of ids disagree.
+    """
+    inspected = []
+    by_fold = urls if isinstance(urls, Mapping) else {-1: urls}
+    for fold, some in by_fold.items():
+        for url in match_files(some):
+            inspected.append(inspect_file(url, len(inspected), fold, names, file_format))
+    seen: set[str] = set()
+    for file, _, _ in inspected:
+        if file.url in seen:
+            raise InputError(f"{file.url} is in the input of two folds; name it once")
+        seen.add(file.url)
+    types = [
+        choose_id_type(field, [(entry[0].url, entry[place]) for entry in inspected], id_type)
+        for place, field in ((1, "user"), (2, "item"))
+    ]
+    files = [file for file, _, _ in inspected]
+    ordered = duplicates in ("first", "last")
+    timed = ordered and names.timestamp is not None
+    if ordered and not timed and names.by_default and all(_is_movielens_with_time(file) for file in files):
+        files = [file._replace(columns=(0, 1, 2, 3)) for file in files]
+        timed = True
+    if not timed:
+        files = [file._replace(columns=file.columns[:3]) for file in files]
+    schema = BlockSchema(types[0], types[1], timestamp=timed, position=ordered and not timed)
+    return InputPlan(tuple(files), schema)
+
+
+def _is_movielens_with_time(file: RatingFile) -> bool:
+    return file.format == "movielens" and file.num_fields > 3

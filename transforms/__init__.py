@@ -1,0 +1,36 @@
+"""Beam transforms: each a thin shell over a pure function of Arrow blocks. Names resolve on first use.
+
+Preparing needs no torch, so nothing here imports it before a transform that trains or scores is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transforms.read import ReadRatings as ReadRatings
+    from transforms.shards import WriteShards as WriteShards
+    from transforms.sparsify import SparsifyRatings as SparsifyRatings
+    from transforms.train import TrainAutoencoder as TrainAutoencoder
+    from transforms.vocabulary import BuildVocabulary as BuildVocabulary
+
+_MODULE_OF = {
+    "BuildVocabulary": "vocabulary",
+    "ReadRatings": "read",
+    "SparsifyRatings": "sparsify",
+    "TrainAutoencoder": "train",
+    "WriteShards": "shards",
+}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'transforms' has no attribute {name!r}")
+    importlib.import_module("transforms.coders").register()
+    value = getattr(importlib.import_module(f"transforms.{module}"), name)
+    globals()[name] = value
+    return value

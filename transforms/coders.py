@@ -1,0 +1,68 @@
+"""Coders of what is shuffled: Arrow blocks as IPC streams, splits as JSON. Without them Beam would pickle both."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+
+from nnsparse_stream.formats import RatingFile
+from nnsparse_stream.reading import Split
+
+
+class RecordBatchCoder(beam.coders.Coder):
+    """A RecordBatch as an Arrow IPC stream. A slice costs its own size; decoding copies nothing."""
+
+    def encode(self, value: pa.RecordBatch) -> bytes:
+        """Writes schema and data."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, value.schema) as writer:
+            writer.write_batch(value)
+        return bytes(sink.getvalue().to_pybytes())
+
+    def decode(self, encoded: bytes) -> pa.RecordBatch:
+        """The batch; its buffers lie in `encoded`."""
+        with pa.ipc.open_stream(encoded) as reader:
+            return reader.read_next_batch()
+
+    def estimate_size(self, value: pa.RecordBatch) -> int:
+        """Bytes of the data, without writing it."""
+        return int(value.nbytes)
+
+    def is_deterministic(self) -> bool:
+        """A block is no key."""
+        return False
+
+    def to_type_hint(self) -> Any:
+        """The type that is coded."""
+        return pa.RecordBatch
+
+
+class SplitCoder(beam.coders.Coder):
+    """A Split as JSON."""
+
+    def encode(self, value: Split) -> bytes:
+        """Writes the fields in their order."""
+        return json.dumps([list(value.file), value.first, value.last]).encode()
+
+    def decode(self, encoded: bytes) -> Split:
+        """The split."""
+        fields, first, last = json.loads(encoded)
+        file = RatingFile(*fields)
+        return Split(file._replace(columns=tuple(file.columns), row_groups=tuple(file.row_groups)), first, last)
+
+    def is_deterministic(self) -> bool:
+        """Equal splits give equal bytes."""
+        return True
+
+    def to_type_hint(self) -> Any:
+        """The type that is coded."""
+        return Split
+
+
+def register() -> None:
+    """Makes Beam use these coders for these types; to be called before a pipeline is built."""
+    beam.coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
+    beam.coders.registry.register_coder(Split, SplitCoder)

@@ -1,0 +1,156 @@
+"""SparsifyRatings: blocks of ratings to shards of sparse rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.grouping import DuplicateRatingError, HashFolds, encode_block, group_rows, partition
+from transforms.vocabulary import load_vocabulary
+
+#: Ratings of one shard, by default. At 16 to 24 bytes a rating, what is grouped under one key stays near 10 MB, which
+#: every engine sorts in memory.
+RATINGS_PER_SHARD = 500_000
+_PENDING_BYTES = 32 << 20
+
+
+class SparsifyRatings(beam.PTransform):
+    """Groups ratings to sparse rows, a shard at a time: shard = hash of the row id % shards.
+
+    The shards do not depend on how the ratings were split into blocks, or on their order.
+
+    Args:
+        axis: "user" or "item", the axis of the rows.
+        vocabulary: what `BuildVocabulary` returned for the other axis.
+        empty: a block of ratings without rows, for its schema (`InputPlan.empty_block`).
+        duplicates: "error", "first", "last" or "mean"; see `nnsparse_stream.grouping.group_rows`.
+        folds: how to fold by hash, or None where the blocks have a column fold.
+        num_shards: by default, as many as hold `RATINGS_PER_SHARD` ratings each.
+        describe_pair: says where a user's and an item's duplicate ratings are, for the error's message.
+
+    Returns:
+        A PCollection of (shard, number of shards, rows, ratings merged away), one element a shard.
+
+    Raises:
+        InputError: in a worker, where a pair is rated more than once and the policy is "error".
+    """
+
+    def __init__(
+        self,
+        axis: str,
+        vocabulary: beam.PCollection[dict[str, Any]],
+        empty: pa.RecordBatch,
+        *,
+        duplicates: str = "error",
+        folds: HashFolds | None = HashFolds(),  # noqa: B008 (immutable)
+        num_shards: int | None = None,
+        describe_pair: Callable[[Any, Any], str] | None = None,
+    ) -> None:
+        super().__init__()
+        self._axis = axis
+        self._vocabulary = vocabulary
+        self._empty = empty
+        self._duplicates = duplicates
+        self._folds = folds
+        self._num_shards = num_shards
+        self._describe_pair = describe_pair
+
+    def expand(
+        self, ratings: beam.PCollection[pa.RecordBatch]
+    ) -> beam.PCollection[tuple[int, int, pa.RecordBatch, int]]:
+        """Applies the transform."""
+        vocabulary = beam.pvalue.AsSingleton(self._vocabulary)
+        keyed = ratings | "Partition" >> beam.ParDo(
+            _Partition(self._axis, self._num_shards), vocabulary
+        ).with_output_types(tuple[int, pa.RecordBatch])
+        # Every shard has a key, so that one without a row is written too.
+        empty = (
+            ratings.pipeline
+            | "Once" >> beam.Impulse()
+            | "Empty shards"
+            >> beam.FlatMap(_empty_shards, self._axis, self._empty, self._num_shards, vocabulary).with_output_types(
+                tuple[int, pa.RecordBatch]
+            )
+        )
+        group = _GroupRows(self._axis, self._duplicates, self._folds, self._num_shards, self._describe_pair)
+        return (
+            (keyed, empty)
+            | "Both" >> beam.Flatten()
+            | "By shard" >> beam.GroupByKey()
+            | "Group" >> beam.ParDo(group, vocabulary).with_output_types(tuple[int, int, pa.RecordBatch, int])
+        )
+
+
+def shard_count(ratings: int, wanted: int | None) -> int:
+    """The number of shards: the one wanted, or one for every `RATINGS_PER_SHARD` ratings."""
+    return wanted or max(1, -(-ratings // RATINGS_PER_SHARD))
+
+
+class _Partition(beam.DoFn):
+    """Encodes and partitions several blocks at once, so that the pieces do not become tiny where shards are many."""
+
+    def __init__(self, axis: str, num_shards: int | None) -> None:
+        self._axis, self._num_shards = axis, num_shards
+
+    def start_bundle(self) -> None:
+        self._pending: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._shards = 1
+
+    def process(self, ratings: pa.RecordBatch, vocabulary: dict[str, Any]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        self._shards = shard_count(vocabulary["ratings"], self._num_shards)
+        block = encode_block(ratings, self._axis, load_vocabulary(vocabulary))
+        self._pending.append(block)
+        self._bytes += block.nbytes
+        if self._bytes >= _PENDING_BYTES:
+            yield from self._flush()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        window = GlobalWindow()
+        for keyed in self._flush():
+            yield WindowedValue(keyed, window.max_timestamp(), [window])
+
+    def _flush(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        if self._pending:
+            yield from partition(pa.concat_batches(self._pending), "row", self._shards)
+        self._pending, self._bytes = [], 0
+
+
+def _empty_shards(
+    _: bytes, axis: str, empty: pa.RecordBatch, num_shards: int | None, vocabulary: dict[str, Any]
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    block = encode_block(empty, axis, load_vocabulary(vocabulary))
+    for shard in range(shard_count(vocabulary["ratings"], num_shards)):
+        yield shard, block
+
+
+class _GroupRows(beam.DoFn):
+    def __init__(
+        self,
+        axis: str,
+        duplicates: str,
+        folds: HashFolds | None,
+        num_shards: int | None,
+        describe_pair: Callable[[Any, Any], str] | None,
+    ) -> None:
+        self._axis, self._duplicates, self._folds = axis, duplicates, folds
+        self._num_shards, self._describe_pair = num_shards, describe_pair
+
+    def process(
+        self, keyed: tuple[int, Iterable[pa.RecordBatch]], vocabulary: dict[str, Any]
+    ) -> Iterator[tuple[int, int, pa.RecordBatch, int]]:
+        shard, blocks = keyed
+        try:
+            rows, merged = group_rows(
+                list(blocks), self._axis, load_vocabulary(vocabulary), self._duplicates, self._folds
+            )
+        except DuplicateRatingError as error:
+            where = f": {self._describe_pair(error.user, error.item)}" if self._describe_pair else ""
+            raise InputError(f"{error}{where}; pass --duplicates first, last or mean, or remove one") from error
+        yield shard, shard_count(vocabulary["ratings"], self._num_shards), rows, merged
