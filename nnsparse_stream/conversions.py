@@ -30,7 +30,7 @@ def from_rows(
     Raises:
         ValueError: a row has another shape, or columns that are no integers; names the row.
     """
-    pairs = [_columns_and_values(position, row) for position, row in enumerate(rows)]
+    pairs = [_columns_and_values(position, row, dtype) for position, row in enumerate(rows)]
     offsets = offsets_of(torch.tensor([len(columns) for columns, _ in pairs], dtype=torch.int64))
     columns = torch.cat([columns for columns, _ in pairs]) if pairs else torch.zeros(0, dtype=torch.int64)
     filled = [values for _, values in pairs if len(values)]
@@ -41,13 +41,16 @@ def from_rows(
     return offsets.to(columns.device), columns, values, num_columns
 
 
-def _columns_and_values(position: int, row: Tensor | tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+def _columns_and_values(
+    position: int, row: Tensor | tuple[Any, Any], dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
     if isinstance(row, Tensor):
         if row.dim() != 2 or row.shape[1] != 2:
             raise ValueError(f"row {position} must be a tensor of shape (n, 2), got {tuple(row.shape)}")
         columns, values = row[:, 0].detach(), row[:, 1]
     else:
-        columns, values = (torch.as_tensor(part) for part in row)
+        # Python numbers become float64 where that is asked for, not float32 first.
+        columns, values = torch.as_tensor(row[0]), torch.as_tensor(row[1], dtype=dtype)
     if columns.dim() != 1 or columns.shape != values.shape:
         raise ValueError(
             f"row {position} must have as many columns as values, got {tuple(columns.shape)}, {tuple(values.shape)}"

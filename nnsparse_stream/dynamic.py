@@ -38,7 +38,7 @@ class DynamicSparseTensor:
             )
         self.reserve = reserve
         self.growth = growth
-        self._dtype = np.dtype(str(dtype or torch.get_default_dtype()).removeprefix("torch."))
+        self._dtype = dtype or torch.get_default_dtype()
         self._size = 0
         self._allocate(reserve)
 
@@ -72,7 +72,7 @@ class DynamicSparseTensor:
         end = self._size + len(columns)
         self._grow(end)
         self._columns[self._size : end] = to_int32(torch.as_tensor(columns), "columns").numpy(force=True)
-        self._values[self._size : end] = torch.as_tensor(values).numpy(force=True)
+        self._values[self._size : end] = torch.as_tensor(values, dtype=self._dtype).numpy(force=True)
         self._size = end
 
     def build(self, num_columns: int | None = None) -> SparseRows:
@@ -124,7 +124,7 @@ class DynamicSparseTensor:
 
     def _allocate(self, capacity: int) -> None:
         self._columns = np.empty(capacity, np.int32)
-        self._values: np.ndarray = np.empty(capacity, self._dtype)
+        self._values = torch.empty(capacity, dtype=self._dtype).numpy()
         # A memoryview takes a Python number in two thirds of the time that an array needs.
         self._column_view: memoryview[int] = self._columns.data
         self._value_view: Any = self._values.data

@@ -34,6 +34,7 @@ def test_rows_from_pairs_and_from_n_by_2_tensors():
         [torch.zeros(0, 2, dtype=torch.float64), ([1], np.array([2.0]))]
     ).lengths().tolist() == [0, 1]
     assert SparseRows.from_rows([]).shape == (0, 0)
+    assert SparseRows.from_rows([([1], [0.1])], dtype=torch.float64).values.item() == 0.1
 
 
 @pytest.mark.parametrize(

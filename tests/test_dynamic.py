@@ -84,6 +84,9 @@ def test_the_dtype_is_torchs_default_or_as_asked():
     assert DynamicSparseTensor().build().dtype == torch.get_default_dtype()
     assert DynamicSparseTensor(dtype=torch.float64).build().dtype == torch.float64
     assert DynamicSparseTensor().build().shape == (1, 0)
+    row = DynamicSparseTensor(dtype=torch.float64)
+    row.extend([0], [0.1])
+    assert row.build().values.item() == 0.1
 
 
 def test_bad_arguments():
