@@ -56,6 +56,10 @@ class Checkpoint:
                 "indices mean other ids; use the data set of the training, or score raw files with --input"
             )
 
+    def vocabulary_file(self) -> dict[str, Any]:
+        """The vocabulary as `transforms.SparsifyRatings` takes one: what `BuildVocabulary` would have returned."""
+        return {"url": self.url, "file": {"path": _VOCABULARY, "sha256": self.state["vocabulary"]}, "ratings": 0}
+
 
 def vocabulary_fingerprint(manifest: Manifest) -> str:
     """Identifies a data set's vocabulary: a checksum of the checksums of its files."""

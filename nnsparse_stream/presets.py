@@ -24,7 +24,9 @@ class Recipe:
         hide_ratio: fraction of a row's entries that are hidden from the input.
         learning_rate: of SGD; the loss is the sum over a minibatch's entries divided by its rows.
         learning_rate_decay: epoch e (from 1) uses learning_rate / (1 + e * learning_rate_decay).
-        weight_decay: L2 coefficient, applied to the matrices' rows that occur in a minibatch and to dense parameters.
+        weight_decay: L2 coefficient of the encoder and the inner layers; in the encoder, of the rows that occur in a
+            minibatch. Biases are not decayed.
+        decoder_weight_decay: L2 coefficient of the decoder's rows that occur in a minibatch.
         batch_rows: rows of a minibatch.
         batch_entries: entries of a minibatch at most; a heavier row makes a minibatch of its own.
         epochs: passes over the training fold.
@@ -39,6 +41,7 @@ class Recipe:
     learning_rate: float = 0.09
     learning_rate_decay: float = 0.176
     weight_decay: float = 0.025
+    decoder_weight_decay: float = 0.025
     batch_rows: int = 35
     batch_entries: int = 1_000_000
     epochs: int = 10
@@ -62,11 +65,12 @@ PRESETS: dict[str, Recipe] = {
         alpha=1.108,
         beta=0.720,
         hide_ratio=0.138,
-        learning_rate=0.09,
+        learning_rate=0.06,
         learning_rate_decay=0.176,
-        weight_decay=0.06,
+        weight_decay=0.02,
+        decoder_weight_decay=0.12,
         batch_rows=35,
-        epochs=10,
+        epochs=15,
     ),
 }
 

@@ -237,7 +237,16 @@ class Trainer:
             average="none",
             generator=self.noise,
         )
-        self.optimizer = RowSGD(self.model.parameters(), recipe.learning_rate, recipe.weight_decay)
+        model = self.model
+        biases = [model.encoder_bias, model.decoder_bias, *(layer.bias for layer in model.inner)]
+        self.optimizer = RowSGD(
+            [
+                {"params": [model.encoder, *(layer.weight for layer in model.inner)], "weight_decay": recipe.weight_decay},
+                {"params": [model.decoder], "weight_decay": recipe.decoder_weight_decay},
+                {"params": biases, "weight_decay": 0.0},
+            ],
+            recipe.learning_rate,
+        )
 
     def epoch(self, epoch: int) -> dict[str, Any]:
         """Trains one epoch.
@@ -306,7 +315,7 @@ class Trainer:
         self.optimizer.step()
         with torch.no_grad():
             squared = (estimates.values - targets.values).square().sum() * self.model.half_range**2
-        return float(loss), float(squared)
+        return float(loss.detach()), float(squared)
 
     def validate(self) -> dict[str, float] | None:
         """RMSE and MAE of the validation fold; None where the data set has none."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from typing import NoReturn, Protocol, cast
@@ -81,6 +82,8 @@ def main(argv: list[str]) -> int:
     if name not in COMMANDS:
         print(f"nnsparse-stream: there is no command {name!r}; the commands are\n{_OVERVIEW}", file=sys.stderr)
         return 2
+    # Beam warns at every import that the client of a service, which nobody asked for, is not installed.
+    logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
     try:
         args, beam_flags = parser_for(name).parse_known_args(argv[1:])
     except SystemExit as stopped:  # argparse has printed the help or what is wrong

@@ -14,6 +14,10 @@ IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 # A worker's exception reaches the driver as the text of its traceback, on every runner.
 _REMOTE_INPUT_ERROR = re.compile(r"\bInputError: (.+?)(?: \[while running|\\n|$)", re.MULTILINE)
+_STEP = re.compile(r" \[while running '.*'\]$")
+
+# These log the whole traceback of a failed bundle, which the driver reports in a line.
+_TRACEBACK_LOGGERS = ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker")
 
 
 def input_error_in(text: str) -> InputError | None:
@@ -59,22 +63,18 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
     if standard.runner in (None, "DirectRunner"):
         # DirectRunner would first try to download the Prism runner; the in-process runner is what we mean.
         standard.runner = IN_PROCESS_RUNNER
-    # Beam logs the whole traceback of every failed bundle; the driver reports the cause itself.
-    harness_log = logging.getLogger("apache_beam.runners.worker.sdk_worker")
-    level = harness_log.level
-    harness_log.setLevel(logging.CRITICAL)
+    for name in _TRACEBACK_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         pipeline = beam.Pipeline(options=options)
         build(pipeline)
         result = pipeline.run()
         result.wait_until_finish()
         return result
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(_STEP.sub("", str(error))) from None
     except Exception as error:
         cause = input_error_in(str(error))
         if cause is None:
             raise
         raise cause from None
-    finally:
-        harness_log.setLevel(level)

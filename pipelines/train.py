@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hidden", type=_sizes, metavar="N[,N...]", help="units of each hidden layer, outermost first"
     )
     recipe.add_argument("--learning_rate", type=float, metavar="X", help="of SGD, in the first epoch")
-    recipe.add_argument("--weight_decay", type=float, metavar="X", help="L2 coefficient")
+    recipe.add_argument("--weight_decay", type=float, metavar="X", help="L2 coefficient of encoder and inner layers")
+    recipe.add_argument("--decoder_weight_decay", type=float, metavar="X", help="L2 coefficient of the decoder")
     recipe.add_argument("--hide_ratio", type=float, metavar="X", help="fraction of the input hidden while training")
     recipe.add_argument("--batch_rows", type=positive_int, metavar="N", help="rows of a minibatch")
     run = parser.add_argument_group("run")
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
     if args.hide_ratio is not None and not 0 <= args.hide_ratio < 1:
         raise InputError(f"--hide_ratio {args.hide_ratio} is not in [0, 1)")
-    for flag in ("learning_rate", "weight_decay"):
+    for flag in ("learning_rate", "weight_decay", "decoder_weight_decay"):
         if getattr(args, flag) is not None and not getattr(args, flag) >= 0:
             raise InputError(f"--{flag} {getattr(args, flag)} is not 0 or more")
     chosen = recipe(
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         hidden=args.hidden,
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
+        decoder_weight_decay=args.decoder_weight_decay,
         hide_ratio=args.hide_ratio,
         batch_rows=args.batch_rows,
     )

@@ -1,0 +1,48 @@
+"""Fixtures: a small synthetic data set and a model trained on it, made by the commands themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import cli
+
+_DATA = Path(os.environ.get("NNSPARSE_STREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+class Trained(NamedTuple):
+    """Where a rating log, its data set, and a model of it lie."""
+
+    log: str
+    data: str
+    run: str
+
+
+@pytest.fixture(scope="session")
+def movielens() -> Path:
+    """The directory with MovieLens-1M and -100K, which may not be redistributed."""
+    if not _DATA.is_dir():
+        pytest.skip(f"no MovieLens in {_DATA}; set NNSPARSE_STREAM_DATA to a directory that holds it")
+    return _DATA
+
+
+def command(*argv: str) -> None:
+    """Runs a command in this process and expects it to succeed."""
+    assert cli.main(list(argv)) == 0, argv
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """User rows, string ids, three folds, three shards, a model of three epochs. Read it, don't change it."""
+    from nnsparse_stream.synthetic import make_ratings
+
+    where = tmp_path_factory.mktemp("trained")
+    log, data, run = (str(where / name) for name in ("ratings.parquet", "data", "run"))
+    pq.write_table(make_ratings(400, 60, 12_000, 0.5, seed=1).ratings, log)
+    command("prepare", "--input", log, "--output", data, "--axis", "user", "--folds", "80,10,10", "--num_shards", "3")
+    command("train", "--data", data, "--output", run, "--hidden", "16", "--epochs", "3", "--threads", "1")
+    return Trained(log, data, run)

@@ -1,0 +1,164 @@
+"""ScoreRatings: top-K lists of rows, or predictions at given pairs, to Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+from apache_beam.metrics import Metrics
+
+from nnsparse_stream import storage
+from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.grouping import partition
+from transforms.model_cache import CheckpointHandle
+
+_FIELDS = (("score", pa.float32()), ("rank", pa.int32()))
+
+
+class KnownColumns(beam.PTransform):
+    """Keeps the ratings whose column is in the model's vocabulary; the others cannot be its input.
+
+    Args:
+        checkpoint: URL of a checkpoint's directory.
+        axis: "user" or "item", the axis of the model's rows.
+
+    Returns:
+        Two PCollections: `ratings`, blocks; and `unknown`, how many ratings were left out, one number a block.
+    """
+
+    def __init__(self, checkpoint: str, axis: str) -> None:
+        super().__init__()
+        self._filter = _KnownColumns(CheckpointHandle(checkpoint), "item" if axis == "user" else "user")
+
+    def expand(self, ratings: beam.PCollection[pa.RecordBatch]) -> beam.pvalue.DoOutputsTuple:
+        """Applies the transform."""
+        return ratings | beam.ParDo(self._filter).with_output_types(pa.RecordBatch).with_outputs(
+            "unknown", main="ratings"
+        )
+
+
+class _KnownColumns(beam.DoFn):
+    def __init__(self, checkpoint: CheckpointHandle, column: str) -> None:
+        self._checkpoint, self._column = checkpoint, column
+        self._counter = Metrics.counter("ratings", "unknown_column")
+
+    def process(self, ratings: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        known = self._checkpoint.get().vocabulary.encode(ratings[self._column]) >= 0
+        unknown = int(len(known) - known.sum())
+        self._counter.inc(unknown)
+        yield ratings.filter(pa.array(known)) if unknown else ratings
+        yield beam.pvalue.TaggedOutput("unknown", unknown)
+
+
+class KeyPairs(beam.PTransform):
+    """Blocks of pairs, keyed by the shard of their row, as `ScoreRatings` takes them.
+
+    Args:
+        axis: "user" or "item", the axis of the rows.
+        num_shards: of the rows that they are to be joined with.
+    """
+
+    def __init__(self, axis: str, num_shards: int) -> None:
+        super().__init__()
+        self._axis, self._num_shards = axis, num_shards
+
+    def expand(self, pairs: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[tuple[int, pa.RecordBatch]]:
+        """Applies the transform."""
+        return pairs | beam.FlatMap(_key_pairs, self._axis, self._num_shards).with_output_types(
+            tuple[int, pa.RecordBatch]
+        )
+
+
+def _key_pairs(block: pa.RecordBatch, axis: str, num_shards: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    column = "item" if axis == "user" else "user"
+    pairs = pa.record_batch([block[axis], block[column]], names=["row", "column"])
+    yield from partition(pairs, "row", num_shards)
+
+
+class ScoreRatings(beam.PTransform):
+    """Scores shard by shard, and writes `part-*.parquet` under deterministic names.
+
+    Takes a PCollection of (shard, block): blocks of rows as a shard holds them, and blocks of pairs (columns row and
+    column) of the same shard's rows. Where `data` is given, the rows are read from that data set instead.
+
+    Args:
+        checkpoint: URL of a checkpoint's directory.
+        output: URL of the directory that receives the files.
+        num_shards: number of shards.
+        top_k: how many columns a row; None to predict the pairs instead.
+        folds: the folds of a row's ratings that the model sees.
+        data: URL of the data set that holds the rows.
+
+    Returns:
+        A PCollection of one dictionary a shard: `path` (relative to the output), `rows` (of the file), `bytes`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        output: str,
+        num_shards: int,
+        *,
+        top_k: int | None,
+        folds: Sequence[int],
+        data: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._score = _ScoreShard(CheckpointHandle(checkpoint), output, num_shards, top_k, tuple(folds), data)
+
+    def expand(self, blocks: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[dict[str, Any]]:
+        """Applies the transform."""
+        return blocks | "By shard" >> beam.GroupByKey() | "Score" >> beam.ParDo(self._score)
+
+
+class _ScoreShard(beam.DoFn):
+    def __init__(
+        self,
+        checkpoint: CheckpointHandle,
+        output: str,
+        num_shards: int,
+        top_k: int | None,
+        folds: tuple[int, ...],
+        data: str | None,
+    ) -> None:
+        self._checkpoint, self._output, self._num_shards = checkpoint, output, num_shards
+        self._top_k, self._folds, self._data = top_k, folds, data
+
+    def process(self, keyed: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[dict[str, Any]]:
+        from nnsparse_stream.scoring import pair_tables, top_k_tables
+
+        shard, blocks = keyed
+        held = list(blocks)
+        checkpoint = self._checkpoint.get()
+        rows: Iterable[pa.RecordBatch] = [block for block in held if "values" in block.schema.names]
+        if self._data is not None:
+            rows = Dataset(self._data).shard_batches(shard)
+        if self._top_k is not None:
+            tables = top_k_tables(checkpoint, rows, self._top_k, self._folds)
+        else:
+            pairs = [block for block in held if "column" in block.schema.names]
+            if not pairs:
+                return
+            tables = pair_tables(checkpoint, rows, pa.Table.from_batches(pairs), self._folds)
+        yield self._write(shard, tables, _schema(checkpoint.state, self._top_k is not None))
+
+    def _write(self, shard: int, tables: Iterable[pa.Table], schema: pa.Schema) -> dict[str, Any]:
+        sink = pa.BufferOutputStream()
+        count = 0
+        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+            for table in tables:
+                count += len(table)
+                writer.write_table(table.cast(schema))
+        name = f"part-{shard:05d}-of-{self._num_shards:05d}.parquet"
+        data = bytes(sink.getvalue())
+        storage.write_file(storage.join(self._output, name), data)
+        return {"path": name, "rows": count, "bytes": len(data)}
+
+
+def _schema(state: dict[str, Any], ranked: bool) -> pa.Schema:
+    kinds = {"int64": pa.int64(), "string": pa.string()}
+    ids = [("row_id", kinds[state["row_id_type"]]), ("column_id", kinds[state["column_id_type"]])]
+    return pa.schema([*ids, *_FIELDS[: 2 if ranked else 1]])
