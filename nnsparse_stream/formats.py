@@ -29,21 +29,26 @@ _OTHER_COMPRESSIONS = {b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ"
 _NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
 #: An integer that is written in one way only: as text and as a number it is the same id.
 _PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
-_FIELDS = ("user", "item", "rating")
+#: The default names, which also stand for the positions 0, 1 and 2 of a file without names.
+_READ_BY_POSITION = ("user", "item", "rating")
+GZIP_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
 class FieldNames(NamedTuple):
-    """How the user names the fields of a record: each a column's name, or its position from 0 as digits."""
+    """How the user names the fields of a record: each a column's name, or its position from 0 as digits.
+
+    None where there is no such field, or it is not to be read: pairs to be scored have no rating.
+    """
 
     user: str = "user"
     item: str = "item"
-    rating: str = "rating"
+    rating: str | None = "rating"
     timestamp: str | None = None
 
     @property
     def by_default(self) -> bool:
         """Whether user, item and rating have their default names, so that a file without names may be read too."""
-        return self[:3] == _FIELDS
+        return self[:2] == ("user", "item") and self.rating in ("rating", None)
 
 
 class RatingFile(NamedTuple):
@@ -55,8 +60,9 @@ class RatingFile(NamedTuple):
         format: "parquet", "csv", "tsv", "movielens" or "jsonl".
         compressed: whether it is compressed with gzip.
         header: whether the first line names the columns.
-        columns: where user, item, rating and maybe timestamp are: names (Parquet, JSON lines) or positions (text).
-        num_fields: fields of every record of a text file; 0 for Parquet and JSON lines.
+        names: of user, item, rating and maybe timestamp in Parquet and JSON lines; else empty.
+        positions: of the same in CSV, TSV and MovieLens, from 0; else empty.
+        num_fields: fields of every record of CSV, TSV and MovieLens; else 0.
         row_groups: records of each row group of a Parquet file.
         fold: fold of all its ratings, or -1 where folds are by hash.
     """
@@ -66,7 +72,8 @@ class RatingFile(NamedTuple):
     format: str
     compressed: bool
     header: bool
-    columns: tuple[str, ...] | tuple[int, ...]
+    names: tuple[str, ...]
+    positions: tuple[int, ...]
     num_fields: int
     row_groups: tuple[int, ...]
     fold: int
@@ -130,14 +137,14 @@ def inspect_file(
         raise InputError(f"{url} is empty; leave it out of the input")
     first = next(line for line in lines if line.strip())
     if file_format == "auto":
-        file_format = _detect(url, first)
+        file_format = _detect(url, first, 2 if names.rating is None else 3)
     if file_format == "jsonl":
         columns = _json_columns(url, lines, names)
-        file = RatingFile(url, number, "jsonl", compressed, False, columns, 0, (), fold)
+        file = RatingFile(url, number, "jsonl", compressed, False, columns, (), 0, (), fold)
         records = [_json_fields(line, columns) for line in lines if line.strip()]
     else:
         positions, header, num_fields = _text_columns(url, split_fields(first, file_format), names, file_format)
-        file = RatingFile(url, number, file_format, compressed, header, positions, num_fields, (), fold)
+        file = RatingFile(url, number, file_format, compressed, header, (), positions, num_fields, (), fold)
         parsed = [split_fields(line, file_format) for line in lines if line.strip()][int(header) :]
         records = [[fields[position] for position in positions] for fields in parsed if len(fields) == num_fields]
     certain = file_format == "jsonl"
@@ -180,8 +187,8 @@ def _head(url: str, compressed: bool) -> str:
         with storage.open_input(url, "gzip" if compressed else None) as stream:
             head = stream.read(_HEAD_BYTES)
             ended = len(head) < _HEAD_BYTES
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{url}: its gzip data ends early or is damaged ({storage.one_line(error)})") from error
+    except GZIP_ERRORS as error:
+        raise damaged_gzip(url) from error
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError(f"{url} is UTF-16 text; convert it to UTF-8")
     if not ended and b"\n" not in head:
@@ -190,15 +197,28 @@ def _head(url: str, compressed: bool) -> str:
     return whole.removeprefix(BOM).decode("utf-8", errors="replace")
 
 
-def _detect(url: str, first: str) -> str:
+def damaged_gzip(url: str) -> InputError:
+    """The error for a gzip file that ends early or is damaged; it says how many whole lines can be read."""
+    lines = 0
+    decompressor = zlib.decompressobj(wbits=31)
+    with storage.open_input(url) as stream:
+        try:
+            while piece := stream.read(_HEAD_BYTES):
+                lines += decompressor.decompress(piece).count(b"\n")
+        except zlib.error:
+            pass
+    return InputError(f"{url}: its gzip data ends early or is damaged after line {lines}; fetch the file again")
+
+
+def _detect(url: str, first: str, num_fields: int) -> str:
     if first.lstrip().startswith("{"):
         return "jsonl"
     for file_format in ("movielens", "tsv", "csv"):
-        if first.count(SEPARATORS[file_format]) >= 2:
+        if first.count(SEPARATORS[file_format]) >= num_fields - 1:
             return file_format
     raise InputError(
-        f"{url}, line 1: this is neither Parquet, JSON lines, CSV, TSV nor MovieLens '::' with three fields or more: "
-        f"{_shown(first)}; name the --format"
+        f"{url}, line 1: this is neither Parquet, JSON lines, CSV, TSV nor MovieLens '::' with {num_fields} fields or "
+        f"more: {_shown(first)}; name the --format"
     )
 
 
@@ -216,12 +236,9 @@ def _text_columns(url: str, first: list[str], names: FieldNames, file_format: st
             raise InputError(f"{url}: its header names the column {repeated!r} more than once; give positions instead")
         positions = [int(name) if name.isdigit() else first.index(name) for name in wanted]
         header = True
-    elif (
-        names.by_default
-        and set(named) <= set(_FIELDS)
-        and (file_format == "movielens" or (count >= 3 and is_number(first[2])))
-    ):
-        positions = [0, 1, 2, *(int(name) for name in wanted[3:])]
+    elif names.by_default and set(named) <= set(_READ_BY_POSITION) and _has_no_header(first, names, file_format):
+        read = 2 if names.rating is None else 3
+        positions = [*range(read), *(int(name) for name in wanted[read:])]
         header = False
     else:
         missing = next(name for name in named if name not in first)
@@ -237,6 +254,14 @@ def _text_columns(url: str, first: list[str], names: FieldNames, file_format: st
             f"{_shown(', '.join(first))}"
         )
     return tuple(positions), header, count
+
+
+def _has_no_header(first: list[str], names: FieldNames, file_format: str) -> bool:
+    """Whether a first line without the columns' names is a record: its rating, or a pair's ids, are numbers."""
+    if file_format == "movielens":
+        return True
+    numbers = first[2:3] if names.rating is not None else first[:2]
+    return bool(numbers) and all(is_number(field) for field in numbers)
 
 
 def _json_columns(url: str, lines: list[str], names: FieldNames) -> tuple[str, ...]:
@@ -303,7 +328,7 @@ def _inspect_parquet(url: str, number: int, fold: int, names: FieldNames) -> tup
         columns.append(name)
         _check_parquet_type(url, field, name, schema.field(name).type)
     groups = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-    file = RatingFile(url, number, "parquet", False, False, tuple(columns), 0, groups, fold)
+    file = RatingFile(url, number, "parquet", False, False, tuple(columns), (), 0, groups, fold)
     users, items = (
         IdKind("int64" if pa.types.is_integer(_plain(schema.field(columns[place]).type)) else "string", True)
         for place in (0, 1)

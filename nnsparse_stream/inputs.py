@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.formats import FieldNames, RatingFile, choose_id_type, inspect_file
+from nnsparse_stream.formats import FieldNames, IdKind, RatingFile, choose_id_type, inspect_file
 from nnsparse_stream.reading import Split, split_file
 from nnsparse_stream.storage import match_files
 from nnsparse_stream.text_records import BlockSchema
@@ -60,7 +60,10 @@ def plan_inputs(
     Raises:
         InputError: a file is missing, empty, damaged, or lacks a column; or the types of ids disagree.
     """
-    inspected = []
+    roles = [f"--{field}_column" for field, name in names._asdict().items() if [*names].count(name) > 1 and name]
+    if roles:
+        raise InputError(f"{' and '.join(roles)} name the same column; give each its own")
+    inspected: list[tuple[RatingFile, IdKind, IdKind]] = []
     by_fold = urls if isinstance(urls, Mapping) else {-1: urls}
     for fold, some in by_fold.items():
         for url in match_files(some):
@@ -70,19 +73,20 @@ def plan_inputs(
         if file.url in seen:
             raise InputError(f"{file.url} is in the input of two folds; name it once")
         seen.add(file.url)
-    types = [
-        choose_id_type(field, [(entry[0].url, entry[place]) for entry in inspected], id_type)
-        for place, field in ((1, "user"), (2, "item"))
-    ]
+    user_type = choose_id_type("user", [(file.url, kind) for file, kind, _ in inspected], id_type)
+    item_type = choose_id_type("item", [(file.url, kind) for file, _, kind in inspected], id_type)
     files = [file for file, _, _ in inspected]
     ordered = duplicates in ("first", "last")
     timed = ordered and names.timestamp is not None
-    if ordered and not timed and names.by_default and all(_is_movielens_with_time(file) for file in files):
-        files = [file._replace(columns=(0, 1, 2, 3)) for file in files]
+    if ordered and not timed and names == FieldNames() and all(_is_movielens_with_time(file) for file in files):
+        files = [file._replace(positions=(0, 1, 2, 3)) for file in files]
         timed = True
     if not timed:
-        files = [file._replace(columns=file.columns[:3]) for file in files]
-    schema = BlockSchema(types[0], types[1], timestamp=timed, position=ordered and not timed)
+        read = 2 if names.rating is None else 3
+        files = [file._replace(names=file.names[:read], positions=file.positions[:read]) for file in files]
+    schema = BlockSchema(
+        user_type, item_type, timestamp=timed, position=ordered and not timed, rating=names.rating is not None
+    )
     return InputPlan(tuple(files), schema)
 
 

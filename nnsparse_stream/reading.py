@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,7 +13,7 @@ import pyarrow.parquet as pq
 
 from nnsparse_stream import storage
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.formats import BOM, RatingFile
+from nnsparse_stream.formats import BOM, GZIP_ERRORS, RatingFile, damaged_gzip
 from nnsparse_stream.text_records import BadRecord, BlockSchema, Records, is_storable, parse_lines
 
 #: A block that goes between workers is at most about this large.
@@ -106,14 +104,13 @@ def describe(bad: BadRecord) -> str:
 
 
 def _block(records: Records, file: RatingFile, schema: BlockSchema) -> pa.RecordBatch:
-    user, item, rating, *timestamp = records.columns
-    columns = {"user": user, "item": item, "rating": rating.cast(pa.float32())}
-    if schema.timestamp:
-        columns["timestamp"] = timestamp[0]
+    columns = dict(zip((name for name, _ in schema.fields()), records.columns, strict=True))
+    if schema.rating:
+        columns["rating"] = columns["rating"].cast(pa.float32())
     if schema.position:
         columns["position"] = pa.array(records.positions + (file.number << _RECORD_BITS))
     if file.fold >= 0:
-        columns["fold"] = pa.array(np.full(len(user), file.fold, dtype=np.uint8))
+        columns["fold"] = pa.array(np.full(len(records.positions), file.fold, dtype=np.uint8))
     return pa.record_batch(columns)
 
 
@@ -143,11 +140,8 @@ def _text_records(file: RatingFile, schema: BlockSchema) -> Iterator[Records]:
                 line += data.count(b"\n")
                 if not piece:
                     return
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{file.url}: its gzip data ends early or is damaged after line {line - 1} ({storage.one_line(error)}); "
-            "fetch the file again"
-        ) from error
+    except GZIP_ERRORS as error:
+        raise damaged_gzip(file.url) from error
     except OSError as error:
         raise InputError(f"{file.url}: cannot be read after line {line - 1}: {storage.one_line(error)}") from error
 
@@ -167,7 +161,7 @@ def _without_header(data: bytes) -> tuple[bytes, int]:
 
 def _parquet_records(split: Split, schema: BlockSchema) -> Iterator[Records]:
     file = split.file
-    names = [str(name) for name in file.columns]
+    names = list(file.names)
     start = sum(file.row_groups[: split.first]) + 1
     try:
         with storage.open_input(file.url) as stream:
@@ -214,7 +208,7 @@ def _checked(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, s
     bad = []
     for row in np.flatnonzero(unfit).tolist():
         reason = next(reason for reason, mask in problems if mask[row])
-        values = {str(name): _shown(column[row]) for name, column in zip(file.columns, columns, strict=True)}
+        values = {name: _shown(column[row]) for name, column in zip(file.names, columns, strict=True)}
         bad.append(BadRecord(file.url, int(positions[row]), reason, json.dumps(values, default=str)))
     keep = pa.array(~unfit)
     return Records([column.filter(keep) for column in converted], positions[~unfit], bad)

@@ -7,6 +7,7 @@ the target, which is then renamed.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import re
@@ -231,8 +232,8 @@ class OutputDirectory:
 
     Args:
         url: the directory.
-        contents: the names (files and directories) directly under the directory that the run writes, beside the
-            completing file. Anything else found there is not ours and is never deleted.
+        contents: the names (files and directories, or patterns like "part-*.parquet") directly under the directory that
+            the run writes, beside the completing file. Anything else found there is not ours and is never deleted.
         completing: name of the file that makes the output whole: a JSON object whose "kind" starts with
             "nnsparse-stream ".
         overwrite: whether a whole output may be replaced.
@@ -243,7 +244,7 @@ class OutputDirectory:
     ) -> None:
         self.url = url
         self._completing = completing
-        self._ours = frozenset([*contents, completing, _MARKER])
+        self._ours = (*contents, completing, _MARKER)
         self._overwrite = overwrite
         self._created = False
 
@@ -263,7 +264,7 @@ class OutputDirectory:
         names = {_final_name(name.rsplit("/", 1)[-1]) for name in found}
         if not names:
             return "empty"
-        foreign = sorted(names - self._ours)
+        foreign = sorted(name for name in names if not self._is_ours(name))
         if foreign or not names & {self._completing, _MARKER}:
             example = (foreign or sorted(names))[0]
             raise InputError(
@@ -337,9 +338,12 @@ class OutputDirectory:
         if not fs.isdir(path):
             return
         names = [name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(path, detail=False)]
-        ours = [name for name in names if name != _MARKER and _final_name(name) in self._ours]
+        ours = [name for name in names if name != _MARKER and self._is_ours(_final_name(name))]
         for name in sorted(ours, key=lambda name: (name != self._completing, name)):
             fs.rm(join(path, name), recursive=True)
+
+    def _is_ours(self, name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._ours)
 
 
 def _final_name(name: str) -> str:

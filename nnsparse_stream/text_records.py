@@ -43,16 +43,20 @@ class BlockSchema(NamedTuple):
         user, item: "int64" or "string".
         timestamp: whether blocks have a column timestamp.
         position: whether blocks have a column position.
+        rating: whether blocks have a column rating; pairs to be scored have none.
     """
 
     user: str
     item: str
     timestamp: bool = False
     position: bool = False
+    rating: bool = True
 
     def fields(self) -> list[tuple[str, pa.DataType]]:
         """Name and type of the fields that are read from a file."""
-        types = [("user", _arrow_type(self.user)), ("item", _arrow_type(self.item)), ("rating", pa.float64())]
+        types = [("user", _arrow_type(self.user)), ("item", _arrow_type(self.item))]
+        if self.rating:
+            types.append(("rating", pa.float64()))
         return [*types, ("timestamp", pa.int64())] if self.timestamp else types
 
 
@@ -60,7 +64,7 @@ class Records(NamedTuple):
     """What a piece of a file holds.
 
     Attributes:
-        columns: user, item, rating (float64) and maybe timestamp, each (n,) and without nulls.
+        columns: those of `BlockSchema.fields`, each (n,) and without nulls.
         positions: int64 (n,): the line of each.
         bad: the records that could not be read.
     """
@@ -122,7 +126,7 @@ def _parse_chunk(data: bytes, count: int, file: RatingFile, schema: BlockSchema)
     fields = schema.fields()
     try:
         if file.format == "jsonl":
-            kinds = pa.schema([(str(name), kind) for name, (_, kind) in zip(file.columns, fields, strict=True)])
+            kinds = pa.schema([(name, kind) for name, (_, kind) in zip(file.names, fields, strict=True)])
             options = pyarrow.json.ParseOptions(explicit_schema=kinds, unexpected_field_behavior="ignore")
             table = pyarrow.json.read_json(pa.BufferReader(data), parse_options=options).select(list(kinds.names))
         else:
@@ -140,7 +144,7 @@ def _parse_chunk(data: bytes, count: int, file: RatingFile, schema: BlockSchema)
                 return None
             if file.format == "jsonl" and not _is_utf8(column):
                 return None
-    return columns if is_storable(columns[2].to_numpy()).all() else None
+    return columns if not schema.rating or is_storable(columns[2].to_numpy()).all() else None
 
 
 def _read_delimited(data: bytes, file: RatingFile, kinds: list[pa.DataType]) -> pa.Table | None:
@@ -155,7 +159,7 @@ def _read_delimited(data: bytes, file: RatingFile, kinds: list[pa.DataType]) -> 
         data = data.replace(separator, _UNIT_SEPARATOR)
         separator = _UNIT_SEPARATOR
     names = [str(position) for position in range(file.num_fields)]
-    wanted = [str(position) for position in file.columns]
+    wanted = [str(position) for position in file.positions]
     return pyarrow.csv.read_csv(
         pa.BufferReader(data),
         read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=1 << 20),
@@ -193,11 +197,11 @@ def _well_formed(lines: list[bytes], file: RatingFile, schema: BlockSchema) -> n
     separator = SEPARATORS[file.format]
     plain = "[^" + re.escape(separator[0]) + r'"\r\x00-\x08\x0b-\x1f\x7f-\xff]'
     patterns = [plain + "*"] * file.num_fields
-    for position, (name, kind) in zip(file.columns, schema.fields(), strict=True):
+    for position, (name, kind) in zip(file.positions, schema.fields(), strict=True):
         if name == "rating":
-            patterns[int(position)] = r"[0-9]{1,9}(\.[0-9]{1,9})?"
+            patterns[position] = r"[0-9]{1,9}(\.[0-9]{1,9})?"
         else:
-            patterns[int(position)] = plain + "+" if pa.types.is_string(kind) else "-?[0-9]{1,18}"
+            patterns[position] = plain + "+" if pa.types.is_string(kind) else "-?[0-9]{1,18}"
     pattern = "^" + re.escape(separator).join(patterns) + "\r?$"
     return pc.match_substring_regex(pa.array(lines, type=pa.binary()), pattern).to_numpy(zero_copy_only=False)
 
@@ -210,7 +214,7 @@ def _parse_line(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int 
     # Bytes that are no UTF-8 pass through: they matter only in the fields that are read.
     text = line.removesuffix(b"\r").decode("utf-8", errors="surrogateescape")
     if file.format == "jsonl":
-        values = _json_values(text, [str(name) for name in file.columns])
+        values = _json_values(text, file.names)
     else:
         if file.format != "movielens" and text.count('"') % 2:
             raise _BadLineError("a quote is not closed (line breaks inside quotes are not supported)")
@@ -219,7 +223,7 @@ def _parse_line(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int 
         fields = split_fields(text, file.format)
         if len(fields) != file.num_fields:
             raise _BadLineError(f"{len(fields)} fields where {file.num_fields} are expected")
-        values = [fields[int(position)] for position in file.columns]
+        values = [fields[position] for position in file.positions]
     parsed: list[int | float | str] = []
     for (name, kind), value in zip(schema.fields(), values, strict=True):
         if value is None or value == "":
@@ -235,7 +239,7 @@ def _parse_line(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int 
     return parsed
 
 
-def _json_values(text: str, names: list[str]) -> list[object]:
+def _json_values(text: str, names: tuple[str, ...]) -> list[object]:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -135,10 +135,11 @@ def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, f
     import apache_beam as beam
 
     from nnsparse_stream.reading import describe_pair
+    from nnsparse_stream.storage import join
     from transforms import BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
 
     column = "item" if args.axis == "user" else "user"
-    read = pipeline | "ReadRatings" >> ReadRatings(plan, args.output)
+    read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "dead_letters"))
     vocabulary = read.ratings | "BuildVocabulary" >> BuildVocabulary(column, getattr(plan.schema, column), args.output)
     shards = (
         read.ratings
@@ -182,16 +183,10 @@ def _manifest(args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None
     from nnsparse_stream.folds import FOLDS
     from nnsparse_stream.rating_statistics import RatingStatistics, add_statistics
     from nnsparse_stream.storage import join, read_file
+    from transforms.read import check_bad_records
 
     summary = json.loads(read_file(join(args.output, _SUMMARY)))
-    read, bad = (sum(part[count] for part in summary["read"]) for count in ("read", "bad"))
-    if bad > args.max_bad_fraction * read:
-        parts = sorted(summary["read"], key=lambda part: (part["file"], part["first"]))
-        examples = [example for part in parts for example in part["examples"]][:3]
-        raise InputError(
-            f"{bad} of {read} records are malformed, more than --max_bad_fraction {args.max_bad_fraction} allows; the "
-            f"first are [{'] ['.join(examples)}]; correct them, or pass a larger fraction"
-        )
+    read, bad = check_bad_records(summary["read"], args.max_bad_fraction)
     if bad == read:
         raise InputError("there is no rating in the input")
     shards = sorted(summary["shards"], key=lambda shard: shard["shard"])
@@ -229,7 +224,8 @@ def _report(manifest: Manifest, url: str, num_files: int, seconds: float) -> Non
         ("records read", f"{records['read']:,} from {num_files:,} file{'s' if num_files > 1 else ''}"),
         ("bad records", f"{records['bad']:,}" + (f" (see {url.rstrip('/')}/dead_letters)" if records["bad"] else "")),
         ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
-        ("rows", f"{manifest.num_rows:,} {manifest.axis}s x {manifest.num_columns:,} {column}s"),
+        ("rows", f"{manifest.num_rows:,} {manifest.axis}s ({manifest.row_id_type} ids)"),
+        ("columns", f"{manifest.num_columns:,} {column}s ({manifest.column_id_type} ids)"),
         ("entries", f"{manifest.num_entries:,}: {folds}"),
         ("shards", f"{len(manifest.shards):,}, {size / 1e6:,.1f} MB"),
         ("time", f"{seconds:.1f} s, {records['read'] / max(seconds, 1e-9):,.0f} records/s"),

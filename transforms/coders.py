@@ -51,7 +51,11 @@ class SplitCoder(beam.coders.Coder):
         """The split."""
         fields, first, last = json.loads(encoded)
         file = RatingFile(*fields)
-        return Split(file._replace(columns=tuple(file.columns), row_groups=tuple(file.row_groups)), first, last)
+        # JSON has made lists of the tuples.
+        file = file._replace(
+            names=tuple(file.names), positions=tuple(file.positions), row_groups=tuple(file.row_groups)
+        )
+        return Split(file, first, last)
 
     def is_deterministic(self) -> bool:
         """Equal splits give equal bytes."""

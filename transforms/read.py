@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -11,6 +11,7 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 
 from nnsparse_stream import storage
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.inputs import InputPlan
 from nnsparse_stream.reading import Split, describe, read_split
 from nnsparse_stream.text_records import BadRecord, BlockSchema
@@ -24,11 +25,11 @@ class ReadRatings(beam.PTransform):
     """Reads rating files: the root of a pipeline.
 
     Each split is read by one worker, in pieces of bounded size. A record that cannot be read goes, with file, position,
-    reason and text, to `dead_letters/*.jsonl`, under names that a retry uses again.
+    reason and text, to a file of JSON lines, under names that a retry uses again.
 
     Args:
         plan: from `nnsparse_stream.inputs.plan_inputs`.
-        dead_letters: URL of the directory in which `dead_letters/` is made.
+        dead_letters: URL of the directory for the dead letters; it is made where there is one.
 
     Returns:
         Two PCollections: `ratings`, blocks (RecordBatch, about 1 MB) with the columns user, item, rating and what else
@@ -52,6 +53,30 @@ class ReadRatings(beam.PTransform):
             .with_output_types(pa.RecordBatch)
             .with_outputs("summaries", main="ratings")
         )
+
+
+def check_bad_records(summaries: Iterable[dict[str, Any]], max_fraction: float) -> tuple[int, int]:
+    """Adds up the summaries of `ReadRatings`.
+
+    Args:
+        summaries: all of them, in any order.
+        max_fraction: of bad records that is let pass.
+
+    Returns:
+        Records read, and of these the bad ones.
+
+    Raises:
+        InputError: more records are bad; the message shows the first three.
+    """
+    parts = sorted(summaries, key=lambda part: (part["file"], part["first"]))
+    read, bad = sum(part["read"] for part in parts), sum(part["bad"] for part in parts)
+    if bad > max_fraction * read:
+        examples = [example for part in parts for example in part["examples"]][:_EXAMPLES]
+        raise InputError(
+            f"{bad} of {read} records are malformed, more than --max_bad_fraction {max_fraction} allows; the first are "
+            f"[{'] ['.join(examples)}]; correct them, or pass a larger fraction"
+        )
+    return read, bad
 
 
 class _Read(beam.DoFn):
@@ -103,7 +128,7 @@ class _DeadLetters:
         if not self._pending:
             return
         lines = [json.dumps(record._asdict(), ensure_ascii=False) + "\n" for record in self._pending]
-        path = storage.join(self._url, "dead_letters", f"{self._name}-{self._parts:05d}.jsonl")
+        path = storage.join(self._url, f"{self._name}-{self._parts:05d}.jsonl")
         storage.write_file(path, "".join(lines).encode("utf-8", errors="backslashreplace"))
         self._pending = []
         self._parts += 1
