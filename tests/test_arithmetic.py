@@ -67,6 +67,13 @@ def test_duplicates_of_a_place_are_summed_within_each_operand():
     assert entries_of(rows.mul(other)) == [[(2, 60.0)]]
 
 
+def test_the_widest_rows_do_not_overflow():
+    width = 2**31 - 1
+    rows = SparseRows.from_rows([([width - 1, 0], [1.0, 2.0])] * 3, width)
+    assert entries_of(rows.add(rows)) == [[(0, 4.0), (width - 1, 2.0)]] * 3
+    assert entries_of(rows.mul(rows)) == [[(0, 4.0), (width - 1, 1.0)]] * 3
+
+
 def test_explicit_zeros_stay_entries():
     rows = SparseRows.from_rows([([0, 1], [1.0, 0.0])], 2)
     assert entries_of(rows.add(rows.mul(-1.0))) == [[(0, 0.0), (1, 0.0)]]

@@ -71,6 +71,16 @@ def test_no_entries_no_loss():
         assert not estimate.grad.any()
 
 
+@pytest.mark.parametrize("make", MAKERS, ids=["sparse", "sdae_sparse", "mask"])
+def test_a_sparse_estimate_costs_nothing_of_the_size_of_the_columns(make):
+    # Dense, this batch would take more than 30 GB.
+    wide = SparseRows(ROWS.offsets, ROWS.columns, ROWS.values, 2**30)
+    criterion = make(nn.MSELoss(), "none")
+    prepare_input(criterion, wide)
+    loss = criterion(wide.with_values(torch.zeros(6, dtype=torch.float64)), wide)
+    assert loss == criterion(torch.zeros(4, 5, dtype=torch.float64), ROWS)
+
+
 def test_the_wrapped_loss_keeps_the_callers_reduction():
     mine = nn.MSELoss(reduction="mean")
     SparseCriterion(mine)
