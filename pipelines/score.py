@@ -87,6 +87,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.checkpoint import load_model
     from nnsparse_stream.dataset import Dataset
     from pipelines.running import run_pipeline
+    from transforms.read import check_bad_records
 
     # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
     output = storage.OutputDirectory(
@@ -115,8 +116,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         )
         run_pipeline(build, beam_flags)
         summary = json.loads(storage.read_file(storage.join(args.output, _SUMMARY)))
-        for what, read in (("ratings", summary["ratings"]), ("pairs", summary["pairs"])):
-            _check_bad(what, read, args.max_bad_fraction)
+        bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
         output.remove(_SUMMARY)
         manifest = {
             "kind": "nnsparse-stream scores",
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             "top_k": None if args.pairs else args.top_k or 10,
             "rows": sum(file["rows"] for file in summary["files"]),
             "files": sorted(summary["files"], key=lambda file: file["path"]),
-            "bad_records": sum(part["bad"] for part in summary["ratings"] + summary["pairs"]),
+            "bad_records": sum(bad),
             "ratings_of_unknown_columns": sum(summary["unknown"]),
         }
         output.complete(storage.to_json(manifest))

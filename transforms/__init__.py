@@ -9,7 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transforms.evaluate import EvaluateRatings as EvaluateRatings
     from transforms.read import ReadRatings as ReadRatings
+    from transforms.score import ScoreRatings as ScoreRatings
     from transforms.shards import WriteShards as WriteShards
     from transforms.sparsify import SparsifyRatings as SparsifyRatings
     from transforms.train import TrainAutoencoder as TrainAutoencoder
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "BuildVocabulary": "vocabulary",
+    "EvaluateRatings": "evaluate",
     "ReadRatings": "read",
+    "ScoreRatings": "score",
     "SparsifyRatings": "sparsify",
     "TrainAutoencoder": "train",
     "WriteShards": "shards",

@@ -1,0 +1,80 @@
+import pytest
+
+from nnsparse_stream.errors import InputError
+from pipelines import cli
+from pipelines.options import pipeline_options
+from pipelines.running import input_error_in, run_pipeline
+
+
+def test_the_overview_names_every_command(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in cli.COMMANDS)
+    assert cli.main([]) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["prepared"], "there is no command 'prepared'"),
+        (["prepare", "--output", "x"], "--axis"),
+        (["prepare", "--output", "x", "--axis", "movie"], "invalid choice: 'movie'"),
+        (["prepare", "--output", "x", "--axis", "user", "--folds", "90,20,10"], "sum to 100"),
+        (["train", "--data", "x", "--output", "y", "--epoch", "3"], "unknown flag '--epoch'"),
+        (["train", "--data", "x", "--output", "y", "--epochs", "0"], "0 is not 1 or more"),
+        (["train", "--data", "x", "--output", "y", "--resume", "--overwrite"], "contradict each other"),
+        (["train", "--data", "x", "--output", "y", "--preset", "none"], "there is no preset 'none'"),
+        (["train", "--data", "/nowhere/x", "--output", "y"], "/nowhere/x is not a data set"),
+        (["evaluate", "--data", "/nowhere/x", "--model", "y"], "/nowhere/x is not a data set"),
+        (["score", "--model", "x", "--output", "y"], "either --data or --input"),
+        (["score", "--model", "/nowhere/x", "--data", "d", "--output", "y"], "neither a training run's directory nor"),
+        (["prepare", "--input", "x", "--output", "y", "--axis", "user", "--direct_running_mode", "multi_threading"],
+         "multi_threading loses rows"),
+    ],
+)  # fmt: skip
+def test_wrong_flags_exit_with_2_and_a_message(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text("1,1,5\n")
+    if "--input" not in argv:
+        (tmp_path / "x").unlink()
+    assert cli.main(argv) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "y").exists()
+
+
+def test_an_unexpected_error_exits_with_1_and_says_how_to_see_more(monkeypatch, capsys):
+    def broken(args, beam_flags):
+        raise RuntimeError("first line\nthe last line")
+
+    monkeypatch.setattr("pipelines.doctor.run", broken)
+    assert cli.main(["doctor"]) == 1
+    assert "RuntimeError: the last line" in capsys.readouterr().err
+
+
+def test_an_input_error_of_a_worker_comes_back_as_one():
+    import apache_beam as beam
+
+    def fail(_):
+        raise InputError("file.csv:3: rating is not a number")
+
+    with pytest.raises(InputError, match=r"^file\.csv:3: rating is not a number$"):
+        run_pipeline(lambda pipeline: pipeline | beam.Create([1]) | beam.Map(fail), [])
+
+
+def test_the_text_of_a_remote_traceback_gives_the_input_error():
+    text = "Traceback\n  File x\nnnsparse_stream.errors.InputError: a.csv is empty [while running 'Read']\nmore"
+    assert str(input_error_in(text)) == "a.csv is empty"
+    assert input_error_in("ValueError: something else") is None
+
+
+def test_flags_are_pipeline_options_too():
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+    options = PipelineOptions(["--input", "a,b", "--output", "o", "--axis", "item", "--runner", "DataflowRunner"])
+    ours = options.view_as(pipeline_options("prepare"))
+    assert (ours.input, ours.axis, ours.duplicates) == (["a", "b"], "item", "error")
+    assert options.view_as(StandardOptions).runner == "DataflowRunner"
+    train = PipelineOptions(["--data", "d", "--output", "o"]).view_as(pipeline_options("train"))
+    assert (train.data, train.preset) == ("d", "cfn")

@@ -1,0 +1,18 @@
+from pipelines import cli
+
+
+def test_the_doctor_writes_to_and_reads_from_a_url(tmp_path, capsys):
+    assert cli.main(["doctor", str(tmp_path / "new"), "memory://doctor"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("written to and read back") == 2
+    assert "a test pipeline ran" in text
+    assert "torch" in text
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_url_that_is_not_usable_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["doctor", str(tmp_path / "file")]) == 2
+    captured = capsys.readouterr()
+    assert "not usable" in captured.out
+    assert str(tmp_path / "file") in captured.err
