@@ -96,8 +96,14 @@ def test_criteria_that_are_not_elementwise_are_refused():
 
 @pytest.mark.parametrize(
     "estimate",
-    [torch.zeros(4, 6), torch.zeros(3, 5), ROWS[:3], ROWS.sort_by_column()],
-    ids=["columns", "rows", "sparse rows", "order"],
+    [
+        torch.zeros(4, 6),
+        torch.zeros(3, 5),
+        ROWS[:3],
+        ROWS.sort_by_column(),
+        SparseRows(ROWS.offsets, ROWS.columns, ROWS.values, 6),
+    ],
+    ids=["columns", "rows", "sparse rows", "order", "sparse columns"],
 )
 def test_an_estimate_must_fit_the_target(estimate):
     with pytest.raises(ValueError, match="the estimate"):

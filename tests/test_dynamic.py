@@ -48,15 +48,28 @@ def test_number_of_growths_is_logarithmic():
     assert sorted(capacities) == [2**power for power in range(15)]
 
 
+def test_growth_is_that_of_the_original():
+    row = DynamicSparseTensor(reserve=4, growth=3)
+    capacities = []
+    for column in range(26):
+        row.append(column, 1.0)
+        capacities.append(row.capacity)
+    assert sorted(set(capacities)) == [4, 10, 25, 62]
+
+
 def test_rows_built_before_are_never_changed():
     row = DynamicSparseTensor(2)
     row.append(1, 1.0)
     built = row.build()
     row.append(2, 2.0)
+    full = row.build()
     row.append(3, 3.0)
+    grown = row.build()
     row.reset()
     row.append(9, 9.0)
     assert entries_of(built) == [[(1, 1.0)]]
+    assert entries_of(full) == [[(1, 1.0), (2, 2.0)]]
+    assert entries_of(grown) == [[(1, 1.0), (2, 2.0), (3, 3.0)]]
     assert entries_of(row.build()) == [[(9, 9.0)]]
 
 
