@@ -10,7 +10,7 @@ import pyarrow as pa
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.formats import FieldNames, IdKind, RatingFile, choose_id_type, inspect_file
 from nnsparse_stream.reading import Split, split_file
-from nnsparse_stream.storage import match_files
+from nnsparse_stream.storage import check_named_once, match_files
 from nnsparse_stream.text_records import BlockSchema
 
 
@@ -68,11 +68,7 @@ def plan_inputs(
     for fold, some in by_fold.items():
         for url in match_files(some):
             inspected.append(inspect_file(url, len(inspected), fold, names, file_format))
-    seen: set[str] = set()
-    for file, _, _ in inspected:
-        if file.url in seen:
-            raise InputError(f"{file.url} is in the input of two folds; name it once")
-        seen.add(file.url)
+    check_named_once([file.url for file, _, _ in inspected], "the input of two folds")
     user_type = choose_id_type("user", [(file.url, kind) for file, kind, _ in inspected], id_type)
     item_type = choose_id_type("item", [(file.url, kind) for file, _, kind in inspected], id_type)
     files = [file for file, _, _ in inspected]

@@ -13,7 +13,7 @@ import json
 import re
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -194,10 +194,23 @@ def match_files(urls: Collection[str], what: str = "input") -> list[str]:
         if not matches:
             raise InputError(f"{url} matches no files ({what})")
         found += [url] if matches == [path] else [_as_url(fs, match) for match in matches]
-    url, times = Counter(found).most_common(1)[0]
-    if times > 1:
-        raise InputError(f"{url} is named {times} times ({what}): its ratings would count more than once; name it once")
+    check_named_once(found, what)
     return found
+
+
+def canonical(url: str) -> str:
+    """The one spelling of a URL: two URLs of one file have the same."""
+    fs, path = filesystem(url)
+    return str(fs.unstrip_protocol(path))
+
+
+def check_named_once(urls: Sequence[str], what: str) -> None:
+    """Raises InputError where two URLs name one file: its records would count twice."""
+    names = [canonical(url) for url in urls]
+    times = Counter(names)
+    repeated = next((url for url, name in zip(urls, names, strict=True) if times[name] > 1), None)
+    if repeated is not None:
+        raise InputError(f"{repeated} is named more than once ({what}): its ratings would count twice; name it once")
 
 
 def _match(fs: fsspec.AbstractFileSystem, path: str) -> list[str] | None:

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.formats import FieldNames
     from nnsparse_stream.grouping import HashFolds
     from nnsparse_stream.inputs import plan_inputs
-    from nnsparse_stream.storage import OutputDirectory
+    from nnsparse_stream.storage import OutputDirectory, canonical
     from pipelines.running import run_pipeline
 
     output = OutputDirectory(
@@ -100,7 +100,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         id_type=args.id_type,
         duplicates=args.duplicates,
     )
-    inside = next((file.url for file in plan.files if file.url.startswith(args.output.rstrip("/") + "/")), None)
+    inside = next(
+        (file.url for file in plan.files if canonical(file.url).startswith(canonical(args.output) + "/")), None
+    )
     if inside is not None:
         raise InputError(f"{inside} is both input and inside --output; name another --output")
     folds = HashFolds(args.folds or (90, 0, 10), args.fold_seed) if args.input else None

@@ -1,0 +1,71 @@
+"""Folds and hashes: the documented formula, the shares, and independence from the order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnsparse_stream.folds import assign_folds, hash_ids
+
+MASK = 2**64 - 1
+
+
+def mix(x: int) -> int:
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def hash_one(value: int | str) -> int:
+    """The formula of docs/data-layout.md, one id at a time."""
+    if isinstance(value, int):
+        return mix((value + 0x9E3779B97F4A7C15) & MASK)
+    state = 0xCBF29CE484222325
+    for byte in value.encode():
+        state = ((state ^ byte) * 0x100000001B3) & MASK
+    return mix(state)
+
+
+def fold_one(user: int | str, item: int | str, percent: tuple[int, int, int], seed: int) -> int:
+    salt = mix((seed + 0x9E3779B97F4A7C15) & MASK)
+    u = (mix((mix(hash_one(user) ^ salt) + hash_one(item)) & MASK) >> 11) * (100 * 2.0**-53)
+    return int(u >= percent[0]) + int(u >= percent[0] + percent[1])
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1)), st.lists(st.text(max_size=30)))
+def test_hashes_follow_the_formula(integers: list[int], strings: list[str]) -> None:
+    assert hash_ids(pa.array(integers, type=pa.int64())).tolist() == [hash_one(value) for value in integers]
+    array = pa.array(["skipped", *strings])
+    assert hash_ids(array[1:]).tolist() == [hash_one(value) for value in strings]
+    assert hash_ids(array).tolist()[1:] == [hash_one(value) for value in strings]
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.text(max_size=3)), min_size=1), st.integers(-3, 2**65))
+def test_folds_follow_the_formula(pairs: list[tuple[int, str]], seed: int) -> None:
+    users, items = (hash_ids(pa.array(side)) for side in zip(*pairs, strict=True))
+    folds = assign_folds(users, items, (50, 20, 30), seed)
+    assert folds.dtype == np.uint8
+    assert folds.tolist() == [fold_one(user, item, (50, 20, 30), seed) for user, item in pairs]
+
+
+def test_shares_are_met_and_seeds_differ() -> None:
+    users = hash_ids(pa.array(np.repeat(np.arange(300), 300)))
+    items = hash_ids(pa.array(np.tile(np.arange(300), 300)))
+    folds = assign_folds(users, items, (80, 5, 15), 0)
+    shares = np.bincount(folds, minlength=3) / len(folds)
+    assert np.allclose(shares, [0.80, 0.05, 0.15], atol=0.004)
+    # Every user gets the shares too, near enough: the hash of the pair does not hang on one side.
+    per_user = (folds.reshape(300, 300) == 0).mean(axis=1)
+    assert 0.65 < per_user.min() < per_user.max() < 0.95
+    other = assign_folds(users, items, (80, 5, 15), 1)
+    assert 0.6 < (folds == other).mean() < 0.75  # 0.8**2 + 0.05**2 + 0.15**2 where independent
+    assert set(assign_folds(users, items, (100, 0, 0), 0)) == {0}
+    assert set(assign_folds(users, items, (0, 0, 100), 0)) == {2}
+
+
+def test_integers_and_strings_of_the_same_digits_hash_apart() -> None:
+    integers = hash_ids(pa.array(range(1000)))
+    strings = hash_ids(pa.array([str(value) for value in range(1000)]))
+    assert not set(integers.tolist()) & set(strings.tolist())

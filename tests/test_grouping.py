@@ -1,0 +1,162 @@
+"""Grouping: shards of sparse rows against a plain dictionary, in any order and cut."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnsparse_stream.folds import assign_folds, hash_ids
+from nnsparse_stream.grouping import (
+    DuplicateRatingError,
+    HashFolds,
+    encode_block,
+    group_rows,
+    partition,
+    rank_ids,
+)
+from nnsparse_stream.vocabulary import count_ids, order_counts
+
+RATING = st.floats(-5, 5, width=32)
+RECORD = st.tuples(
+    st.integers(-4, 12), st.sampled_from(["a", "b", "ü", "zz"]), RATING, st.integers(0, 3), st.integers(0, 2)
+)
+RECORDS = st.lists(RECORD, min_size=1, max_size=40)
+
+
+def blocks_of(records: list[tuple], axis: str, cuts: int = 1) -> tuple[list[pa.RecordBatch], Any]:
+    """Encoded blocks with every column there can be, and the vocabulary."""
+    users, items, ratings, times, folds = zip(*records, strict=True)
+    table = pa.record_batch(
+        {
+            "user": pa.array(users, type=pa.int64()),
+            "item": pa.array(items),
+            "rating": pa.array(ratings, type=pa.float32()),
+            "timestamp": pa.array(times, type=pa.int64()),
+            "fold": pa.array(folds, type=pa.uint8()),
+        }
+    )
+    vocabulary = order_counts(count_ids(table["item" if axis == "user" else "user"]))
+    size = -(-len(records) // cuts)
+    return [
+        encode_block(table.slice(start, size), axis, vocabulary) for start in range(0, len(records), size)
+    ], vocabulary
+
+
+def entries(rows: pa.RecordBatch, vocabulary: Any) -> dict[tuple, tuple[float, int]]:
+    found = {}
+    for row in rows.to_pylist():
+        ids = vocabulary.decode(np.array(row["columns"], dtype=np.int32)).to_pylist()
+        for column, value, fold in zip(ids, row["values"], row["fold"], strict=True):
+            found[row["row"], column] = (value, fold)
+    return found
+
+
+@given(RECORDS, st.sampled_from(["user", "item"]), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_mean_merges_whatever_the_order_and_the_cut(
+    records: list[tuple], axis: str, cuts: int, shuffler: random.Random
+) -> None:
+    blocks, vocabulary = blocks_of(records, axis)
+    rows, merged = group_rows(blocks, axis, vocabulary, "mean", None)
+    assert sum(len(row) for row in rows["columns"].to_pylist()) + merged == len(records)
+    expected: dict[tuple, list] = {}
+    for user, item, rating, _, fold in records:
+        pair = (user, item) if axis == "user" else (item, user)
+        expected.setdefault(pair, []).append((rating, fold))
+    found = entries(rows, vocabulary)
+    assert found.keys() == expected.keys()
+    for pair, ratings in expected.items():
+        assert found[pair][0] == pytest.approx(np.mean([rating for rating, _ in ratings]), abs=1e-6)
+        assert found[pair][1] == max(fold for _, fold in ratings)
+    assert rows["row"].to_pylist() == sorted(
+        rows["row"].to_pylist(), key=lambda name: str(name).encode() if axis == "item" else name
+    )
+    assert all(row == sorted(set(row)) for row in rows["columns"].to_pylist())
+    shuffled = records.copy()
+    shuffler.shuffle(shuffled)
+    again, _ = blocks_of(shuffled, axis, cuts)
+    assert group_rows(again, axis, vocabulary, "mean", None)[0].equals(rows)
+
+
+@given(RECORDS, st.sampled_from(["first", "last"]), st.randoms(use_true_random=False))
+def test_first_and_last_go_by_time(records: list[tuple], policy: str, shuffler: random.Random) -> None:
+    blocks, vocabulary = blocks_of(records, "user")
+    rows, _ = group_rows(blocks, "user", vocabulary, policy, None)
+    choose = min if policy == "first" else max
+    expected = {}
+    for pair in {record[:2] for record in records}:
+        _, rating, fold = choose(
+            (time, rating, fold) for user, item, rating, time, fold in records if (user, item) == pair
+        )
+        expected[pair] = (rating, fold)
+    assert entries(rows, vocabulary) == expected
+    shuffled = records.copy()
+    shuffler.shuffle(shuffled)
+    assert group_rows(blocks_of(shuffled, "user", 3)[0], "user", vocabulary, policy, None)[0].equals(rows)
+
+
+def test_first_and_last_go_by_position_without_time() -> None:
+    block = pa.record_batch(
+        {"user": [1, 1, 1], "item": ["a", "a", "a"], "rating": pa.array([1, 2, 3], pa.float32()), "position": [9, 2, 5]}
+    )
+    vocabulary = order_counts(count_ids(block["item"]))
+    for policy, value in (("first", 2.0), ("last", 1.0)):
+        rows, merged = group_rows([encode_block(block, "user", vocabulary)], "user", vocabulary, policy, HashFolds())
+        assert (rows["values"].to_pylist(), merged) == ([[value]], 2)
+
+
+def test_error_names_the_pair() -> None:
+    records = [(7, "a", 1.0, 0, 0), (8, "b", 1.0, 0, 0), (7, "a", 1.0, 0, 0)]
+    for axis in ("user", "item"):
+        blocks, vocabulary = blocks_of(records, axis, 3)
+        with pytest.raises(DuplicateRatingError, match="user 7 rated item 'a' more than once") as caught:
+            group_rows(blocks, axis, vocabulary, "error", None)
+        assert (caught.value.user, caught.value.item) == (7, "a")
+
+
+def test_folds_by_hash_are_those_of_the_pair_on_both_axes() -> None:
+    records = [(user, item, 1.0, 0, 0) for user in range(50) for item in ("a", "b", "c")]
+    by_axis = {}
+    for axis in ("user", "item"):
+        blocks, vocabulary = blocks_of(records, axis)
+        rows, _ = group_rows(blocks, axis, vocabulary, "error", HashFolds((50, 25, 25), 3))
+        by_axis[axis] = {pair: fold for pair, (_, fold) in entries(rows, vocabulary).items()}
+    assert by_axis["user"] == {(user, item): fold for (item, user), fold in by_axis["item"].items()}
+    users, items = pa.array([r[0] for r in records]), pa.array([r[1] for r in records])
+    direct = assign_folds(hash_ids(users), hash_ids(items), (50, 25, 25), 3)
+    assert list(by_axis["user"].values()) == direct.tolist()
+
+
+@given(RECORDS, st.integers(1, 7))
+def test_partition_keeps_each_rating_once_and_rows_together(records: list[tuple], parts: int) -> None:
+    (block,), _ = blocks_of(records, "user")
+    pieces = dict(partition(block, "row", parts))
+    assert sum(len(piece) for piece in pieces.values()) == len(block)
+    for part, piece in pieces.items():
+        assert set(hash_ids(piece["row"]) % np.uint64(parts)) == {part}
+    joined = pa.Table.from_batches(pieces.values()).to_pylist()
+    assert sorted(map(str, joined)) == sorted(map(str, block.to_pylist()))
+
+
+def test_no_ratings_make_no_rows() -> None:
+    (block,), vocabulary = blocks_of([(1, "a", 1.0, 0, 0)], "user")
+    rows, merged = group_rows([block.slice(0, 0)], "user", vocabulary, "error", HashFolds())
+    assert (len(rows), merged) == (0, 0)
+
+
+def test_unknown_columns_are_no_silent_loss() -> None:
+    _, vocabulary = blocks_of([(1, "a", 1.0, 0, 0)], "user")
+    block = pa.record_batch({"user": [1], "item": ["q"], "rating": pa.array([1], pa.float32())})
+    with pytest.raises(KeyError, match="item 'q'"):
+        encode_block(block, "user", vocabulary)
+
+
+def test_ranks_order_strings_by_bytes() -> None:
+    ids, ranks = rank_ids(pa.array(["b", "Z", "é", "a", "b"]))
+    assert ids.to_pylist() == ["Z", "a", "b", "é"]
+    assert ranks.tolist() == [2, 0, 3, 1, 2]
