@@ -25,6 +25,8 @@ FORMATS = ("parquet", "csv", "tsv", "movielens", "jsonl")
 BOM = b"\xef\xbb\xbf"
 
 _HEAD_BYTES = 1 << 16
+# The csv module's own limit of 128 KiB a field would refuse lines that Arrow reads.
+csv.field_size_limit(1 << 30)
 _OTHER_COMPRESSIONS = {b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
 _NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
 #: An integer that is written in one way only: as text and as a number it is the same id.
@@ -97,10 +99,13 @@ def is_number(text: str) -> bool:
 
 
 def split_fields(line: str, file_format: str) -> list[str]:
-    """The fields of one line of text: CSV and TSV with quotes, MovieLens without."""
+    """The fields of one line of text: CSV and TSV with quotes, MovieLens without. A broken line has none."""
     if file_format == "movielens":
         return line.split("::")
-    return next(csv.reader([line], delimiter=SEPARATORS[file_format]), [])
+    try:
+        return next(csv.reader([line], delimiter=SEPARATORS[file_format]), [])
+    except csv.Error:
+        return []
 
 
 def inspect_file(

@@ -195,7 +195,10 @@ def _checked(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, s
         else:
             if pa.types.is_uint64(column.type):
                 problems.append(
-                    (f"{name} does not fit in 64 bits", _mask(pc.greater(column, 2**63 - 1).fill_null(False)))
+                    (
+                        f"{name} does not fit in 64 bits",
+                        _mask(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())).fill_null(False)),
+                    )
                 )
             if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
                 column = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)))
