@@ -98,7 +98,7 @@ def line_chart(
         y = at(first, level)[1]
         parts.append(
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--s3)" '
-            f'stroke-dasharray="6 5"/><text x="{_WIDTH - _RIGHT}" y="{y - 6:.1f}" text-anchor="end">'
+            f'stroke-dasharray="6 5"/><text x="{_LEFT + 6}" y="{y - 6:.1f}">'
             f"{html.escape(name)} {level:.4f}</text>"
         )
     for index, line in enumerate(series):

@@ -1,0 +1,36 @@
+import json
+
+import pytest
+
+from pipelines import cli, demo
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The demo's way on a sample that takes seconds."""
+    for name, value in {"_USERS": 300, "_ITEMS": 80, "_RATINGS": 15_000}.items():
+        monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(demo, "_RECIPE", ("--hidden", "16", "--epochs", "6", "--learning_rate", "0.15",
+                                          "--weight_decay", "0.005", "--decoder_weight_decay", "0.05"))  # fmt: skip
+
+
+def test_the_demo_goes_the_whole_way(small, tmp_path, capsys):
+    output = tmp_path / "demo"
+    assert cli.main(["demo", "--output", str(output)]) == 0
+    rmse = json.loads((output / "report.json").read_text())["rmse"]
+    assert (
+        rmse["best reachable (the noise)"]
+        < rmse["autoencoder (this model)"]
+        < rmse["row and column biases"]
+        < rmse["global mean"]
+    )
+    printed = capsys.readouterr().out
+    for name in ("ratings.parquet", "dataset", "run", "evaluation.json", "scores", "report.html"):
+        assert (output / name).exists()
+        assert str(output / name) in printed
+    page = (output / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert page.count("<h3>user-") == 3
+
+    assert cli.main(["demo", "--output", str(output)]) == 2
+    assert "pass --overwrite" in capsys.readouterr().err
