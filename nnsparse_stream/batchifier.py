@@ -54,8 +54,12 @@ class Batchifier:
             start = 0
             while start < block.num_rows:
                 # int64: int32 would overflow for bounds near 2**31.
-                last_entry = np.int64(offsets[start]) + self.max_entries - num_entries
-                end = min(start + self.max_rows - num_rows, int(np.searchsorted(offsets, last_entry, "right")) - 1)
+                limit = np.int64(offsets[start]) + self.max_entries - num_entries
+                # A minibatch ends where it reaches the limit: empty rows that follow may stand in another block.
+                fitting = int(np.searchsorted(offsets, limit))
+                if fitting > block.num_rows or offsets[fitting] > limit:
+                    fitting -= 1
+                end = min(start + self.max_rows - num_rows, fitting)
                 if end <= start and not pieces:
                     end = start + 1
                 if end > start:

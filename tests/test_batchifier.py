@@ -76,6 +76,12 @@ def test_a_heavy_row_is_a_minibatch_of_its_own():
     assert [batch.lengths().tolist() for batch in Batchifier(10, 3)(rows)] == [[1], [5], [1, 1]]
 
 
+def test_empty_rows_after_a_full_minibatch_go_to_the_next_in_one_block_and_in_two():
+    rows = SparseRows.from_rows([([0, 1], [1.0, 1.0]), ([], []), ([1], [1.0])], 2)
+    for blocks in (rows, [rows[:1], rows[1:]], [rows[:2], rows[2:]]):
+        assert [batch.lengths().tolist() for batch in Batchifier(10, 2)(blocks)] == [[2], [0, 1]]
+
+
 def test_minibatches_of_one_block_share_its_memory():
     rows = SparseRows.from_rows([([0], [1.0])] * 4, 1)
     assert [batch.values.data_ptr() for batch in Batchifier(2, 9)(rows)] == [
