@@ -313,7 +313,7 @@ class OutputDirectory:
         self.check()
         fs, path = filesystem(self.url)
         state = self.state()
-        self._created = state == "unfinished" or not fs.exists(path)
+        self._created = state != "empty" or not fs.exists(path)
         try:
             write_file(join(self.url, _MARKER), to_json({"kind": _OUR_KIND + "unfinished output"}))
             if not (resume and state == "unfinished"):
@@ -337,7 +337,7 @@ class OutputDirectory:
         fs.rm_file(join(path, _MARKER))
 
     def abort(self) -> None:
-        """Removes all that was written, and the directory where `begin` made it."""
+        """Removes all that was written, and the directory itself where a run of ours made it."""
         self._remove_contents()
         fs, path = filesystem(self.url)
         if fs.exists(join(path, _MARKER)):
