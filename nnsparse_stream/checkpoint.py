@@ -52,8 +52,8 @@ class Checkpoint:
             )
         if vocabulary_fingerprint(manifest) != self.state["vocabulary"]:
             raise InputError(
-                f"{url} has another vocabulary than the data set that the model in {self.url} was trained on: its column "
-                "indices mean other ids; use the data set of the training, or score raw files with --input"
+                f"{url} has another vocabulary than the data set that the model in {self.url} was trained on: its "
+                "column indices mean other ids; use the data set of the training, or score raw files with --input"
             )
 
     def vocabulary_file(self) -> dict[str, Any]:

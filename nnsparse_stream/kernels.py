@@ -2,7 +2,8 @@
 
 `encode` multiplies sparse rows by a matrix; `decode_at` multiplies codes by a matrix, only at the entries asked for.
 Neither makes anything of size rows x columns, and the gradient of either matrix is a sparse COO tensor of (distinct
-columns, hidden units): the batch is transposed once, by a stable sort of its columns, and that `Transposed` serves both.
+columns, hidden units): the batch is transposed once, by a stable sort of its columns, and that `Transposed` serves
+both.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from nnsparse_stream.rows import SparseRows
 
-
 # torch warns once in a process that CSR tensors are in beta; we use two of their operations, and test both.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
-    torch.sparse_csr_tensor(torch.zeros(1, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), torch.zeros(0), (0, 0))
+    torch.sparse_csr_tensor(
+        torch.zeros(1, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), torch.zeros(0), (0, 0)
+    )
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,12 @@ def encode(weight: Tensor, rows: SparseRows, transposed: Transposed | None = Non
     """
     if len(rows.columns) == 0:
         return weight.new_zeros(rows.num_rows, weight.shape[1])
-    return _Encode.apply(weight, rows, transposed or Transposed.of(rows))  # type: ignore[no-untyped-call]
+    return _Encode.apply(weight, rows, transposed or Transposed.of(rows))
 
 
 class _DecodeAt(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, code: Tensor, weight: Tensor, bias: Tensor, at: SparseRows, transposed: Transposed
-    ) -> Tensor:
+    def forward(ctx: Any, code: Tensor, weight: Tensor, bias: Tensor, at: SparseRows, transposed: Transposed) -> Tensor:
         ctx.save_for_backward(code, weight)
         ctx.at, ctx.transposed = at, transposed
         return _sampled_product(code, weight, at).add_(bias.index_select(0, at.columns))
@@ -157,4 +157,4 @@ def decode_at(
     """
     if len(at.columns) == 0:
         return code.new_zeros(0)
-    return _DecodeAt.apply(code, weight, bias, at, transposed or Transposed.of(at))  # type: ignore[no-untyped-call]
+    return _DecodeAt.apply(code, weight, bias, at, transposed or Transposed.of(at))

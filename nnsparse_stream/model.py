@@ -1,9 +1,10 @@
-"""The model: a sparse autoencoder with its centring and scaling inside; raw ratings in, ratings of the same scale out."""
+"""The model: a sparse autoencoder with centring and scaling inside; raw ratings in, ratings of the same scale out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ class RatingAutoencoder(nn.Module):
         self.encoder = uniform(config.num_columns, sizes[0], inputs=max(config.num_columns, 1))
         self.encoder_bias = uniform(sizes[0], inputs=max(config.num_columns, 1))
         self.inner = nn.ModuleList()
-        for inputs, outputs in [*zip(sizes, sizes[1:], strict=False), *zip(sizes[:0:-1], sizes[-2::-1], strict=False)]:
+        for inputs, outputs in [*pairwise(sizes), *pairwise(sizes[::-1])]:
             layer = nn.Linear(inputs, outputs)
             layer.weight = uniform(outputs, inputs, inputs=inputs)
             layer.bias = uniform(outputs, inputs=inputs)

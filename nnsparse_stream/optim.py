@@ -17,7 +17,9 @@ class RowSGD(torch.optim.Optimizer):
     the cost of a step follows the observed entries. It keeps no state.
     """
 
-    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, weight_decay: float = 0.0
+    ) -> None:
         """Prepares the parameters' groups.
 
         Args:

@@ -17,8 +17,10 @@ body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 s
 main { max-width: 880px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
 p { margin: .4rem 0 .8rem; max-width: 65ch; } .lead { color: var(--dim); }
-figure { margin: .8rem 0; padding: 1rem; background: var(--panel); border: 1px solid var(--line); border-radius: 10px; }
-figcaption { color: var(--dim); font-size: .9rem; margin-top: .4rem; } svg { width: 100%; height: auto; display: block; }
+figure { margin: .8rem 0; padding: 1rem; background: var(--panel); border: 1px solid var(--line);
+  border-radius: 10px; }
+figcaption { color: var(--dim); font-size: .9rem; margin-top: .4rem; }
+svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--dim); font: 12px system-ui, sans-serif; } svg .label { fill: var(--ink); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .94rem; }
 th, td { padding: .38rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
@@ -193,8 +195,8 @@ def _legend(names: Sequence[str]) -> str:
 def _figure(parts: Sequence[str], legend: str, x_label: str, y_label: str, caption: str) -> str:
     axes = (
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">'
-        f'{html.escape(x_label)}</text><text transform="translate(14 {(_TOP + _HEIGHT - _BOTTOM) / 2:.0f}) rotate(-90)" '
-        f'text-anchor="middle">{html.escape(y_label)}</text>'
+        f'{html.escape(x_label)}</text><text text-anchor="middle" '
+        f'transform="translate(14 {(_TOP + _HEIGHT - _BOTTOM) / 2:.0f}) rotate(-90)">{html.escape(y_label)}</text>'
     )
     return (
         f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(caption)}">'

@@ -107,9 +107,9 @@ def _predict_pairs(checkpoint: Checkpoint, known: SparseRows, pairs: pa.Table, r
         width = model.config.num_columns
         keys, inverse = np.unique(rows[in_vocabulary] * width + columns[in_vocabulary], return_inverse=True)
         offsets = np.searchsorted(keys // width, np.arange(ratings.num_rows + 1))
-        at = SparseRows(
-            torch.from_numpy(offsets), torch.from_numpy(keys % width), torch.zeros(len(keys)), width
-        ).to(device)
+        at = SparseRows(torch.from_numpy(offsets), torch.from_numpy(keys % width), torch.zeros(len(keys)), width).to(
+            device
+        )
         scores[in_vocabulary] = model.predict_at(ratings, at).cpu().numpy()[inverse]
         part = pairs.slice(first, last - first)
         yield pa.table({"row_id": part["row"], "column_id": part["column"], "score": scores})

@@ -75,10 +75,7 @@ def make_ratings(num_users: int, num_items: int, num_ratings: int, noise: float,
     genres = random.normal(0, 0.15, (num_items, len(GENRES)))
     genres[np.arange(num_items), np.arange(num_items) % len(GENRES)] += 1.0
     affinities = (
-        3.4
-        + random.normal(0, 0.3, num_users)[:, None]
-        + random.normal(0, 0.4, num_items)[None, :]
-        + tastes @ genres.T
+        3.4 + random.normal(0, 0.3, num_users)[:, None] + random.normal(0, 0.4, num_items)[None, :] + tastes @ genres.T
     )
     popularity = random.permutation(np.arange(1, num_items + 1) ** -0.8)
     activity = random.lognormal(0, 0.8, num_users)

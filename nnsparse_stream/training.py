@@ -1,4 +1,4 @@
-"""Trains an autoencoder on a data set by one worker, epoch by epoch, with checkpoints that a killed run goes on from."""
+"""Trains an autoencoder on a data set by one worker, epoch by epoch; a killed run goes on from its checkpoint."""
 
 from __future__ import annotations
 
@@ -159,14 +159,16 @@ def _fingerprint(dataset: Dataset) -> str:
 
 def _fresh(request: TrainingRequest, dataset: Dataset) -> Checkpoint:
     manifest = dataset.manifest
+    # Known: there are training ratings.
+    mean, low, high = (float(manifest.ratings[name] or 0.0) for name in ("mean", "min", "max"))
     config = ModelConfig(
         num_columns=manifest.num_columns,
         hidden=request.recipe.hidden,
         activation=request.recipe.activation,
         output_activation=request.recipe.output_activation,
-        mean=manifest.ratings["mean"],
-        rating_min=manifest.ratings["min"],
-        rating_max=manifest.ratings["max"],
+        mean=mean,
+        rating_min=low,
+        rating_max=high,
     )
     model = RatingAutoencoder(config, torch.Generator().manual_seed(request.seed))
     state = {
@@ -241,7 +243,10 @@ class Trainer:
         biases = [model.encoder_bias, model.decoder_bias, *(layer.bias for layer in model.inner)]
         self.optimizer = RowSGD(
             [
-                {"params": [model.encoder, *(layer.weight for layer in model.inner)], "weight_decay": recipe.weight_decay},
+                {
+                    "params": [model.encoder, *(layer.weight for layer in model.inner)],
+                    "weight_decay": recipe.weight_decay,
+                },
                 {"params": [model.decoder], "weight_decay": recipe.decoder_weight_decay},
                 {"params": biases, "weight_decay": 0.0},
             ],
@@ -264,7 +269,9 @@ class Trainer:
         loss = squared = 0.0
         started = time.perf_counter()
         total = self.dataset.manifest.fold_entries["train"]
-        with tqdm(total=total, unit=" ratings", unit_scale=True, desc=f"epoch {epoch}", leave=False, disable=None) as bar:
+        with tqdm(
+            total=total, unit=" ratings", unit_scale=True, desc=f"epoch {epoch}", leave=False, disable=None
+        ) as bar:
             for batch in self.batchifier(shuffled_training_rows(self.dataset, self.seed, epoch)):
                 if epoch == 1:
                     columns = batch.columns.long()

@@ -73,7 +73,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
 
     dataset = Dataset(url("dataset"))
     errors = [(name, sums.rmse) for name, sums in evaluate_baselines(dataset, 2).items()]
-    errors += [("autoencoder (this model)", figures["rmse"]), ("best reachable (the noise)", _noise_floor(dataset, sample))]
+    errors += [
+        ("autoencoder (this model)", figures["rmse"]),
+        ("best reachable (the noise)", _noise_floor(dataset, sample)),
+    ]
     users = _examples(dataset, url("scores"))
     _print_summary(errors, users)
     history = _history(url("run"))

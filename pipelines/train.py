@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--epochs", type=positive_int, metavar="N", help="passes over the training fold")
-    recipe.add_argument(
-        "--hidden", type=_sizes, metavar="N[,N...]", help="units of each hidden layer, outermost first"
-    )
+    recipe.add_argument("--hidden", type=_sizes, metavar="N[,N...]", help="units of each hidden layer, outermost first")
     recipe.add_argument("--learning_rate", type=float, metavar="X", help="of SGD, in the first epoch")
     recipe.add_argument("--weight_decay", type=float, metavar="X", help="L2 coefficient of encoder and inner layers")
     recipe.add_argument("--decoder_weight_decay", type=float, metavar="X", help="L2 coefficient of the decoder")

@@ -31,7 +31,10 @@ def dense_errors(trained, fold):
 @pytest.mark.parametrize(("fold", "name"), [(0, "train"), (1, "validation"), (2, "test")])
 def test_figures_equal_those_of_dense_predictions(trained, tmp_path, capsys, fold, name):
     target = tmp_path / "figures.json"
-    assert cli.main(["evaluate", "--data", trained.data, "--model", trained.run, "--fold", name, "--json", str(target)]) == 0
+    assert (
+        cli.main(["evaluate", "--data", trained.data, "--model", trained.run, "--fold", name, "--json", str(target)])
+        == 0
+    )
     figures = json.loads(target.read_text())
     errors, known = dense_errors(trained, fold)
     assert figures["fold"] == name
@@ -85,9 +88,7 @@ def test_baselines_are_ordered_as_they_should_be(trained):
     dataset = Dataset(trained.data)
     errors = evaluate_baselines(dataset, 2)
     mean = dataset.manifest.ratings["mean"]
-    test = np.concatenate(
-        [fold_rows(b, (2,), dataset.manifest.num_columns).values.numpy() for b in dataset.batches()]
-    )
+    test = np.concatenate([fold_rows(b, (2,), dataset.manifest.num_columns).values.numpy() for b in dataset.batches()])
     assert errors["global mean"].rmse == pytest.approx(np.sqrt(((test - mean) ** 2).mean()), abs=1e-6)
     assert errors["row and column biases"].rmse < errors["global mean"].rmse - 0.02
 

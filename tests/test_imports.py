@@ -11,7 +11,11 @@ import pytest
 from pipelines.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-FORBIDDEN = {"nnsparse_stream": {"apache_beam", "transforms", "pipelines"}, "transforms": {"pipelines"}, "pipelines": set()}
+FORBIDDEN = {
+    "nnsparse_stream": {"apache_beam", "transforms", "pipelines"},
+    "transforms": {"pipelines"},
+    "pipelines": set(),
+}
 
 
 def python(code: str) -> subprocess.CompletedProcess:
@@ -53,7 +57,8 @@ def test_help_takes_less_than_half_a_second():
 def test_importing_the_package_imports_no_torch_and_names_resolve():
     done = python(
         "import sys, nnsparse_stream; assert 'torch' not in sys.modules; import nnsparse_stream as n; "
-        "[getattr(n, name) for name in n.__all__]; import transforms; [getattr(transforms, name) for name in transforms.__all__]"
+        "[getattr(n, name) for name in n.__all__]; "
+        "import transforms as t; [getattr(t, name) for name in t.__all__]"
     )
     assert done.returncode == 0, done.stderr
 

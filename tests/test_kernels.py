@@ -32,9 +32,9 @@ def test_forward_and_gradients_equal_those_of_dense_layers(rows, seed):
 
     transposed = Transposed.of(rows) if rows.num_entries else None
     sparse = decode_at(torch.tanh(encode(weight, rows, transposed)), decoder, bias, rows, transposed)
-    sparse_gradients = torch.autograd.grad((sparse * weights_of_outputs).sum(), (weight, decoder, bias)) if len(
-        sparse
-    ) else None
+    sparse_gradients = (
+        torch.autograd.grad((sparse * weights_of_outputs).sum(), (weight, decoder, bias)) if len(sparse) else None
+    )
 
     dense = (torch.tanh(rows.to_dense() @ weight) @ decoder.t() + bias)[row, column]
     torch.testing.assert_close(sparse, dense, rtol=0, atol=1e-12)

@@ -94,7 +94,10 @@ def test_a_step_equals_dense_autograd_and_sgd_on_the_touched_rows(trained, tmp_p
     checkpoint.model.double()
     trainer = Trainer(checkpoint, dataset, plan, seed=5, device=torch.device("cpu"))
     batch = SparseRows.from_rows(
-        [(torch.tensor([0, 3, 7]), torch.tensor([5.0, 3.0, 4.0]).double()), (torch.tensor([3, 9]), torch.tensor([1.0, 2.0]).double())],
+        [
+            (torch.tensor([0, 3, 7]), torch.tensor([5.0, 3.0, 4.0]).double()),
+            (torch.tensor([3, 9]), torch.tensor([1.0, 2.0]).double()),
+        ],
         num_columns=checkpoint.model.config.num_columns,
     )
     model = checkpoint.model
