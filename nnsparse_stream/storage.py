@@ -259,7 +259,7 @@ class OutputDirectory:
         self._completing = completing
         self._ours = (*contents, completing, _MARKER)
         self._overwrite = overwrite
-        self._created = False
+        self._made_by_us = False
 
     def state(self) -> str:
         """What lies there: "empty", "unfinished" (a run that was killed, or that goes on) or "complete".
@@ -313,7 +313,7 @@ class OutputDirectory:
         self.check()
         fs, path = filesystem(self.url)
         state = self.state()
-        self._created = state != "empty" or not fs.exists(path)
+        self._made_by_us = state != "empty" or not fs.exists(path)
         try:
             write_file(join(self.url, _MARKER), to_json({"kind": _OUR_KIND + "unfinished output"}))
             if not (resume and state == "unfinished"):
@@ -342,7 +342,7 @@ class OutputDirectory:
         fs, path = filesystem(self.url)
         if fs.exists(join(path, _MARKER)):
             fs.rm_file(join(path, _MARKER))
-        if self._created and fs.isdir(path) and not fs.ls(path):
+        if self._made_by_us and fs.isdir(path) and not fs.ls(path):
             fs.rmdir(path)
 
     def _remove_contents(self) -> None:

@@ -1,0 +1,135 @@
+"""The transforms of preparation on their own, in somebody's pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pytest
+
+import transforms.read
+import transforms.sparsify
+import transforms.vocabulary
+from nnsparse_stream.dataset import ColumnsFile
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.grouping import HashFolds
+from nnsparse_stream.inputs import InputPlan, plan_inputs
+from nnsparse_stream.storage import join
+from nnsparse_stream.vocabulary import Vocabulary
+from pipelines.running import run_pipeline
+from transforms import BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
+from transforms.read import check_bad_records
+from transforms.sparsify import shard_count
+
+RECORDS = [(user, f"i{item}", (user * item) % 5 + 1) for user in range(40) for item in range(1 + user % 7)]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> InputPlan:
+    for part in range(3):
+        lines = ["user,item,rating", *(",".join(map(str, record)) for record in RECORDS[part::3]), "7,i0,bad", "9"]
+        (tmp_path / f"{part}.csv").write_text("\n".join(lines))
+    return plan_inputs([str(tmp_path / "*.csv")])
+
+
+def collect(url: Path, name: str) -> Any:
+    """A function that writes elements of a pipeline to a file, for the test to read."""
+
+    def write(element: Any) -> None:
+        with (url / name).open("a") as file:
+            file.write(json.dumps(element) + "\n")
+
+    return beam.Map(write)
+
+
+def read_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.open()]
+
+
+def test_read_ratings_gives_every_record_once(tmp_path: Path, plan: InputPlan) -> None:
+    def build(pipeline: beam.Pipeline) -> None:
+        read = pipeline | ReadRatings(plan, str(tmp_path / "letters"))
+        _ = read.ratings | beam.Map(lambda block: block.to_pylist()) | collect(tmp_path, "ratings")
+        _ = read.summaries | "Summaries" >> collect(tmp_path, "summaries")
+
+    result = run_pipeline(build, [])
+    rows = [row for block in read_lines(tmp_path / "ratings") for row in block]
+    assert sorted((row["user"], row["item"], row["rating"]) for row in rows) == sorted(RECORDS)
+    summaries = read_lines(tmp_path / "summaries")
+    assert check_bad_records(summaries, 0.5) == (len(RECORDS) + 6, 6)
+    assert sorted(path.name for path in (tmp_path / "letters").iterdir()) == [
+        f"0000{file}-00000-00000.jsonl" for file in range(3)
+    ]
+    counters = {found.key.metric.name: found.committed for found in result.metrics().query()["counters"]}
+    assert (counters["read"], counters["bad"]) == (len(RECORDS), 6)
+    lines = len(RECORDS[0::3]) + 2
+    with pytest.raises(InputError, match=rf"6 of .* \[{tmp_path}/0.csv:{lines}: .*\] \[{tmp_path}/0.csv:.*1.csv"):
+        check_bad_records(summaries, 0.01)
+
+
+def test_dead_letters_come_in_bounded_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transforms.read, "_LETTERS", 1)
+    monkeypatch.setattr("nnsparse_stream.reading._CHUNK_BYTES", 8)
+    (tmp_path / "f.csv").write_text("1,2,3\nxx\n1,3,3\nyy\n")
+    plan = plan_inputs([str(tmp_path / "f.csv")])
+    run_pipeline(lambda pipeline: pipeline | ReadRatings(plan, str(tmp_path / "letters")), [])
+    texts = [read_lines(path) for path in sorted((tmp_path / "letters").iterdir())]
+    assert [[letter["text"] for letter in part] for part in texts] == [["xx"], ["yy"]]
+
+
+@pytest.mark.parametrize("bounds", [None, 1])
+def test_blocks_become_shards(
+    tmp_path: Path, plan: InputPlan, bounds: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result is the same where every buffer overflows at once."""
+    if bounds:
+        monkeypatch.setattr(transforms.sparsify, "_PENDING_BYTES", bounds)
+        monkeypatch.setattr(transforms.vocabulary, "_PENDING_ROWS", bounds)
+
+    def build(pipeline: beam.Pipeline) -> None:
+        read = pipeline | ReadRatings(plan, str(tmp_path / "letters"))
+        vocabulary = read.ratings | BuildVocabulary("item", "string", str(tmp_path / "data"))
+        _ = vocabulary | "Vocabulary" >> collect(tmp_path, "vocabulary")
+        shards = read.ratings | SparsifyRatings(
+            "user", vocabulary, plan.empty_block(), folds=HashFolds((100, 0, 0)), num_shards=50
+        )
+        _ = shards | beam.Map(lambda shard: [*shard[:2], shard[2].to_pylist(), shard[3]]) | collect(tmp_path, "shards")
+        _ = shards | WriteShards(str(tmp_path / "data")) | "Written" >> collect(tmp_path, "written")
+
+    run_pipeline(build, [])
+    (built,) = read_lines(tmp_path / "vocabulary")
+    assert built["ratings"] == len(RECORDS)
+    vocabulary = Vocabulary.read([join(built["url"], ColumnsFile(**built["file"]).path)])
+    assert vocabulary.ids.to_pylist() == [f"i{item}" for item in range(7)]
+    shards = sorted(read_lines(tmp_path / "shards"))
+    assert [(shard, of, merged) for shard, of, _, merged in shards] == [(shard, 50, 0) for shard in range(50)]
+    found = {
+        (row["row"], f"i{column}", value)
+        for _, _, rows, _ in shards
+        for row in rows
+        for column, value in zip(row["columns"], row["values"], strict=True)
+    }
+    assert found == set(RECORDS)
+    written = sorted(read_lines(tmp_path / "written"), key=lambda entry: entry["shard"])
+    assert [entry["file"]["rows"] for entry in written] == [len(rows) for _, _, rows, _ in shards]
+    assert len(list((tmp_path / "data" / "rows").iterdir())) == 50
+
+
+def test_a_duplicate_reaches_the_driver_from_a_worker(tmp_path: Path) -> None:
+    block = pa.record_batch({"user": [1, 1], "item": [2, 2], "rating": pa.array([1, 2], pa.float32())})
+
+    def build(pipeline: beam.Pipeline) -> None:
+        ratings = pipeline | beam.Create([block]).with_output_types(pa.RecordBatch)
+        vocabulary = ratings | BuildVocabulary("item", "int64", str(tmp_path))
+        _ = ratings | SparsifyRatings("user", vocabulary, block.slice(0, 0))
+
+    with pytest.raises(InputError, match=r"^user 1 rated item 2 more than once; pass --duplicates first, last or mean"):
+        run_pipeline(build, [])
+
+
+def test_shards_follow_the_number_of_ratings() -> None:
+    assert [shard_count(ratings, None) for ratings in (0, 1, 500_000, 500_001)] == [1, 1, 1, 2]
+    assert shard_count(10**9, 7) == 7
