@@ -61,12 +61,3 @@ def test_importing_the_package_imports_no_torch_and_names_resolve():
         "import transforms as t; [getattr(t, name) for name in t.__all__]"
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_preparing_imports_no_torch(tmp_path):
-    (tmp_path / "ratings.csv").write_text("user,item,rating\n1,1,3\n1,2,4\n2,1,5\n")
-    flags = ["prepare", "--input", str(tmp_path / "ratings.csv"), "--output", str(tmp_path / "data"), "--axis", "user"]
-    done = python(
-        f"import sys; from pipelines.cli import main; assert main({flags!r}) == 0; assert 'torch' not in sys.modules"
-    )
-    assert done.returncode == 0, done.stderr
