@@ -40,7 +40,7 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
         "--id_type",
         choices=("auto", "int", "string"),
         default="auto",
-        help="type of the ids in text files (default: auto: int where all ids at the start of the first file are "
+        help="type of the ids in text files (default: auto: int where all ids at the start of every file are "
         "plain integers)",
     )
     group.add_argument(
