@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from nnsparse_stream.dynamic import DynamicSparseTensor as DynamicSparseTensor
     from nnsparse_stream.errors import InputError as InputError
     from nnsparse_stream.layers import Densify as Densify
+    from nnsparse_stream.layers import SampledLinear as SampledLinear
     from nnsparse_stream.layers import SparseLinearBatch as SparseLinearBatch
     from nnsparse_stream.layers import Sparsifier as Sparsifier
     from nnsparse_stream.model import RatingAutoencoder as RatingAutoencoder
+    from nnsparse_stream.optim import RowAdagrad as RowAdagrad
+    from nnsparse_stream.optim import RowAdam as RowAdam
+    from nnsparse_stream.optim import RowSGD as RowSGD
     from nnsparse_stream.rows import SparseRows as SparseRows
     from nnsparse_stream.tools import densify as densify
     from nnsparse_stream.tools import sparsify as sparsify
@@ -39,8 +43,12 @@ _MODULE_OF = {
     "Manifest": "dataset",
     "MaskCriterion": "criteria",
     "RatingAutoencoder": "model",
+    "RowAdagrad": "optim",
+    "RowAdam": "optim",
+    "RowSGD": "optim",
     "SDAECriterion": "criteria",
     "SDAESparseCriterion": "criteria",
+    "SampledLinear": "layers",
     "SparseCriterion": "criteria",
     "SparseLinearBatch": "layers",
     "SparseRows": "rows",

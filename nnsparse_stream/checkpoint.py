@@ -19,6 +19,7 @@ KIND = "nnsparse-stream checkpoint"
 SCHEMA_VERSION = 1
 _STATE = "state.json"
 _WEIGHTS = "model.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
 _VOCABULARY = "columns.parquet"
 
 
@@ -71,18 +72,45 @@ def step_directory(run: str, step: int) -> str:
     return storage.join(run, "checkpoints", f"step-{step:09d}")
 
 
-def save_checkpoint(url: str, checkpoint: Checkpoint) -> None:
+def save_checkpoint(url: str, checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
     """Writes a checkpoint; state.json is written last, and a directory without it is not a checkpoint."""
+    held = optimizer.state_dict()["state"]
+    buffers = {
+        f"{parameter}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        for parameter, values in held.items()
+        for name, value in values.items()
+    }
+    storage.write_file(storage.join(url, _OPTIMIZER), safetensors.torch.save(buffers))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.model.state_dict().items()}
     storage.write_file(storage.join(url, _WEIGHTS), safetensors.torch.save(tensors))
-    storage.write_file(storage.join(url, _VOCABULARY), checkpoint.vocabulary.to_parquet())
+    vocabulary = checkpoint.vocabulary.to_parquet()
+    storage.write_file(storage.join(url, _VOCABULARY), vocabulary)
     state = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "model": checkpoint.model.config.to_json(),
+        "vocabulary_file": storage.sha256(vocabulary),
         **checkpoint.state,
     }
     storage.write_file(storage.join(url, _STATE), storage.to_json(state))
+
+
+def load_optimizer(url: str, optimizer: torch.optim.Optimizer) -> None:
+    """Gives an optimiser the state that a checkpoint holds.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = storage.join(url, _OPTIMIZER)
+    try:
+        buffers = safetensors.torch.load(storage.read_file(path))
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged: {storage.one_line(error)}") from error
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in buffers.items():
+        parameter, name = key.split(".", 1)
+        state.setdefault(int(parameter), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def checkpoints_of(run: str) -> list[str]:
@@ -99,7 +127,8 @@ def load_model(url: str) -> Checkpoint:
     """Reads a checkpoint.
 
     Args:
-        url: a run's directory (its last checkpoint is taken) or one checkpoint's.
+        url: a run's directory or one checkpoint's. Of a run, the checkpoint that its run.json names; the last where it
+            has not ended.
 
     Raises:
         InputError: there is no checkpoint, it is of another schema version, or a file of it is damaged.
@@ -108,7 +137,8 @@ def load_model(url: str) -> Checkpoint:
         found = checkpoints_of(url)
         if not found:
             raise InputError(f"{url} is neither a training run's directory nor a checkpoint's: there is no {_STATE}")
-        url = found[-1]
+        ended = storage.join(url, "run.json")
+        url = storage.join(url, storage.read_json(ended, "a run")["checkpoint"]) if storage.exists(ended) else found[-1]
     state = storage.read_json(storage.join(url, _STATE), "a checkpoint's state")
     if state.get("kind") != KIND:
         raise InputError(f"{url}: {_STATE} is not that of a checkpoint of nnsparse-stream")
@@ -117,13 +147,18 @@ def load_model(url: str) -> Checkpoint:
             f"{url} has schema version {state.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
             "train again, or use the version that wrote it"
         )
-    weights = storage.join(url, _WEIGHTS)
+    weights, vocabulary = storage.join(url, _WEIGHTS), storage.join(url, _VOCABULARY)
+    try:
+        config, checksum = ModelConfig.from_json(state["model"]), state["vocabulary_file"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{storage.join(url, _STATE)} is damaged: {storage.one_line(error)}") from error
+    if storage.sha256(storage.read_file(vocabulary)) != checksum:
+        raise InputError(f"{vocabulary} is damaged, or of another checkpoint: its checksum is not the one in {_STATE}")
     with torch.random.fork_rng(devices=[]):
-        model = RatingAutoencoder(ModelConfig.from_json(state["model"]))
+        model = RatingAutoencoder(config)
     try:
         model.load_state_dict(safetensors.torch.load(storage.read_file(weights)))
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{weights} is damaged or of another model: {storage.one_line(error)}") from error
     model.eval()
-    vocabulary = Vocabulary.read([storage.join(url, _VOCABULARY)])
-    return Checkpoint(model, vocabulary, state, url)
+    return Checkpoint(model, Vocabulary.read([vocabulary]), state, url)

@@ -1,21 +1,24 @@
 """Sparse linear maps whose cost follows the observed entries, forward and backward.
 
 `encode` multiplies sparse rows by a matrix; `decode_at` multiplies codes by a matrix, only at the entries asked for.
-Neither makes anything of size rows x columns, and the gradient of either matrix is a sparse COO tensor of (distinct
-columns, hidden units): the batch is transposed once, by a stable sort of its columns, and that `Transposed` serves
-both.
+Neither makes anything of size rows x columns, and the gradient of either matrix is a `RowGradient`: the batch is
+transposed once, by a stable sort of its columns, and that `Transposed` serves both.
+
+On the CPU the loops are compiled (`cpu_kernels`); elsewhere they are torch operations with the same results.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from nnsparse_stream import cpu_kernels
+from nnsparse_stream.row_gradient import RowGradient, Transposed, is_compiled
 from nnsparse_stream.rows import SparseRows
 
 # torch warns once in a process that CSR tensors are in beta; we use two of their operations, and test both.
@@ -26,135 +29,146 @@ with warnings.catch_warnings():
     )
 
 
-@dataclass(frozen=True)
-class Transposed:
-    """The column-wise view of a block of sparse rows, which the backward passes read.
+def _weighted_sums(rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
+    """For each row the sum of `weights[e] * matrix[column of e]` over its entries, (rows, units)."""
+    if is_compiled(matrix):
+        out = matrix.new_empty(rows.num_rows, matrix.shape[1])
+        cpu_kernels.weighted_sums(
+            rows.offsets.numpy(), rows.columns.numpy(), weights.numpy(), matrix.detach().numpy(), out.numpy()
+        )
+        return out
+    if not rows.num_entries:
+        return matrix.new_zeros(rows.num_rows, matrix.shape[1])
+    return F.embedding_bag(rows.columns, matrix, rows.offsets[:-1], mode="sum", per_sample_weights=weights)
 
-    Attributes:
-        order: int64 (entries,), the permutation that sorts the entries by column; rows ascend within a column.
-        rows: int32 (entries,), the row of each entry in that order.
-        columns: int32 (distinct,), the columns that occur, ascending.
-        offsets: int32 (distinct + 1,), entries `offsets[i]:offsets[i + 1]` in that order belong to `columns[i]`.
+
+def _products_at(at: SparseRows, code: Tensor, matrix: Tensor) -> Tensor:
+    """`code @ matrix.T` at the entries of `at` only, (entries,)."""
+    if is_compiled(matrix):
+        out = matrix.new_empty(at.num_entries)
+        cpu_kernels.products_at(
+            at.offsets.numpy(), at.columns.numpy(), code.detach().numpy(), matrix.detach().numpy(), out.numpy()
+        )
+        return out
+    zeros = code.new_zeros(at.num_entries)
+    if not at.num_entries:
+        return zeros
+    structure = torch.sparse_csr_tensor(at.offsets, at.columns, zeros, at.shape, check_invariants=False)
+    return torch.sparse.sampled_addmm(structure, code, matrix.t(), beta=0.0).values()
+
+
+def _check(rows: SparseRows, matrix: Tensor, other: Tensor, transposed: Transposed | None) -> None:
+    """Checks what the kernels take for granted.
+
+    Raises:
+        ValueError: sizes, dtypes or devices do not fit, or an index is out of range.
     """
-
-    order: Tensor
-    rows: Tensor
-    columns: Tensor
-    offsets: Tensor
-
-    @classmethod
-    def of(cls, rows: SparseRows) -> Transposed:
-        """Transposes a block; O(entries log entries), whatever the number of columns."""
-        sorted_columns, order = torch.sort(rows.columns, stable=True)
-        columns, counts = torch.unique_consecutive(sorted_columns, return_counts=True)
-        offsets = torch.zeros(len(columns) + 1, dtype=torch.int32, device=columns.device)
-        torch.cumsum(counts, 0, dtype=torch.int32, out=offsets[1:])
-        return cls(order, rows.row_indices()[order], columns, offsets)
-
-    def weighted_sums(self, per_row: Tensor, weights: Tensor) -> Tensor:
-        """Sums `weights[e] * per_row[row of e]` over the entries of each distinct column.
-
-        Args:
-            per_row: (rows, units), one vector a row.
-            weights: (entries,), in the order of the block's entries.
-
-        Returns:
-            (distinct, units).
-        """
-        return F.embedding_bag(
-            self.rows, per_row, self.offsets[:-1], mode="sum", per_sample_weights=weights[self.order]
-        )
-
-    def row_gradient(self, rows: Tensor, num_columns: int) -> Tensor:
-        """One gradient row for each distinct column, as a coalesced sparse COO tensor of `num_columns` rows."""
-        return torch.sparse_coo_tensor(
-            self.columns[None].long(), rows, (num_columns, *rows.shape[1:]), is_coalesced=True, check_invariants=False
-        )
+    if rows.num_columns != len(matrix):
+        raise ValueError(f"the rows have {rows.num_columns} columns, but the matrix has {len(matrix)} rows")
+    if (other.dtype, other.device) != (matrix.dtype, matrix.device):
+        raise ValueError(f"{other.dtype} on {other.device} does not go with {matrix.dtype} on {matrix.device}")
+    if transposed is not None and len(transposed.order) != rows.num_entries:
+        raise ValueError(f"a transpose of {len(transposed.order)} entries is not that of {rows.num_entries}")
+    if is_compiled(matrix):  # elsewhere this would wait for the device, and torch checks there
+        rows.validate()
 
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, rows: SparseRows, transposed: Transposed) -> Tensor:
-        ctx.rows, ctx.transposed = rows, transposed
-        return F.embedding_bag(
-            rows.columns, weight, rows.offsets[:-1], mode="sum", per_sample_weights=rows.values.detach()
-        )
+    def forward(ctx: Any, weight: Tensor, rows: SparseRows, transposed: Transposed | None) -> Tensor:
+        ctx.rows, ctx.transposed, ctx.shape = rows, transposed, weight.shape
+        return _weighted_sums(rows, rows.values.detach(), weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        sums = ctx.transposed.weighted_sums(grads[0].contiguous(), ctx.rows.values.detach())
-        return ctx.transposed.row_gradient(sums, ctx.rows.num_columns), None, None
+        transposed = ctx.transposed or Transposed.of(ctx.rows)
+        return RowGradient(transposed, grads[0].contiguous(), ctx.rows.values.detach(), ctx.shape), None, None
 
 
 def encode(weight: Tensor, rows: SparseRows, transposed: Transposed | None = None) -> Tensor:
     """Multiplies sparse rows by a dense matrix.
 
     Args:
-        weight: (columns, units), float32 or float64; its gradient is sparse, one row for each distinct column.
-        rows: a block of rows; no gradient flows to its values.
+        weight: (columns, units), float32 or float64; its gradient is a `RowGradient`.
+        rows: a block of rows of the same dtype; no gradient flows to its values.
         transposed: the block's transpose, where another kernel of the step has it already.
 
     Returns:
         (rows, units); a row without entries gives zeros.
+
+    Raises:
+        ValueError: sizes or dtypes do not fit, or an index is out of range.
     """
-    if len(rows.columns) == 0:
-        return weight.new_zeros(rows.num_rows, weight.shape[1])
-    return _Encode.apply(weight, rows, transposed or Transposed.of(rows))
+    _check(rows, weight, rows.values, transposed)
+    return _Encode.apply(weight, rows, transposed)
 
 
 class _DecodeAt(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, code: Tensor, weight: Tensor, bias: Tensor, at: SparseRows, transposed: Transposed) -> Tensor:
+    def forward(
+        ctx: Any,
+        code: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        at: SparseRows,
+        transposed: Transposed | None,
+        dense_gradients: bool,
+    ) -> Tensor:
+        code = code.contiguous()
         ctx.save_for_backward(code, weight)
-        ctx.at, ctx.transposed = at, transposed
-        return _sampled_product(code, weight, at).add_(bias.index_select(0, at.columns))
+        ctx.at, ctx.transposed, ctx.dense_gradients = at, transposed, dense_gradients
+        output = _products_at(at, code, weight)
+        return output if bias is None else output.add_(bias.index_select(0, at.columns))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         code, weight = ctx.saved_tensors
-        at: SparseRows = ctx.at
-        transposed: Transposed = ctx.transposed
-        grad = grads[0].contiguous()
-        code_grad = F.embedding_bag(at.columns, weight, at.offsets[:-1], mode="sum", per_sample_weights=grad)
-        weight_rows = transposed.weighted_sums(code, grad)
-        bias_rows = torch.segment_reduce(grad[transposed.order], "sum", offsets=transposed.offsets.long())
-        return (
-            code_grad,
-            transposed.row_gradient(weight_rows, at.num_columns),
-            transposed.row_gradient(bias_rows, at.num_columns),
-            None,
-            None,
-        )
-
-
-def _sampled_product(code: Tensor, weight: Tensor, at: SparseRows) -> Tensor:
-    """`code @ weight.T` at the entries of `at` only, (entries,)."""
-    structure = torch.sparse_csr_tensor(
-        at.offsets,
-        at.columns,
-        code.new_zeros(len(at.columns)),
-        (at.num_rows, at.num_columns),
-        check_invariants=False,
-    )
-    return torch.sparse.sampled_addmm(structure, code, weight.t(), beta=0.0).values()
+        code, grad = code.detach(), grads[0].contiguous()
+        for_code, for_weight, for_bias = ctx.needs_input_grad[:3]
+        code_grad = _weighted_sums(ctx.at, grad, weight) if for_code else None
+        weight_grad: Tensor | None = None
+        bias_grad: Tensor | None = None
+        if for_weight or for_bias:
+            transposed = ctx.transposed or Transposed.of(ctx.at)
+            if for_weight:
+                weight_grad = RowGradient(transposed, code, grad, weight.shape)
+            if for_bias:
+                bias_grad = RowGradient(transposed, code.new_ones(len(code), 1), grad, weight.shape[:1])
+            if ctx.dense_gradients:
+                weight_grad, bias_grad = (g if g is None else g.to_dense() for g in (weight_grad, bias_grad))
+        return code_grad, weight_grad, bias_grad, None, None, None
 
 
 def decode_at(
-    code: Tensor, weight: Tensor, bias: Tensor, at: SparseRows, transposed: Transposed | None = None
+    code: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    at: SparseRows,
+    transposed: Transposed | None = None,
+    dense_gradients: bool = False,
 ) -> Tensor:
     """Computes `code @ weight.T + bias` only at given entries.
 
     Args:
         code: (rows, units).
-        weight: (columns, units); its gradient is sparse, one row for each distinct column.
-        bias: (columns,); its gradient is sparse likewise.
-        at: the entries, a block of as many rows; columns must ascend within a row, without duplicates. Its values are
-            not read.
+        weight: (columns, units); its gradient is a `RowGradient`.
+        bias: (columns,) or None; its gradient is a `RowGradient` of one unit.
+        at: the entries, a block of as many rows; its values are not read. On a GPU columns must ascend within a row,
+            without duplicates.
         transposed: the transpose of `at`, where another kernel of the step has it already.
+        dense_gradients: make the gradients of weight and bias dense, for an optimiser of torch.
 
     Returns:
         (entries,), in the order of the entries of `at`.
+
+    Raises:
+        ValueError: sizes or dtypes do not fit, or an index is out of range.
     """
-    if len(at.columns) == 0:
-        return code.new_zeros(0)
-    return _DecodeAt.apply(code, weight, bias, at, transposed or Transposed.of(at))
+    _check(at, weight, code, transposed)
+    if code.shape != (at.num_rows, weight.shape[1]):
+        raise ValueError(f"codes must be {(at.num_rows, weight.shape[1])}, got {tuple(code.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"the bias must be {tuple(weight.shape[:1])}, got {tuple(bias.shape)}")
+    return _DecodeAt.apply(code, weight, bias, at, transposed, dense_gradients)

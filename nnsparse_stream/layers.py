@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnsparse_stream.kernels import encode
+from nnsparse_stream.kernels import decode_at, encode
 from nnsparse_stream.rows import SparseRows
 from nnsparse_stream.tools import densify, sparsify
 
@@ -40,8 +40,8 @@ class SparseLinearBatch(nn.Module):
             out_features: size of each output row.
             bias: add a bias.
             input_grad: let the gradient reach ``input.values``; the first layer of a network does without.
-            sparse: give the weight's gradient as a sparse COO tensor with one row per column that occurs. It spares
-                work of the size of the weight, but not every optimiser takes it (SGD, Adagrad and SparseAdam do).
+            sparse: give the weight's gradient as a ``RowGradient`` of the columns that occur. It spares all work of the
+                size of the weight, and the optimisers of ``nnsparse_stream.optim`` take it; torch's do not.
 
         Raises:
             ValueError: both ``input_grad`` and ``sparse`` are set.
@@ -111,6 +111,66 @@ class SparseLinearBatch(nn.Module):
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"input_grad={self.input_grad}, sparse={self.sparse}"
+        )
+
+
+class SampledLinear(nn.Module):
+    """A linear map computed only at the entries asked for: the output side's twin of ``SparseLinearBatch``.
+
+    Its cost follows the entries, not the columns; what is not asked for is neither computed nor learned from (as in a
+    sampled softmax, or a loss over the observed ratings).
+
+    Attributes:
+        weight: ``(out_features, in_features)``, as ``nn.Linear``'s.
+        bias: ``(out_features,)`` or None.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, sparse: bool = False) -> None:
+        """Makes the layer.
+
+        Args:
+            in_features: size of each input row.
+            out_features: number of columns of the output.
+            bias: add a bias.
+            sparse: give the gradients of weight and bias as ``RowGradient`` of the columns asked for. It spares all
+                work of the size of the weight, and the optimisers of ``nnsparse_stream.optim`` take it; torch's do not.
+        """
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.sparse = sparse
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws weight and bias uniformly between plus and minus ``1 / sqrt(in_features)``, as ``nn.Linear`` does."""
+        bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: Tensor, at: SparseRows) -> SparseRows:
+        """Multiplies ``(rows, in_features)`` by the weight's rows at given entries.
+
+        Args:
+            x: the input rows.
+            at: the entries to compute, a block of as many rows; its values are not read. On a GPU columns must ascend
+                within a row, without duplicates.
+
+        Returns:
+            ``at`` with the outputs as values.
+
+        Raises:
+            ValueError: sizes do not fit, or ``at`` holds a column out of range; names row and column.
+        """
+        at.validate()
+        return at.with_values(decode_at(x, self.weight, self.bias, at, dense_gradients=not self.sparse))
+
+    def extra_repr(self) -> str:
+        """What ``repr`` shows of the layer."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"sparse={self.sparse}"
         )
 
 

@@ -1,18 +1,27 @@
-"""Rows of a data set on storage as tensors: in order for evaluation, shuffled in bounded memory for training."""
+"""Rows of a data set on storage as tensors: one batch for evaluation, an endless supply of minibatches for training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.batchifier import Batchifier
+from nnsparse_stream.dataset import Dataset, Manifest
 from nnsparse_stream.rows import SparseRows
 
 #: Entries that are shuffled together at most; at 8 bytes an entry and one copy, some 64 MB.
 SHUFFLE_ENTRIES = 4_000_000
+#: Bytes of minibatches that wait to be trained on at most.
+PREFETCH_BYTES = 64 << 20
 
 
 def fold_rows(batch: pa.RecordBatch, folds: Sequence[int], num_columns: int) -> SparseRows:
@@ -38,44 +47,196 @@ def fold_rows(batch: pa.RecordBatch, folds: Sequence[int], num_columns: int) -> 
     )
 
 
-def shuffled_training_rows(
-    dataset: Dataset, seed: int, epoch: int, shuffle_entries: int = SHUFFLE_ENTRIES
-) -> Iterator[SparseRows]:
-    """One epoch of the training fold, in an order that is a pure function of (manifest, seed, epoch).
+class Cursor(NamedTuple):
+    """A position in an epoch: so many whole shuffle blocks, and so many minibatches of the next, have been taken."""
 
-    Row groups of all shards are permuted; as many as hold `shuffle_entries` entries are read, and their rows permuted
-    together. Rows without a training entry are left out: there is nothing to learn from them.
+    block: int = 0
+    minibatch: int = 0
+
+
+class Minibatch(NamedTuple):
+    """Rows to train on, on the training device, and the position after them."""
+
+    rows: SparseRows
+    after: Cursor
+
+
+def shuffle_blocks(
+    manifest: Manifest, seed: int, epoch: int, shuffle_entries: int = SHUFFLE_ENTRIES
+) -> list[list[tuple[int, int]]]:
+    """Which row groups are shuffled together, in which order: a pure function of (manifest, seed, epoch).
 
     Args:
-        dataset: the data set.
+        manifest: of the data set.
         seed: of the run.
         epoch: from 1.
-        shuffle_entries: bounds the memory; a single larger row group is read whole.
+        shuffle_entries: entries of a block at most; a larger row group is a block of its own.
 
-    Yields:
-        Blocks of shuffled rows.
+    Returns:
+        Blocks of (shard, row group); each row group of the data set is in one of them, once.
     """
-    random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
-    manifest = dataset.manifest
     groups = [
         (shard, group, entries)
         for shard, entry in enumerate(manifest.shards)
         for group, (_, entries) in enumerate(entry.row_groups)
     ]
-    buffer: list[SparseRows] = []
-    held = 0
-    for index in random.permutation(len(groups)):
+    blocks: list[list[tuple[int, int]]] = []
+    held = shuffle_entries
+    for index in _random(seed, epoch, 0).permutation(len(groups)):
         shard, group, entries = groups[index]
-        if buffer and held + entries > shuffle_entries:
-            yield _shuffled(buffer, random)
-            buffer, held = [], 0
-        buffer.append(fold_rows(dataset.read_row_group(shard, group), (0,), manifest.num_columns))
+        if not blocks or held + entries > shuffle_entries:
+            blocks.append([])
+            held = 0
+        blocks[-1].append((shard, group))
         held += entries
-    if buffer:
-        yield _shuffled(buffer, random)
+    return blocks
 
 
-def _shuffled(blocks: list[SparseRows], random: np.random.Generator) -> SparseRows:
-    rows = SparseRows.concatenate(blocks)
-    order = random.permutation(np.flatnonzero(rows.lengths().numpy() > 0))
-    return rows.select(torch.from_numpy(order))
+def _random(seed: int, epoch: int, part: int) -> np.random.Generator:
+    """Random numbers of one part of an epoch: 0 for the order of the row groups, then one part a block."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, part]))
+
+
+@dataclass
+class TrainingStream:
+    """Minibatches of a data set's training fold, read ahead by background threads into bounded memory.
+
+    The order is a pure function of (manifest, seed, epoch): the same for any number of readers, and from any cursor on.
+    Row groups are permuted, as many as hold `shuffle_entries` are read, their rows permuted together and cut by the
+    batchifier; a minibatch never crosses blocks. Rows without a training entry are left out: there is nothing to learn
+    from them. Of a row with more entries than the batchifier's bound, as many as the bound are drawn anew each epoch.
+
+    Memory: two blocks of `shuffle_entries`, `prefetch_bytes` of minibatches, and one row group for each reader.
+
+    Attributes:
+        dataset: the data set.
+        seed: of the run.
+        batchifier: bounds minibatches by rows and by entries (8 bytes each).
+        device: where minibatches are put; pinned and copied ahead of use where it is a GPU.
+        readers: threads that read row groups.
+        shuffle_entries: bounds a block.
+        prefetch_bytes: bounds what waits to be used; one minibatch waits even if it is larger.
+        waited: seconds that `epoch` has waited for minibatches, over all calls.
+    """
+
+    dataset: Dataset
+    seed: int
+    batchifier: Batchifier
+    device: torch.device
+    readers: int = 2
+    shuffle_entries: int = SHUFFLE_ENTRIES
+    prefetch_bytes: int = PREFETCH_BYTES
+    waited: float = field(default=0.0, init=False)
+
+    def epoch(self, epoch: int, start: Cursor = Cursor()) -> Generator[Minibatch, None, None]:  # noqa: B008 (immutable)
+        """The minibatches of one epoch from a cursor on.
+
+        Args:
+            epoch: from 1.
+            start: `Minibatch.after` of the last minibatch that was used.
+
+        Raises:
+            InputError: a shard is missing or damaged.
+        """
+        buffer = _Prefetched(self.prefetch_bytes)
+        producer = threading.Thread(target=buffer.fill, args=(self._produce(epoch, start),), daemon=True)
+        producer.start()
+        try:
+            while True:
+                asked = time.perf_counter()
+                minibatch = buffer.take()
+                self.waited += time.perf_counter() - asked
+                if minibatch is None:
+                    return
+                yield minibatch
+        finally:
+            buffer.close()
+            producer.join()
+
+    def _produce(self, epoch: int, start: Cursor) -> Iterator[Minibatch]:
+        blocks = shuffle_blocks(self.dataset.manifest, self.seed, epoch, self.shuffle_entries)
+        with ThreadPoolExecutor(self.readers) as pool:
+            for block in range(start.block, len(blocks)):
+                # In the order of the block, whichever reader is done first.
+                groups = list(pool.map(self._read, blocks[block]))
+                rows = self._shuffled(SparseRows.concatenate(groups), _random(self.seed, epoch, block + 1))
+                cut = list(self.batchifier(rows))
+                for index, minibatch in enumerate(cut, 1):
+                    if block == start.block and index <= start.minibatch:
+                        continue
+                    after = Cursor(block, index) if index < len(cut) else Cursor(block + 1)
+                    if self.device.type == "cuda":
+                        minibatch = minibatch.pin_memory().to(self.device, non_blocking=True)
+                    yield Minibatch(minibatch, after)
+
+    def _read(self, place: tuple[int, int]) -> SparseRows:
+        return fold_rows(self.dataset.read_row_group(*place), (0,), self.dataset.manifest.num_columns)
+
+    def _shuffled(self, rows: SparseRows, random: np.random.Generator) -> SparseRows:
+        lengths = rows.lengths().numpy()
+        order = random.permutation(np.flatnonzero(lengths > 0))
+        rows = rows.select(torch.from_numpy(order))
+        bound = self.batchifier.max_entries
+        if lengths.max(initial=0) <= bound:
+            return rows
+        # Rank the entries of each row in a random order, and keep those of the lowest ranks in the row's own order.
+        offsets = rows.offsets.numpy()
+        row = rows.row_indices().numpy()
+        shuffled = np.lexsort((random.random(len(row), dtype=np.float32), row))
+        keep = np.empty(len(row), dtype=bool)
+        keep[shuffled] = np.arange(len(row)) - offsets[row] < bound
+        kept = np.minimum(np.diff(offsets), bound)
+        return SparseRows(
+            torch.from_numpy(np.concatenate([[0], np.cumsum(kept)])),
+            rows.columns[torch.from_numpy(keep)],
+            rows.values[torch.from_numpy(keep)],
+            rows.num_columns,
+        )
+
+
+class _Prefetched:
+    """A queue of minibatches that is bounded by bytes, between one producer and one consumer."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._items: queue.SimpleQueue[tuple[Minibatch | None, BaseException | None]] = queue.SimpleQueue()
+        self._held = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def fill(self, minibatches: Iterator[Minibatch]) -> None:
+        """Puts all minibatches, waiting where there is no room; stops when the consumer has closed."""
+        try:
+            for minibatch in minibatches:
+                size = _bytes(minibatch.rows)
+                with self._changed:
+                    while not self._closed and self._held and self._held + size > self._max_bytes:
+                        self._changed.wait()
+                    if self._closed:
+                        return
+                    self._held += size
+                self._items.put((minibatch, None))
+            self._items.put((None, None))
+        except BaseException as error:  # the consumer raises it, in its own thread
+            self._items.put((None, error))
+
+    def take(self) -> Minibatch | None:
+        """The next minibatch; None at the end."""
+        minibatch, error = self._items.get()
+        if error is not None:
+            raise error
+        if minibatch is not None:
+            with self._changed:
+                self._held -= _bytes(minibatch.rows)
+                self._changed.notify()
+        return minibatch
+
+    def close(self) -> None:
+        """Lets the producer end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
+def _bytes(rows: SparseRows) -> int:
+    return rows.offsets.nbytes + rows.columns.nbytes + rows.values.nbytes

@@ -33,10 +33,15 @@ class ModelConfig:
         hidden: units of each hidden layer, outermost first; (700, 500) encodes to 700, then to 500 units, and decodes
             by way of 700 again.
         activation: name of the hidden layers' activation.
-        output_activation: name of the output's activation; "tanh" bounds residuals to one half of the rating range.
+        output_activation: name of the output's activation; "tanh" bounds residuals to one `unit`.
         mean: mean training rating, in rating units.
-        rating_min: lowest training rating.
-        rating_max: highest training rating.
+        unit: rating units that one unit of a residual stands for.
+        mean_damping: a row's mean is damped by so many ratings of the mean training rating.
+        input_scale: where not None, a row's input is multiplied by this and divided by the square root of its number of
+            visible entries, so that its code does not grow with the number of ratings.
+        row_offset: whether a linear function of the code is added to all estimates of a row.
+        rating_min: lowest rating of the data set, in any fold.
+        rating_max: highest.
     """
 
     num_columns: int
@@ -44,6 +49,10 @@ class ModelConfig:
     activation: str = "tanh"
     output_activation: str = "tanh"
     mean: float = 0.0
+    unit: float = 1.0
+    mean_damping: float = 0.0
+    input_scale: float | None = None
+    row_offset: bool = False
     rating_min: float = -1.0
     rating_max: float = 1.0
 
@@ -55,6 +64,10 @@ class ModelConfig:
             raise ValueError(f"hidden must name at least one layer of one or more units, got {self.hidden}")
         if not self.rating_min <= self.rating_max:
             raise ValueError(f"rating_min {self.rating_min} exceeds rating_max {self.rating_max}")
+        if not self.unit > 0 or self.mean_damping < 0:
+            raise ValueError(
+                f"unit must be positive and mean_damping not negative, got {self.unit}, {self.mean_damping}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""
@@ -69,9 +82,9 @@ class ModelConfig:
 class RatingAutoencoder(nn.Module):
     """Predicts a row's ratings from those that it has (the autoencoder of CFN, Strub & Mary 2015, Strub et al. 2016).
 
-    A row's observed ratings, less their mean and scaled to [-1, 1] by half the rating range, are encoded by the rows of
-    `encoder` that occur, passed through the hidden layers, and decoded by `decoder`: at given entries in training, at
-    all columns only where a dense answer is asked for.
+    A row's observed ratings, less their mean and divided by `unit`, are encoded by the rows of `encoder` that occur,
+    passed through the hidden layers, and decoded by `decoder`: at given entries in training, at all columns only where
+    a dense answer is asked for.
 
     Fallbacks, never NaN: a row without ratings is centred on the mean training rating, and its code is that of an
     empty input, so that its predictions are the columns' learned offsets; a column without a training rating is
@@ -80,75 +93,108 @@ class RatingAutoencoder(nn.Module):
 
     column_counts: Tensor
 
-    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
-        """Draws the weights uniformly from +-1/sqrt(inputs), as the original's layers do.
+    def __init__(
+        self,
+        config: ModelConfig,
+        generator: torch.Generator | None = None,
+        initial_std: float | None = None,
+    ) -> None:
+        """Draws the initial weights.
 
         Args:
             config: sizes, activations and rating statistics.
             generator: source of the initial weights; torch's default one where None.
+            initial_std: standard deviation of normal weights, with biases of 0; where None, weights and biases are
+                uniform in +-1/sqrt(inputs), as those of the original's layers.
         """
         super().__init__()
         self.config = config
         sizes = config.hidden
 
-        def uniform(*shape: int, inputs: int) -> nn.Parameter:
+        def weight(*shape: int, inputs: int) -> nn.Parameter:
+            if initial_std is not None:
+                return nn.Parameter(torch.empty(*shape).normal_(0, initial_std, generator=generator))
             bound = inputs**-0.5
             return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound, generator=generator))
 
-        self.encoder = uniform(config.num_columns, sizes[0], inputs=max(config.num_columns, 1))
-        self.encoder_bias = uniform(sizes[0], inputs=max(config.num_columns, 1))
+        def bias(size: int, inputs: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(size)) if initial_std is not None else weight(size, inputs=inputs)
+
+        self.encoder = weight(config.num_columns, sizes[0], inputs=max(config.num_columns, 1))
+        self.encoder_bias = bias(sizes[0], inputs=max(config.num_columns, 1))
         self.inner = nn.ModuleList()
         for inputs, outputs in [*pairwise(sizes), *pairwise(sizes[::-1])]:
             layer = nn.Linear(inputs, outputs)
-            layer.weight = uniform(outputs, inputs, inputs=inputs)
-            layer.bias = uniform(outputs, inputs=inputs)
+            layer.weight = weight(outputs, inputs, inputs=inputs)
+            layer.bias = bias(outputs, inputs=inputs)
             self.inner.append(layer)
-        self.decoder = uniform(config.num_columns, sizes[0], inputs=sizes[0])
-        self.decoder_bias = uniform(config.num_columns, inputs=sizes[0])
+        self.decoder = weight(config.num_columns, sizes[0], inputs=sizes[0])
+        self.decoder_bias = bias(config.num_columns, inputs=sizes[0])
+        self.row_offset = nn.Parameter(torch.zeros(sizes[0])) if config.row_offset else None
         # Training ratings of each column: a column without one keeps its random weights, which must not predict.
         self.register_buffer("column_counts", torch.zeros(config.num_columns, dtype=torch.int64))
 
-    @property
-    def half_range(self) -> float:
-        """Half the rating range, in rating units: what one unit of a residual stands for."""
-        return (self.config.rating_max - self.config.rating_min) / 2 or 1.0
-
     def row_means(self, ratings: SparseRows) -> Tensor:
-        """The mean rating of each row, (rows,); the mean training rating where a row has none."""
+        """The (damped) mean rating of each row, (rows,); the mean training rating where a row has none."""
         counts = ratings.lengths()
         sums = ratings.values.new_zeros(ratings.num_rows).index_add_(0, ratings.row_indices(), ratings.values)
-        return torch.where(counts > 0, sums / counts.clamp(min=1), sums.new_tensor(self.config.mean))
+        damping, mean = self.config.mean_damping, sums.new_tensor(self.config.mean)
+        return torch.where(counts > 0, (sums + damping * mean) / (counts + damping).clamp(min=1), mean)
 
     def residuals(self, ratings: SparseRows, means: Tensor) -> SparseRows:
-        """Ratings less their row's mean, in units of half the rating range.
+        """Ratings less their row's mean, in units of `config.unit`.
 
         Args:
             ratings: a block of raw ratings.
             means: (rows,), from `row_means` of the rows' known ratings.
         """
-        return ratings.with_values((ratings.values - means[ratings.row_indices()]) / self.half_range)
+        return ratings.with_values((ratings.values - means[ratings.row_indices()]) / self.config.unit)
 
-    def code(self, residuals: SparseRows, transposed: Transposed | None = None) -> Tensor:
-        """The last hidden layer's activations for a block of (corrupted) residuals, (rows, hidden[0])."""
+    def code(
+        self, residuals: SparseRows, visible: Tensor | None = None, transposed: Transposed | None = None
+    ) -> Tensor:
+        """The last hidden layer's activations, (rows, hidden[0]).
+
+        Args:
+            residuals: the block's input, in residual units; what is hidden from it has the value 0.
+            visible: bool (entries,), which entries are not hidden; all where None. It counts only for `input_scale`.
+            transposed: the block's transpose.
+        """
+        if self.config.input_scale is not None:
+            row = residuals.row_indices()
+            counts = residuals.lengths().to(residuals.dtype)
+            if visible is not None:
+                counts = torch.zeros_like(counts).index_add_(0, row, visible.to(residuals.dtype))
+            scale = self.config.input_scale * counts.clamp(min=1).rsqrt()
+            residuals = residuals.with_values(residuals.values * scale[row])
         activation = _ACTIVATIONS[self.config.activation]
         code = activation(encode(self.encoder, residuals, transposed) + self.encoder_bias)
         for layer in self.inner:
             code = activation(layer(code))
         return code
 
-    def estimate(self, residuals: SparseRows, at: SparseRows, transposed: Transposed | None = None) -> SparseRows:
+    def estimate(
+        self,
+        residuals: SparseRows,
+        at: SparseRows,
+        visible: Tensor | None = None,
+        transposed: Transposed | None = None,
+    ) -> SparseRows:
         """Estimated residuals at given entries only; the differentiable pass of training.
 
         Args:
             residuals: the block's input, in residual units.
             at: the entries to estimate, a block of as many rows; its values are not read.
+            visible: bool (entries of `residuals`,), which of them are not hidden; all where None.
             transposed: the transpose shared by `residuals` and `at`, where both have one structure.
 
         Returns:
             `at` with the estimates as values.
         """
-        code = self.code(residuals, transposed)
+        code = self.code(residuals, visible, transposed)
         output = decode_at(code, self.decoder, self.decoder_bias, at, transposed)
+        if self.row_offset is not None:
+            output = output + (code @ self.row_offset)[at.row_indices()]
         return at.with_values(_ACTIVATIONS[self.config.output_activation](output))
 
     @torch.no_grad()
@@ -158,7 +204,7 @@ class RatingAutoencoder(nn.Module):
         Args:
             ratings: the rows' known raw ratings.
             at: the entries to predict, a block of as many rows; its values are not read.
-            clip: keep predictions within the training ratings' range.
+            clip: keep predictions within the range of the data set's ratings.
 
         Returns:
             (entries of `at`,), in rating units.
@@ -181,7 +227,7 @@ class RatingAutoencoder(nn.Module):
 
         Args:
             ratings: the rows' known raw ratings.
-            clip: keep predictions within the training ratings' range.
+            clip: keep predictions within the range of the data set's ratings.
         """
         self._check(ratings)
         means = self.row_means(ratings)
@@ -205,9 +251,10 @@ class RatingAutoencoder(nn.Module):
 
         Returns:
             Columns int64 (rows, k) and scores (rows, k), in rating units and not clipped, since clipped scores would
-            tie; by descending score, then ascending column. Where a row has
-            fewer than k such columns, the rest are -1 with a score of -inf.
+            tie; by descending score, then ascending column. Where a row has fewer than k such columns, the rest are -1
+            with a score of -inf. A k beyond the number of columns is cut to it.
         """
+        k = min(k, self.config.num_columns)
         self._check(ratings)
         means = self.row_means(ratings)
         code = self.code(self.residuals(ratings, means))
@@ -223,30 +270,34 @@ class RatingAutoencoder(nn.Module):
             in_tile = (columns >= start) & (columns < stop)
             scores[rows[in_tile], columns[in_tile] - start] = -torch.inf
             names = torch.arange(start, stop, device=code.device).expand(len(scores), -1)
-            candidates = torch.cat([best_scores, scores], 1)
-            best_scores, order = candidates.topk(min(k, candidates.shape[1]), dim=1)
-            best_columns = torch.cat([best_columns, names], 1).gather(1, order)
-        # Equal scores in the order of their columns.
-        best_columns, order = best_columns.sort(dim=1)
-        best_scores, order = best_scores.gather(1, order).sort(dim=1, descending=True, stable=True)
+            best_scores, best_columns = torch.cat([best_scores, scores], 1), torch.cat([best_columns, names], 1)
+            if best_scores.shape[1] > k:
+                keep = _highest(best_scores, k)
+                best_scores, best_columns = best_scores[keep].view(-1, k), best_columns[keep].view(-1, k)
+        best_scores, order = best_scores.sort(dim=1, descending=True, stable=True)
         best_columns = best_columns.gather(1, order)
-        missing = k - best_scores.shape[1]
-        if missing > 0:
-            best_scores = nn.functional.pad(best_scores, (0, missing), value=-torch.inf)
-            best_columns = nn.functional.pad(best_columns, (0, missing), value=-1)
         best_columns = best_columns.masked_fill(best_scores == -torch.inf, -1)
         return best_columns, self._to_ratings(best_scores, means[:, None], clip=False)
 
     def _decode_tile(self, code: Tensor, start: int, stop: int) -> Tensor:
         """Estimated residuals of a tile of columns, dense (rows, stop - start); 0 at columns never trained."""
         output = torch.addmm(self.decoder_bias[start:stop], code, self.decoder[start:stop].t())
+        if self.row_offset is not None:
+            output += (code @ self.row_offset)[:, None]
         output = _ACTIVATIONS[self.config.output_activation](output)
         return output.masked_fill_(self.column_counts[start:stop] == 0, 0.0)
 
     def _to_ratings(self, residuals: Tensor, means: Tensor, clip: bool) -> Tensor:
-        ratings = residuals * self.half_range + means
+        ratings = residuals * self.config.unit + means
         return ratings.clamp(self.config.rating_min, self.config.rating_max) if clip else ratings
 
     def _check(self, rows: SparseRows) -> None:
         if rows.num_columns != self.config.num_columns:
             raise ValueError(f"rows have {rows.num_columns} columns, but the model has {self.config.num_columns}")
+
+
+def _highest(scores: Tensor, k: int) -> Tensor:
+    """Which scores are the k highest of their row, bool (rows, columns); among equal ones the first."""
+    threshold = scores.topk(k, dim=1).values[:, -1:]
+    above, equal = scores > threshold, scores == threshold
+    return above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))

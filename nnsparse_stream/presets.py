@@ -2,49 +2,87 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from nnsparse_stream.errors import InputError
+
+_NOT_NEGATIVE = (
+    "unit", "mean_damping", "input_scale", "initial_std", "learning_rate", "learning_rate_decay", "weight_decay",
+    "decoder_weight_decay", "clip_norm",
+)  # fmt: skip
+OPTIMIZERS = ("sgd", "adagrad", "adam", "row_adam")
+SCHEDULES = ("constant", "inverse", "cosine")
+
+
+def _field(default: Any, explanation: str) -> Any:
+    return field(default=default, metadata={"help": explanation})
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a training run, apart from the data and the seed.
 
-    Ratings are centred by their row's mean and scaled by half the rating range; learning rates and decays apply in
-    those units.
-
-    Attributes:
-        hidden: units of each hidden layer, outermost first.
-        activation: the hidden layers' activation.
-        output_activation: the output's activation.
-        alpha: weight of the squared error at hidden entries (the denoising part).
-        beta: weight of the squared error at the other observed entries.
-        hide_ratio: fraction of a row's entries that are hidden from the input.
-        learning_rate: of SGD; the loss is the sum over a minibatch's entries divided by its rows.
-        learning_rate_decay: epoch e (from 1) uses learning_rate / (1 + e * learning_rate_decay).
-        weight_decay: L2 coefficient of the encoder and the inner layers; in the encoder, of the rows that occur in a
-            minibatch. Biases are not decayed.
-        decoder_weight_decay: L2 coefficient of the decoder's rows that occur in a minibatch.
-        batch_rows: rows of a minibatch.
-        batch_entries: entries of a minibatch at most; a heavier row makes a minibatch of its own.
-        epochs: passes over the training fold.
+    Each field's metadata says what it means; it is also the help of the flag of the same name.
     """
 
-    hidden: tuple[int, ...] = (700,)
-    activation: str = "tanh"
-    output_activation: str = "tanh"
-    alpha: float = 1.0
-    beta: float = 0.5
-    hide_ratio: float = 0.25
-    learning_rate: float = 0.09
-    learning_rate_decay: float = 0.176
-    weight_decay: float = 0.025
-    decoder_weight_decay: float = 0.025
-    batch_rows: int = 35
-    batch_entries: int = 1_000_000
-    epochs: int = 10
+    hidden: tuple[int, ...] = _field((512,), "units of each hidden layer, outermost first: N[,N...]")
+    activation: str = _field("tanh", "of the hidden layers: identity, tanh, sigmoid, relu, elu, selu, silu")
+    output_activation: str = _field("identity", "of the output, likewise")
+    unit: float = _field(0.0, "rating units of one unit of a residual (rating less row mean); 0: half the range")
+    mean_damping: float = _field(0.0, "a row's mean is damped by so many ratings of the mean training rating")
+    input_scale: float = _field(0.0, "a row's input is multiplied by this / sqrt(its visible ratings); 0: not")
+    row_offset: bool = _field(False, "add a linear function of the code to all estimates of a row")
+    initial_std: float = _field(0.0, "of normal initial weights; 0: uniform, as the original")
+    alpha: float = _field(1.0, "weight of the squared error at hidden entries")
+    beta: float = _field(1.0, "weight of the squared error at the other observed entries")
+    hide_ratio: float = _field(0.25, "fraction of a row's ratings that are hidden from the input")
+    loss_average: str = _field("rows", "what a minibatch's sum of losses is divided by: its rows or its entries")
+    optimizer: str = _field("sgd", "sgd, adagrad, adam, or row_adam (one second moment a row of a matrix)")
+    momentum: float = _field(0.0, "of SGD, or of Adam's first moment")
+    second_moment: float = _field(0.99, "decay of Adam's second moment")
+    learning_rate: float = _field(0.06, "the schedule's highest")
+    schedule: str = _field("constant", "constant; inverse: / (1 + epoch * decay); cosine: to 0 at the end of the run")
+    learning_rate_decay: float = _field(0.0, "of the inverse schedule")
+    warmup: float = _field(0.0, "fraction of the run in which the learning rate rises to the schedule's")
+    weight_decay: float = _field(0.0, "L2 of the encoder (its rows in a minibatch) and inner layers; never of biases")
+    decoder_weight_decay: float = _field(0.0, "L2 of the decoder's rows in a minibatch")
+    decay_by_count: bool = _field(False, "both times sqrt(a column's entries in the minibatch / their mean)")
+    clip_norm: float = _field(0.0, "the gradient's norm is cut to this; 0: not")
+    batch_rows: int = _field(128, "rows of a minibatch")
+    batch_entries: int = _field(1_000_000, "entries of a minibatch; of a heavier row so many are drawn each epoch")
+    epochs: int = _field(10, "passes over the training fold")
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"there is no optimizer {self.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"there is no schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
+        if self.loss_average not in ("rows", "entries"):
+            raise ValueError(f"loss_average is {self.loss_average!r}, not rows or entries")
+        if min(self.hidden, default=0) < 1 or min(self.batch_rows, self.batch_entries, self.epochs) < 1:
+            raise ValueError("hidden, batch_rows, batch_entries and epochs must be 1 or more")
+        for name in ("hide_ratio", "warmup", "momentum", "second_moment"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, not in [0, 1)")
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, not 0 or more")
+
+    def learning_rate_at(self, epoch: int, progress: float) -> float:
+        """The learning rate of a step.
+
+        Args:
+            epoch: from 1.
+            progress: share of the whole run's entries that were trained on before the step, in [0, 1).
+        """
+        rate = self.learning_rate
+        if self.schedule == "inverse":
+            rate /= 1 + epoch * self.learning_rate_decay
+        elif self.schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * max(progress - self.warmup, 0.0) / (1 - self.warmup)))
+        return rate * min(1.0, progress / self.warmup) if progress < self.warmup else rate
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as JSON values."""
@@ -59,18 +97,65 @@ class Recipe:
 #: The recipes that `train --preset` knows.
 PRESETS: dict[str, Recipe] = {
     # CFN on MovieLens-1M (Strub, Gaudel & Mary, "Hybrid Recommender System based on Autoencoders", 2016; the numbers
-    # are those of the application's own configuration file).
+    # are those of the application's own configuration file, but for the learning rate, the decay and the epochs, which
+    # docs/quickstart.md explains).
     "cfn": Recipe(
         hidden=(700,),
+        output_activation="tanh",
         alpha=1.108,
         beta=0.720,
         hide_ratio=0.138,
         learning_rate=0.06,
+        schedule="inverse",
         learning_rate_decay=0.176,
         weight_decay=0.02,
         decoder_weight_decay=0.12,
         batch_rows=35,
         epochs=15,
+    ),
+    # Our own, for rows of items: scaled input, SELU, Adam with one second moment a row, decay by popularity, cosine.
+    "best": Recipe(
+        hidden=(512,),
+        activation="selu",
+        unit=1.0,
+        mean_damping=1.0,
+        input_scale=15.0,
+        row_offset=True,
+        initial_std=0.01,
+        hide_ratio=0.25,
+        loss_average="entries",
+        optimizer="row_adam",
+        momentum=0.9,
+        learning_rate=5e-4,
+        schedule="cosine",
+        warmup=0.1,
+        weight_decay=6e-4,
+        decoder_weight_decay=1.2e-3,
+        decay_by_count=True,
+        batch_rows=128,
+        epochs=16,
+    ),
+    # The same for rows of users.
+    "best-user": Recipe(
+        hidden=(512,),
+        activation="tanh",
+        unit=1.0,
+        mean_damping=1.0,
+        input_scale=12.0,
+        row_offset=True,
+        initial_std=0.01,
+        hide_ratio=0.25,
+        loss_average="entries",
+        optimizer="row_adam",
+        momentum=0.9,
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup=0.1,
+        weight_decay=4e-4,
+        decoder_weight_decay=2e-3,
+        decay_by_count=True,
+        batch_rows=128,
+        epochs=12,
     ),
 }
 
@@ -83,8 +168,11 @@ def recipe(preset: str, **overrides: Any) -> Recipe:
         **overrides: fields of `Recipe`; those that are None keep the preset's value.
 
     Raises:
-        InputError: there is no such preset.
+        InputError: there is no such preset, or a field has no such value.
     """
     if preset not in PRESETS:
         raise InputError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
-    return replace(PRESETS[preset], **{name: value for name, value in overrides.items() if value is not None})
+    try:
+        return replace(PRESETS[preset], **{name: value for name, value in overrides.items() if value is not None})
+    except ValueError as error:
+        raise InputError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Trains an autoencoder on a data set by one worker, epoch by epoch; a killed run goes on from its checkpoint."""
+"""Trains an autoencoder on a data set by one worker, with checkpoints from which a stopped or killed run goes on."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 import math
 import resource
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from nnsparse_stream import storage
+from nnsparse_stream import report, storage
 from nnsparse_stream.batchifier import Batchifier
 from nnsparse_stream.checkpoint import (
     Checkpoint,
@@ -24,18 +24,16 @@ from nnsparse_stream.checkpoint import (
     step_directory,
     vocabulary_fingerprint,
 )
-from nnsparse_stream.criteria import SDAESparseCriterion, prepare_input
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation import ErrorSums, evaluate_batch
-from nnsparse_stream.kernels import Transposed
-from nnsparse_stream.loader import shuffled_training_rows
+from nnsparse_stream.loader import Cursor, TrainingStream
 from nnsparse_stream.model import ModelConfig, RatingAutoencoder
-from nnsparse_stream.optim import RowSGD
 from nnsparse_stream.presets import Recipe
-from nnsparse_stream.rows import SparseRows
+from nnsparse_stream.trainer import Trainer, pick_device
 
-_CHECKPOINTS_KEPT = 2
+#: Set it (from a signal handler, say) to make the run that goes on in this process write a checkpoint and end.
+stop_requested = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,12 @@ class TrainingRequest:
         seed: decides initial weights, order and corruption.
         device: "auto", "cpu" or "cuda".
         threads: threads of torch on the CPU; its own choice where None.
+        max_steps: end after so many minibatches, if the recipe's epochs have not ended before.
+        patience: end when the validation RMSE has not improved for so many epochs; the run's model is then the best
+            epoch's and not the last one's.
+        checkpoint_steps: write a checkpoint after every so many minibatches, beside those after each epoch.
+        checkpoint_minutes: write one when so many minutes have passed since the last.
+        keep_checkpoints: how many of the latest to keep, beside the best by validation RMSE.
         resume: go on from the last checkpoint in `output`.
         overwrite: replace an earlier run in `output`.
     """
@@ -59,6 +63,11 @@ class TrainingRequest:
     seed: int = 0
     device: str = "auto"
     threads: int | None = None
+    max_steps: int | None = None
+    patience: int | None = None
+    checkpoint_steps: int | None = None
+    checkpoint_minutes: float | None = None
+    keep_checkpoints: int = 2
     resume: bool = False
     overwrite: bool = False
 
@@ -71,7 +80,7 @@ def run_directory(request: TrainingRequest) -> storage.OutputDirectory:
     """
     directory = storage.OutputDirectory(
         request.output,
-        contents=("checkpoints", "metrics.jsonl"),
+        contents=("checkpoints", "metrics.jsonl", "report.html"),
         completing="run.json",
         overwrite=request.overwrite or request.resume,
     )
@@ -84,19 +93,6 @@ def run_directory(request: TrainingRequest) -> storage.OutputDirectory:
     return directory
 
 
-def pick_device(name: str) -> torch.device:
-    """The torch device of "auto", "cpu" or "cuda".
-
-    Raises:
-        InputError: CUDA is asked for and not usable.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no usable GPU here; `nnsparse-stream doctor` shows what it sees")
-    return torch.device(name)
-
-
 def peak_memory() -> int:
     """The process's peak resident memory in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -104,16 +100,18 @@ def peak_memory() -> int:
 
 
 def train(request: TrainingRequest) -> dict[str, Any]:
-    """Trains a model from its start, or from its last checkpoint, to the recipe's number of epochs.
+    """Trains a model from its start, or from its last checkpoint.
 
-    The result is a pure function of (data set, recipe, seed) on one machine and number of threads: a run that is killed
-    and resumed ends with bit-equal weights.
+    The result is a pure function of (data set, recipe, seed) on one machine and number of threads: a run that is
+    stopped or killed at any step and resumed ends with bit-equal weights and metrics.
 
     Returns:
-        What run.json holds: recipe, seed, checkpoint (relative to the run), epochs, steps and the last metrics.
+        What run.json holds: recipe, seed, checkpoint (relative to the run), epochs, steps and the last metrics. Where
+        the run was stopped by `stop_requested`, only {"stopped": True, "checkpoint", "epochs", "steps"}: run.json is
+        not written, and the run can be resumed.
 
     Raises:
-        InputError: the data set or the output cannot be used, or the run to resume is another one.
+        InputError: the data set or the output cannot be used, the run to resume is another one, or it diverged.
     """
     directory = run_directory(request)
     if request.threads is not None:
@@ -122,32 +120,42 @@ def train(request: TrainingRequest) -> dict[str, Any]:
     dataset = Dataset(request.data)
     if not dataset.manifest.fold_entries["train"]:
         raise InputError(f"{request.data} has no rating in its training fold; prepare it with other --folds")
+    if request.patience is not None and not dataset.manifest.fold_entries["validation"]:
+        raise InputError(
+            f"--patience needs a validation fold, and {request.data} has none; prepare it with other --folds"
+        )
+    dataset.vocabulary()  # read before anything is removed: it may be missing or damaged
     checkpoint = _resumed(request, dataset) if request.resume else None
+    if checkpoint and directory.state() == "complete" and checkpoint.state["epoch"] == request.recipe.epochs:
+        print(f"{request.output} has ended; there is nothing to resume", flush=True)
+        return storage.read_json(storage.join(request.output, "run.json"), "a run")
     directory.begin(resume=request.resume)
-    if checkpoint is None:
-        checkpoint = _fresh(request, dataset)
-    trainer = Trainer(checkpoint, dataset, request.recipe, request.seed, device)
-    history: list[dict[str, Any]] = checkpoint.state["history"]
-    for epoch in range(checkpoint.state["epoch"] + 1, request.recipe.epochs + 1):
-        metrics = trainer.epoch(epoch)
-        history.append(metrics)
-        checkpoint.state.update(epoch=epoch, step=metrics["step"])
-        save_checkpoint(step_directory(request.output, metrics["step"]), checkpoint)
-        directory.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history).encode())
-        for old in checkpoints_of(request.output)[:-_CHECKPOINTS_KEPT]:
-            fs, path = storage.filesystem(old)
-            fs.rm(path, recursive=True)
-        print(_epoch_line(metrics, request.recipe.epochs), flush=True)
+    try:
+        run = Run(request, checkpoint or _fresh(request, dataset), dataset, device)
+        run.go(directory)
+    except BaseException:
+        if not checkpoints_of(request.output):
+            directory.abort()  # there is nothing to resume from
+        raise
+    state = run.checkpoint.state
     summary = {
+        "checkpoint": "checkpoints/" + step_directory("", state["step"]).rsplit("/", 1)[-1],
+        "epochs": state["epoch"],
+        "steps": state["step"],
+    }
+    if run.stopped:
+        return {"stopped": True, **summary}
+    if request.patience is not None and state["best"]:
+        summary["checkpoint"] = "checkpoints/" + step_directory("", state["best"]["step"]).rsplit("/", 1)[-1]
+    summary |= {
         "kind": "nnsparse-stream run",
         "schema_version": 1,
         "recipe": request.recipe.to_json(),
         "seed": request.seed,
-        "checkpoint": f"checkpoints/step-{checkpoint.state['step']:09d}",
-        "epochs": checkpoint.state["epoch"],
-        "steps": checkpoint.state["step"],
-        "metrics": history[-1],
+        "best": state["best"],
+        "metrics": state["history"][-1] if state["history"] else None,
     }
+    directory.write("report.html", _report(state["history"], request).encode())
     directory.complete(storage.to_json(summary))
     return summary
 
@@ -158,29 +166,37 @@ def _fingerprint(dataset: Dataset) -> str:
 
 
 def _fresh(request: TrainingRequest, dataset: Dataset) -> Checkpoint:
-    manifest = dataset.manifest
+    manifest, recipe = dataset.manifest, request.recipe
     # Known: there are training ratings.
     mean, low, high = (float(manifest.ratings[name] or 0.0) for name in ("mean", "min", "max"))
     config = ModelConfig(
         num_columns=manifest.num_columns,
-        hidden=request.recipe.hidden,
-        activation=request.recipe.activation,
-        output_activation=request.recipe.output_activation,
+        hidden=recipe.hidden,
+        activation=recipe.activation,
+        output_activation=recipe.output_activation,
         mean=mean,
+        unit=recipe.unit or (high - low) / 2 or 1.0,
+        mean_damping=recipe.mean_damping,
+        input_scale=recipe.input_scale or None,
+        row_offset=recipe.row_offset,
         rating_min=low,
         rating_max=high,
     )
-    model = RatingAutoencoder(config, torch.Generator().manual_seed(request.seed))
+    generator = torch.Generator().manual_seed(request.seed)
+    model = RatingAutoencoder(config, generator, recipe.initial_std or None)
     state = {
         "axis": manifest.axis,
         "row_id_type": manifest.row_id_type,
         "column_id_type": manifest.column_id_type,
         "vocabulary": vocabulary_fingerprint(manifest),
         "data": _fingerprint(dataset),
-        "recipe": request.recipe.to_json(),
+        "recipe": recipe.to_json(),
         "seed": request.seed,
         "epoch": 0,
+        "cursor": list(Cursor()),
+        "sums": dict(_NO_SUMS),
         "step": 0,
+        "best": None,
         "history": [],
     }
     return Checkpoint(model, dataset.vocabulary(), state, request.output)
@@ -188,16 +204,19 @@ def _fresh(request: TrainingRequest, dataset: Dataset) -> Checkpoint:
 
 def _resumed(request: TrainingRequest, dataset: Dataset) -> Checkpoint | None:
     """The last checkpoint, checked to be of this run; None where the run was killed before its first."""
-    if not checkpoints_of(request.output):
+    found = checkpoints_of(request.output)
+    if not found:
         return None
-    checkpoint = load_model(request.output)
+    checkpoint = load_model(found[-1])
     if checkpoint.state["data"] != _fingerprint(dataset):
         raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
     before = {**checkpoint.state["recipe"], "seed": checkpoint.state["seed"]}
     now = {**request.recipe.to_json(), "seed": request.seed}
-    changed = [name for name in now if name != "epochs" and now[name] != before[name]]
+    # More epochs are no other run, unless the learning rate follows the length of the run.
+    free = {"epochs"} if request.recipe.schedule != "cosine" and not request.recipe.warmup else set()
+    changed = [name for name in now if name not in free and now[name] != before.get(name)]
     if changed:
-        told = ", ".join(f"{name} was {before[name]}, is {now[name]}" for name in changed)
+        told = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
         raise InputError(f"{request.output} cannot be resumed with other settings: {told}")
     if checkpoint.state["epoch"] > request.recipe.epochs:
         raise InputError(
@@ -208,130 +227,172 @@ def _resumed(request: TrainingRequest, dataset: Dataset) -> Checkpoint | None:
     return checkpoint
 
 
-class Trainer:
-    """The steps of a run: minibatches in, weights changed in place."""
+_NO_SUMS = {"entries": 0, "rows": 0, "batches": 0, "loss": 0.0, "squared": 0.0, "seconds": 0.0, "waited": 0.0}
+
+
+class Run:
+    """A run that goes on: steps, epochs, checkpoints, and when to end."""
 
     def __init__(
-        self, checkpoint: Checkpoint, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device
+        self, request: TrainingRequest, checkpoint: Checkpoint, dataset: Dataset, device: torch.device
     ) -> None:
-        """Prepares criterion and optimiser.
+        """Takes up a run at a checkpoint.
 
         Args:
-            checkpoint: holds the model to train, which is moved to the device, and the steps done.
+            request: the run.
+            checkpoint: the model, which is moved to the device, and what has been done.
             dataset: the data set.
-            recipe: what to do.
-            seed: of the run.
             device: where to compute.
         """
-        self.model: RatingAutoencoder = checkpoint.model.to(device).train()
-        self.dataset = dataset
-        self.recipe = recipe
-        self.seed = seed
-        self.device = device
-        self.step = int(checkpoint.state["step"])
-        self.batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
-        self.noise = torch.Generator(device)
-        self.criterion = SDAESparseCriterion(
-            nn.MSELoss(),
-            alpha=recipe.alpha,
-            beta=recipe.beta,
-            hide_ratio=recipe.hide_ratio,
-            average="none",
-            generator=self.noise,
-        )
-        model = self.model
-        biases = [model.encoder_bias, model.decoder_bias, *(layer.bias for layer in model.inner)]
-        self.optimizer = RowSGD(
-            [
-                {
-                    "params": [model.encoder, *(layer.weight for layer in model.inner)],
-                    "weight_decay": recipe.weight_decay,
-                },
-                {"params": [model.decoder], "weight_decay": recipe.decoder_weight_decay},
-                {"params": biases, "weight_decay": 0.0},
-            ],
-            recipe.learning_rate,
-        )
+        self.request, self.checkpoint, self.dataset = request, checkpoint, dataset
+        self.trainer = Trainer(checkpoint, request.recipe, request.seed, device)
+        recipe = request.recipe
+        batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
+        self.stream = TrainingStream(dataset, request.seed, batchifier, device)
+        self.stopped = False
+        self._saved_at = time.monotonic()
 
-    def epoch(self, epoch: int) -> dict[str, Any]:
-        """Trains one epoch.
+    def go(self, directory: storage.OutputDirectory) -> None:
+        """Trains until the run ends, or is stopped."""
+        state, recipe = self.checkpoint.state, self.request.recipe
+        self._write_metrics(directory)  # what a kill between a checkpoint and its metrics left out
+        while state["epoch"] < recipe.epochs and not self._has_to_end() and not self._has_lost_patience():
+            if not self._train_epoch(state["epoch"] + 1):
+                self._save()
+                return
+            metrics = self._end_epoch()
+            self._save()
+            self._write_metrics(directory)
+            print(_epoch_line(metrics, recipe.epochs), flush=True)
 
-        Args:
-            epoch: from 1.
+    def _write_metrics(self, directory: storage.OutputDirectory) -> None:
+        lines = "".join(json.dumps(line) + "\n" for line in self.checkpoint.state["history"])
+        directory.write("metrics.jsonl", lines.encode())
 
-        Returns:
-            Metrics of the epoch, as JSON values; `train_rmse` is that of the corrupted inputs, in rating units.
-        """
-        rate = self.recipe.learning_rate / (1 + epoch * self.recipe.learning_rate_decay)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        entries = rows = 0
-        loss = squared = 0.0
-        started = time.perf_counter()
+    def _train_epoch(self, epoch: int) -> bool:
+        """Trains the rest of an epoch, from the cursor on; False where the run has to end before."""
+        state, recipe = self.checkpoint.state, self.request.recipe
+        sums = state["sums"]
         total = self.dataset.manifest.fold_entries["train"]
+        waited_before, seconds_before = sums["waited"] - self.stream.waited, sums["seconds"]
+        started = time.perf_counter()
+        minibatches = self.stream.epoch(epoch, Cursor(*state["cursor"]))
         with tqdm(
-            total=total, unit=" ratings", unit_scale=True, desc=f"epoch {epoch}", leave=False, disable=None
+            total=total,
+            initial=sums["entries"],
+            unit=" ratings",
+            unit_scale=True,
+            desc=f"epoch {epoch}",
+            leave=False,
+            disable=None,
         ) as bar:
-            for batch in self.batchifier(shuffled_training_rows(self.dataset, self.seed, epoch)):
-                if epoch == 1:
-                    columns = batch.columns.long()
-                    self.model.column_counts.index_add_(
-                        0, columns.to(self.device), torch.ones_like(columns, device=self.device)
-                    )
-                batch_loss, batch_squared = self.train_batch(batch)
-                loss, squared = loss + batch_loss, squared + batch_squared
-                entries, rows = entries + batch.num_entries, rows + batch.num_rows
-                bar.update(batch.num_entries)
-                bar.set_postfix_str(
-                    f"loss {loss / rows:.4f}, rmse {math.sqrt(squared / entries):.4f}, {peak_memory() / 1e6:,.0f} MB",
-                    refresh=False,
-                )
-        seconds = time.perf_counter() - started
-        if not math.isfinite(loss):
-            raise InputError(f"training diverged in epoch {epoch}: the loss is {loss}; lower --learning_rate")
-        return {
+            for minibatch in minibatches:
+                if self._has_to_end():
+                    minibatches.close()
+                    return False
+                rows = minibatch.rows
+                progress = (epoch - 1 + sums["entries"] / total) / recipe.epochs
+                loss, squared = self.trainer.train_batch(rows, recipe.learning_rate_at(epoch, progress), epoch == 1)
+                state["step"] += 1
+                state["cursor"] = list(minibatch.after)
+                for name, value in (
+                    ("entries", rows.num_entries),
+                    ("rows", rows.num_rows),
+                    ("batches", 1),
+                    ("loss", loss),
+                    ("squared", squared),
+                ):
+                    sums[name] += value
+                sums["seconds"] = seconds_before + time.perf_counter() - started
+                sums["waited"] = waited_before + self.stream.waited
+                bar.update(rows.num_entries)
+                bar.set_postfix_str(_postfix(sums, recipe), refresh=False)
+                if not math.isfinite(loss):
+                    raise self._diverged(epoch)
+                if self._is_due():
+                    self._save()
+                self.stopped = stop_requested.is_set()
+        return True
+
+    def _end_epoch(self) -> dict[str, Any]:
+        """Judges the model, adds the epoch's metrics to the history, and returns them."""
+        state, sums, recipe = self.checkpoint.state, self.checkpoint.state["sums"], self.request.recipe
+        epoch = state["epoch"] + 1
+        if not all(bool(parameter.isfinite().all()) for parameter in self.trainer.model.parameters()):
+            raise self._diverged(epoch)
+        validation = self._validate()
+        metrics = {
             "epoch": epoch,
-            "step": self.step,
-            "learning_rate": rate,
-            "loss": loss / rows,
-            "train_rmse": math.sqrt(squared / entries),
-            "validation": self.validate(),
-            "ratings": entries,
-            "seconds": round(seconds, 3),
-            "ratings_per_second": round(entries / seconds),
+            "step": state["step"],
+            "learning_rate": self.trainer.learning_rate,
+            "loss": sums["loss"] / sums[recipe.loss_average],
+            "train_rmse": math.sqrt(sums["squared"] / sums["entries"]),
+            "validation": validation,
+            "ratings": sums["entries"],
+            "seconds": round(sums["seconds"], 3),
+            "ratings_per_second": round(sums["entries"] / max(sums["seconds"], 1e-9)),
+            "batch_fill": sums["rows"] / sums["batches"] / recipe.batch_rows,
+            "waiting_for_data": sums["waited"] / max(sums["seconds"], 1e-9),
             "peak_memory_bytes": peak_memory(),
         }
+        state["history"].append(metrics)
+        if validation and (state["best"] is None or validation["rmse"] < state["best"]["rmse"]):
+            state["best"] = {"epoch": epoch, "step": state["step"], "rmse": validation["rmse"]}
+        state["epoch"], state["cursor"], state["sums"] = epoch, list(Cursor()), dict(_NO_SUMS)
+        return metrics
 
-    def train_batch(self, batch: SparseRows) -> tuple[float, float]:
-        """One step on a minibatch of raw ratings.
-
-        Returns:
-            The loss summed over the minibatch, and the squared errors' sum in squared rating units.
-        """
-        self.step += 1
-        # The corruption is a function of (seed, step): a resumed run draws what the unbroken one would have drawn.
-        self.noise.manual_seed((self.seed * 0x9E3779B97F4A7C15 + self.step) & (2**63 - 1))
-        ratings = batch.to(self.device, non_blocking=True)
-        targets = self.model.residuals(ratings, self.model.row_means(ratings))
-        transposed = Transposed.of(targets)
-        inputs = prepare_input(self.criterion, targets)
-        estimates = self.model.estimate(inputs, targets, transposed)
-        loss = self.criterion(estimates, targets)
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss / batch.num_rows).backward()
-        self.optimizer.step()
-        with torch.no_grad():
-            squared = (estimates.values - targets.values).square().sum() * self.model.half_range**2
-        return float(loss.detach()), float(squared)
-
-    def validate(self) -> dict[str, float] | None:
+    def _validate(self) -> dict[str, float] | None:
         """RMSE and MAE of the validation fold; None where the data set has none."""
         if not self.dataset.manifest.fold_entries["validation"]:
             return None
         sums = ErrorSums()
         for batch in self.dataset.batches():
-            sums += evaluate_batch(self.model, batch, 1)
+            sums += evaluate_batch(self.trainer.model, batch, 1)
         return {"rmse": sums.rmse, "mae": sums.mae}
+
+    def _diverged(self, epoch: int) -> InputError:
+        ratings = self.dataset.manifest.ratings
+        return InputError(
+            f"training diverged in epoch {epoch}, at a learning rate of {self.trainer.learning_rate:g}: lower "
+            f"--learning_rate, or look for extreme ratings (those of {self.dataset.url} lie between {ratings['min']:g} "
+            f"and {ratings['max']:g})"
+        )
+
+    def _has_to_end(self) -> bool:
+        limit = self.request.max_steps
+        return self.stopped or (limit is not None and self.checkpoint.state["step"] >= limit)
+
+    def _has_lost_patience(self) -> bool:
+        state, patience = self.checkpoint.state, self.request.patience
+        return (
+            patience is not None and state["best"] is not None and state["epoch"] - state["best"]["epoch"] >= patience
+        )
+
+    def _is_due(self) -> bool:
+        steps, minutes = self.request.checkpoint_steps, self.request.checkpoint_minutes
+        if steps is not None and self.checkpoint.state["step"] % steps == 0:
+            return True
+        return minutes is not None and time.monotonic() - self._saved_at >= minutes * 60
+
+    def _save(self) -> None:
+        """Writes a checkpoint, and removes those that are not to be kept."""
+        state, output = self.checkpoint.state, self.request.output
+        save_checkpoint(step_directory(output, state["step"]), self.checkpoint, self.trainer.optimizer)
+        self._saved_at = time.monotonic()
+        best = state["best"] and step_directory(output, state["best"]["step"])
+        for old in checkpoints_of(output)[: -self.request.keep_checkpoints]:
+            if old != best:
+                fs, path = storage.filesystem(old)
+                fs.rm(path, recursive=True)
+
+
+def _postfix(sums: dict[str, Any], recipe: Recipe) -> str:
+    return (
+        f"loss {sums['loss'] / sums[recipe.loss_average]:.4f}, "
+        f"rmse {math.sqrt(sums['squared'] / sums['entries']):.4f}, "
+        f"fill {sums['rows'] / sums['batches'] / recipe.batch_rows:.0%}, "
+        f"waiting {sums['waited'] / max(sums['seconds'], 1e-9):.0%}, {peak_memory() / 1e6:,.0f} MB"
+    )
 
 
 def _epoch_line(metrics: dict[str, Any], epochs: int) -> str:
@@ -340,5 +401,22 @@ def _epoch_line(metrics: dict[str, Any], epochs: int) -> str:
     return (
         f"epoch {metrics['epoch']:>3}/{epochs}  loss {metrics['loss']:.4f}  train RMSE {metrics['train_rmse']:.4f}  "
         f"{judged}{metrics['seconds']:.1f} s  {metrics['ratings_per_second']:,} ratings/s  "
-        f"peak {metrics['peak_memory_bytes'] / 1e6:,.0f} MB"
+        f"waiting {metrics['waiting_for_data']:.0%}  peak {metrics['peak_memory_bytes'] / 1e6:,.0f} MB"
     )
+
+
+def _report(history: list[dict[str, Any]], request: TrainingRequest) -> str:
+    """The learning curve as an HTML page."""
+    epochs = [line["epoch"] for line in history]
+    lines = [report.Series("training, corrupted input", epochs, [line["train_rmse"] for line in history])]
+    if history and history[0]["validation"]:
+        lines.append(report.Series("validation", epochs, [line["validation"]["rmse"] for line in history]))
+    curve = [report.line_chart(lines, "epoch", "RMSE", "RMSE by epoch, in rating units.")] if history else []
+    recipe = [(name, str(value)) for name, value in request.recipe.to_json().items()]
+    parts = [
+        report.section("Learning curve"),
+        *curve,
+        report.section("Recipe"),
+        report.table(("field", "value"), recipe),
+    ]
+    return report.page("Training run", f"{request.data}, seed {request.seed}", parts)

@@ -1,6 +1,7 @@
 """The console command `nnsparse-stream`: finds the subcommand, runs it, turns errors into exit codes.
 
-Exit codes: 0 done, 2 the user's input or flags are at fault, 1 anything else.
+Exit codes: 0 done, 2 the user's input or flags are at fault, 143 training was stopped by a signal and can be resumed,
+1 anything else.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         print(f"nnsparse-stream {name}: {error}", file=sys.stderr)
         return 2
+    except SystemExit as stopped:  # a command that ends with a code of its own
+        return int(stopped.code or 0)
     except KeyboardInterrupt:
         print(f"nnsparse-stream {name}: interrupted", file=sys.stderr)
         return 1

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from nnsparse_stream.errors import InputError
 from pipelines.options import positive_int
+
+#: Exit code of a run that a signal ended after it wrote a checkpoint.
+STOPPED = 143
 
 DESCRIPTION = """\
 Train a sparse autoencoder on a data set that `prepare` wrote.
 
 Writes checkpoints (safetensors and JSON), metrics.jsonl and run.json to --output. A run that was killed goes on from
-its last checkpoint with --resume, and ends with the same weights, bit for bit.
+its last checkpoint with --resume, and ends with the same weights, bit for bit. SIGTERM and Ctrl-C write a checkpoint
+first; the exit code is then 143.
 
   nnsparse-stream train --data data/ml --output runs/ml --preset cfn
 """
@@ -25,22 +35,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         default="cfn",
         metavar="NAME",
-        help="the recipe (default: cfn, the one of CFN on MovieLens-1M); the flags below replace parts of it",
+        help="the recipe: cfn (the default; that of CFN on MovieLens-1M), best (rows are items), best-user (rows are "
+        "users)",
     )
-    recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--epochs", type=positive_int, metavar="N", help="passes over the training fold")
-    recipe.add_argument("--hidden", type=_sizes, metavar="N[,N...]", help="units of each hidden layer, outermost first")
-    recipe.add_argument("--learning_rate", type=float, metavar="X", help="of SGD, in the first epoch")
-    recipe.add_argument("--weight_decay", type=float, metavar="X", help="L2 coefficient of encoder and inner layers")
-    recipe.add_argument("--decoder_weight_decay", type=float, metavar="X", help="L2 coefficient of the decoder")
-    recipe.add_argument("--hide_ratio", type=float, metavar="X", help="fraction of the input hidden while training")
-    recipe.add_argument("--batch_rows", type=positive_int, metavar="N", help="rows of a minibatch")
+    from nnsparse_stream.presets import Recipe
+
+    recipe = parser.add_argument_group("recipe", "replaces parts of the preset")
+    for field in dataclasses.fields(Recipe):
+        recipe.add_argument(f"--{field.name}", type=_TYPES[str(field.type)], metavar="X", help=field.metadata["help"])
     run = parser.add_argument_group("run")
-    run.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, order and corruption (default: 0)")
+    run.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, order and corruption (default: 0)")
     run.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto, a GPU where there is one)"
     )
     run.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: torch's choice)")
+    run.add_argument("--steps", type=positive_int, metavar="N", help="end after so many minibatches (default: epochs)")
+    run.add_argument(
+        "--patience",
+        type=positive_int,
+        metavar="N",
+        help="end when the validation RMSE has not improved for N epochs; the model is then the best epoch's",
+    )
+    run.add_argument("--checkpoint_steps", type=positive_int, metavar="N", help="a checkpoint every N minibatches, too")
+    run.add_argument("--checkpoint_minutes", type=float, metavar="X", help="a checkpoint every X minutes, too")
+    run.add_argument(
+        "--keep_checkpoints",
+        type=positive_int,
+        default=2,
+        metavar="N",
+        help="the latest N are kept, and the best by validation RMSE (default: 2)",
+    )
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --output")
 
@@ -49,34 +73,43 @@ def _sizes(text: str) -> tuple[int, ...]:
     return tuple(positive_int(part) for part in text.split(","))
 
 
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 2^63)")
+    return value
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text} is neither true nor false")
+    return text.lower() == "true"
+
+
+# By the annotations of Recipe's fields.
+_TYPES: dict[str, Callable[[str], Any]] = {
+    "tuple[int, ...]": _sizes,
+    "bool": _flag,
+    "int": positive_int,
+    "float": float,
+    "str": str,
+}
+
+
 def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
-    """Trains.
+    """Trains; ends with `SystemExit(STOPPED)` where a signal stopped the run.
 
     Raises:
         InputError: the user's input or flags are at fault.
     """
-    from nnsparse_stream.presets import recipe
+    from nnsparse_stream.presets import Recipe, recipe
     from pipelines.running import run_pipeline
 
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
-    if args.hide_ratio is not None and not 0 <= args.hide_ratio < 1:
-        raise InputError(f"--hide_ratio {args.hide_ratio} is not in [0, 1)")
-    for flag in ("learning_rate", "weight_decay", "decoder_weight_decay"):
-        if getattr(args, flag) is not None and not getattr(args, flag) >= 0:
-            raise InputError(f"--{flag} {getattr(args, flag)} is not 0 or more")
-    chosen = recipe(
-        args.preset,
-        epochs=args.epochs,
-        hidden=args.hidden,
-        learning_rate=args.learning_rate,
-        weight_decay=args.weight_decay,
-        decoder_weight_decay=args.decoder_weight_decay,
-        hide_ratio=args.hide_ratio,
-        batch_rows=args.batch_rows,
-    )
+    chosen = recipe(args.preset, **{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
 
-    from nnsparse_stream.training import TrainingRequest
+    from nnsparse_stream.training import TrainingRequest, stop_requested
     from transforms.train import TrainAutoencoder
 
     request = TrainingRequest(
@@ -86,11 +119,41 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         seed=args.seed,
         device=args.device,
         threads=args.threads,
+        max_steps=args.steps,
+        patience=args.patience,
+        checkpoint_steps=args.checkpoint_steps,
+        checkpoint_minutes=args.checkpoint_minutes,
+        keep_checkpoints=args.keep_checkpoints,
         resume=args.resume,
         overwrite=args.overwrite,
     )
-    run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request), beam_flags)
+    with _stopping_by_signal(stop_requested):
+        run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request), beam_flags)
+        if stop_requested.is_set():
+            print(f"stopped; a checkpoint is in {args.output}; --resume goes on from there", flush=True)
+            raise SystemExit(STOPPED)
     print(f"the model is in {args.output}")
+
+
+@contextlib.contextmanager
+def _stopping_by_signal(stop_requested: threading.Event) -> Iterator[None]:
+    """SIGTERM and Ctrl-C make a run in this process write a checkpoint and end; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if stop_requested.is_set():
+            raise KeyboardInterrupt
+        stop_requested.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stop_requested.clear()
 
 
 if __name__ == "__main__":

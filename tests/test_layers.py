@@ -8,7 +8,8 @@ from hypothesis import given
 from strategies import sparse_rows
 from torch import nn
 
-from nnsparse_stream.layers import Densify, SparseLinearBatch, Sparsifier
+from nnsparse_stream.layers import Densify, SampledLinear, SparseLinearBatch, Sparsifier
+from nnsparse_stream.row_gradient import RowGradient
 from nnsparse_stream.rows import SparseRows
 
 ODD = SparseRows.from_rows([([4, 1, 4], [1.0, 0.0, -2.0]), ([], []), ([0], [0.5])], 5, torch.float64)
@@ -30,12 +31,9 @@ def test_gradients_are_those_of_the_dense_layer(rows):
         layer = SparseLinearBatch.from_linear(linear, sparse=sparse)
         layer(rows).square().sum().backward()
         weight_grad, expected = layer.weight.grad, linear.weight.grad.t()
-        if weight_grad is None:  # no entries, nothing to learn
-            assert sparse
-            assert not expected.any()
-            continue
-        assert weight_grad.is_sparse is sparse
-        torch.testing.assert_close(weight_grad.to_dense(), expected, rtol=1e-12, atol=1e-12)
+        assert isinstance(weight_grad, RowGradient) is sparse
+        weight_grad = weight_grad.to_dense() if sparse else weight_grad
+        torch.testing.assert_close(weight_grad, expected, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(layer.bias.grad, linear.bias.grad, rtol=1e-12, atol=1e-12)
 
 
@@ -96,6 +94,40 @@ def test_an_index_out_of_range_names_row_and_column():
         SparseLinearBatch(6, 3)(ODD)
     with pytest.raises(ValueError, match="exclude each other"):
         SparseLinearBatch(5, 3, input_grad=True, sparse=True)
+
+
+@given(sparse_rows(num_columns=5))
+def test_sampled_outputs_and_gradients_are_those_of_the_dense_layer(rows):
+    x = torch.randn(rows.num_rows, 3, dtype=torch.float64)
+    for bias in (False, True):
+        linear = nn.Linear(3, 5, bias=bias).double()
+        dense_x = x.clone().requires_grad_()
+        expected = linear(dense_x)[rows.row_indices().long(), rows.columns.long()]
+        expected.square().sum().backward()
+        for sparse in (False, True):
+            layer = SampledLinear(3, 5, bias=bias, sparse=sparse).double()
+            layer.load_state_dict(linear.state_dict())
+            our_x = x.clone().requires_grad_()
+            output = layer(our_x, rows)
+            torch.testing.assert_close(output.values, expected, rtol=1e-12, atol=1e-12)
+            assert torch.equal(output.columns, rows.columns)
+            output.values.square().sum().backward()
+            torch.testing.assert_close(our_x.grad, dense_x.grad, rtol=1e-12, atol=1e-12)
+            for ours, reference in zip(layer.parameters(), linear.parameters(), strict=True):
+                assert isinstance(ours.grad, RowGradient) is sparse
+                gradient = ours.grad.to_dense() if sparse else ours.grad
+                torch.testing.assert_close(gradient, reference.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_sampled_linear_starts_like_linear_and_names_what_is_out_of_range():
+    torch.manual_seed(0)
+    layer = SampledLinear(400, 50)
+    assert 0.049 < layer.weight.abs().max() <= 0.05
+    assert layer.bias.abs().max() <= 0.05
+    assert repr(layer) == "SampledLinear(in_features=400, out_features=50, bias=True, sparse=False)"
+    rows = SparseRows(torch.tensor([0, 1]), torch.tensor([5]), torch.ones(1), 5)
+    with pytest.raises(ValueError, match="row 0 holds column 5, but there are 5 columns"):
+        SampledLinear(3, 5)(torch.ones(1, 3), rows)
 
 
 def test_densify_fills_and_passes_the_gradient():

@@ -17,7 +17,7 @@ RATINGS = SparseRows.from_rows(
 
 
 def make_model(hidden=(6,), seen=range(7), **fields):
-    config = ModelConfig(8, hidden, mean=3.5, rating_min=1.0, rating_max=5.0, **fields)
+    config = ModelConfig(8, hidden, mean=3.5, unit=2.0, rating_min=1.0, rating_max=5.0, **fields)
     model = RatingAutoencoder(config, torch.Generator().manual_seed(3))
     model.column_counts[list(seen)] = 1
     return model
@@ -79,7 +79,7 @@ def test_top_k_equals_a_full_sort_whatever_the_tiles(k, tile, seed):
     for row in range(3):
         taboo = {3, 7, *RATINGS[row].columns.tolist()}
         expected = sorted((c for c in range(8) if c not in taboo), key=lambda c: -dense[row, c].item())[:k]
-        missing = k - len(expected)
+        missing = min(k, 8) - len(expected)
         assert columns[row].tolist() == expected + [-1] * missing
         torch.testing.assert_close(scores[row, : len(expected)], dense[row, expected])
         assert (scores[row, len(expected) :] == -torch.inf).all()
@@ -90,8 +90,10 @@ def test_top_k_orders_equal_scores_by_column():
     with torch.no_grad():
         model.decoder.zero_()
         model.decoder_bias.zero_()
-    columns, _ = model.top_k(RATINGS, 7)
-    assert columns[1].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    for tile in (1, 3, 8):
+        for k in (2, 7):
+            columns, _ = model.top_k(RATINGS, k, tile_columns=tile)
+            assert columns[1].tolist() == list(range(k))
 
 
 def test_configurations_that_make_no_model_are_refused():
@@ -108,8 +110,21 @@ def test_a_configuration_survives_json():
     assert ModelConfig.from_json(config.to_json()) == config
 
 
-def test_a_constant_rating_range_does_not_divide_by_zero():
-    config = ModelConfig(2, (2,), mean=1.0, rating_min=1.0, rating_max=1.0)
-    model = RatingAutoencoder(config)
-    ratings = SparseRows.from_dense(torch.tensor([[1.0, 0.0]]))
-    assert model.predict(ratings).tolist() == [[1.0, 1.0]]
+def test_inputs_are_scaled_by_their_visible_entries_and_rows_have_offsets():
+    model = make_model(input_scale=3.0, row_offset=True, mean_damping=2.0, output_activation="identity")
+    with torch.no_grad():
+        model.row_offset.normal_(generator=torch.Generator().manual_seed(1))
+    means = model.row_means(RATINGS)
+    torch.testing.assert_close(means, torch.tensor([(12 + 2 * 3.5) / 5, 3.5, (2 + 2 * 3.5) / 3]))
+    residuals = model.residuals(RATINGS, means)
+    visible = torch.tensor([True, False, True, True])
+    hidden = residuals.with_values(residuals.values * visible)
+    estimates = model.estimate(hidden, residuals, visible).values
+    dense = hidden.to_dense() * 3 / torch.tensor([2.0, 1.0, 1.0]).sqrt()[:, None]
+    code = torch.tanh(dense @ model.encoder + model.encoder_bias)
+    output = code @ model.decoder.t() + model.decoder_bias + (code @ model.row_offset)[:, None]
+    torch.testing.assert_close(estimates, output[residuals.row_indices().long(), residuals.columns.long()])
+    every = SparseRows.from_dense(torch.ones(3, 8))
+    torch.testing.assert_close(
+        model.predict_at(RATINGS, every).view(3, 8), model.predict(RATINGS), rtol=1e-6, atol=1e-6
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.presets import Recipe, recipe
 from nnsparse_stream.rows import SparseRows
-from nnsparse_stream.training import Trainer, TrainingRequest, train
+from nnsparse_stream.trainer import Trainer
+from nnsparse_stream.training import TrainingRequest, stop_requested, train
 from pipelines import cli
 
 SMALL = recipe("cfn", hidden=(8,), epochs=3)
@@ -54,45 +56,153 @@ def test_a_resumed_run_ends_with_the_weights_and_metrics_of_an_unbroken_one(trai
     train(request(trained, whole))
     train(request(trained, broken, recipe=recipe("cfn", hidden=(8,), epochs=1)))
     train(request(trained, broken, resume=True))
-    ours, theirs = weights_of(broken), weights_of(whole)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    timeless = [
-        [{k: v for k, v in json.loads(line).items() if k in ("epoch", "step", "loss", "train_rmse", "validation")}
-         for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (whole, broken)
-    ]  # fmt: skip
-    assert timeless[0] == timeless[1]
+    assert_same_run(broken, whole)
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_weights(trained, tmp_path):
-    train(request(trained, tmp_path / "whole", recipe=recipe("cfn", hidden=(8,), epochs=40)))
-    flags = ["--data", trained.data, "--output", str(tmp_path / "killed"), "--hidden", "8", "--epochs", "40",
-             "--threads", "1"]  # fmt: skip
+def start(trained, output, *flags):
+    """A training process."""
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.train",
+        "--data",
+        trained.data,
+        "--output",
+        str(output),
+        "--threads",
+        "1",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen([sys.executable, "-m", "pipelines.train", *flags], env=environment)
+    return subprocess.Popen([*command, *flags], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_checkpoints(output, count, process):
     deadline = time.monotonic() + 100
-    while not checkpoints_of(str(tmp_path / "killed")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while len(checkpoints_of(str(output))) < count and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it was stopped"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("preset", ["cfn", "best-user"])
+def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_weights_and_metrics(trained, tmp_path, preset):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    small = recipe(preset, hidden=(8,), epochs=30, batch_rows=5)
+    train(request(trained, whole, recipe=small))
+    flags = ["--preset", preset, "--hidden", "8", "--epochs", "30", "--batch_rows", "5", "--checkpoint_steps", "7",
+             "--keep_checkpoints", "1000"]  # fmt: skip
+    process = start(trained, killed, *flags)
+    wait_for_checkpoints(killed, 3, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "killed" / "run.json").exists(), "the run ended before it was killed"
-
+    assert not (killed / "run.json").exists(), "the run ended before it was killed"
     with pytest.raises(InputError, match=r"did not finish; pass --resume to go on, or --overwrite"):
-        train(request(trained, tmp_path / "killed"))
-    assert cli.main(["train", *flags, "--resume"]) == 0
-    ours, theirs = weights_of(tmp_path / "killed"), weights_of(tmp_path / "whole")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        train(request(trained, killed, recipe=small))
+    # Stopped twice more in the middle of an epoch, without another process, then to the end.
+    for steps in (load_model(checkpoints_of(str(killed))[-1]).state["step"] + extra for extra in (40, 93)):
+        train(request(trained, killed, recipe=small, resume=True, max_steps=steps, checkpoint_steps=1))
+    train(request(trained, killed, recipe=small, resume=True))
+    assert_same_run(killed, whole)
+
+
+def assert_same_run(one, other):
+    ours, theirs = weights_of(one), weights_of(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    timeless = ("epoch", "step", "learning_rate", "loss", "train_rmse", "validation", "ratings", "batch_fill")
+    histories = [
+        [
+            {name: json.loads(line)[name] for name in timeless}
+            for line in (run / "metrics.jsonl").read_text().splitlines()
+        ]
+        for run in (one, other)
+    ]
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_ends_the_run_with_143(trained, tmp_path, number):
+    process = start(trained, tmp_path / "run", "--hidden", "8", "--epochs", "100000")
+    wait_for_checkpoints(tmp_path / "run", 1, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "--resume goes on from there" in output
+    state = load_model(str(tmp_path / "run")).state
+    assert state["step"] == max(
+        int(Path(url).name.removeprefix("step-")) for url in checkpoints_of(str(tmp_path / "run"))
+    )
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_finished_run_is_not_touched_by_resume(trained, tmp_path):
+    run = tmp_path / "run"
+    train(request(trained, run))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    train(request(trained, run, resume=True))
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert stop_requested.is_set() is False
+
+
+def test_patience_ends_the_run_and_the_model_is_the_best_epochs(trained, tmp_path):
+    overfitting = recipe("cfn", hidden=(64,), epochs=60, weight_decay=0.0, decoder_weight_decay=0.0, learning_rate=0.3)
+    summary = train(request(trained, tmp_path / "run", recipe=overfitting, patience=2))
+    history = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    errors = [line["validation"]["rmse"] for line in history]
+    assert len(errors) < 60
+    best = min(range(len(errors)), key=errors.__getitem__)
+    assert best == len(errors) - 3
+    assert summary["best"] == {"epoch": best + 1, "step": history[best]["step"], "rmse": errors[best]}
+    assert load_model(str(tmp_path / "run")).state["step"] == history[best]["step"]
+    assert {Path(url).name for url in checkpoints_of(str(tmp_path / "run"))} == {
+        f"step-{history[epoch]['step']:09d}" for epoch in (best, len(errors) - 2, len(errors) - 1)
+    }
+
+
+def test_a_run_ends_after_the_steps_that_it_was_given(trained, tmp_path):
+    summary = train(request(trained, tmp_path / "run", max_steps=17))
+    assert summary["steps"] == 17
+    assert load_model(str(tmp_path / "run")).state["step"] == 17
+
+
+def test_checkpoints_are_written_by_time(trained, tmp_path):
+    train(request(trained, tmp_path / "run", max_steps=5, checkpoint_minutes=1e-9, keep_checkpoints=100))
+    assert [int(Path(url).name.removeprefix("step-")) for url in checkpoints_of(str(tmp_path / "run"))] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+
+
+def test_the_learning_rate_follows_its_schedule():
+    inverse = recipe("cfn")
+    assert inverse.learning_rate_at(2, 0.2) == pytest.approx(0.06 / (1 + 2 * 0.176))
+    cosine = Recipe(learning_rate=1.0, schedule="cosine", warmup=0.1)
+    assert [cosine.learning_rate_at(1, p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert Recipe(learning_rate=0.3).learning_rate_at(7, 0.9) == 0.3
+
+
+def test_clipping_bounds_the_step(trained):
+    clipped = Recipe(hidden=(4,), learning_rate=1.0, clip_norm=1e-3, hide_ratio=0.0)
+    checkpoint = load_model(trained.run)
+    checkpoint.state["step"] = 0
+    trainer = Trainer(checkpoint, clipped, 0, torch.device("cpu"))
+    before = {name: value.clone() for name, value in checkpoint.model.named_parameters()}
+    width = checkpoint.model.config.num_columns
+    trainer.train_batch(SparseRows.from_rows([(torch.tensor([0, 1]), torch.tensor([5.0, 1.0]))], width), 1.0)
+    moved = sum((value - before[name]).square().sum() for name, value in checkpoint.model.named_parameters())
+    assert float(moved.detach()) ** 0.5 == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_a_step_equals_dense_autograd_and_sgd_on_the_touched_rows(trained, tmp_path):
-    dataset = Dataset(trained.data)
     plan = Recipe(hidden=(4,), alpha=1.5, beta=0.5, hide_ratio=0.3, learning_rate=0.1, learning_rate_decay=0.0,
                   weight_decay=0.2, decoder_weight_decay=0.3)  # fmt: skip
     train(request(trained, tmp_path / "run", recipe=recipe("cfn", hidden=(4,), epochs=1)))
     checkpoint: Checkpoint = load_model(str(tmp_path / "run"))
     checkpoint.model.double()
-    trainer = Trainer(checkpoint, dataset, plan, seed=5, device=torch.device("cpu"))
+    checkpoint.state["step"] = 0  # no optimiser state to take up
+    trainer = Trainer(checkpoint, plan, seed=5, device=torch.device("cpu"))
     batch = SparseRows.from_rows(
         [
             (torch.tensor([0, 3, 7]), torch.tensor([5.0, 3.0, 4.0]).double()),
@@ -102,12 +212,12 @@ def test_a_step_equals_dense_autograd_and_sgd_on_the_touched_rows(trained, tmp_p
     )
     model = checkpoint.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    trainer.train_batch(batch)
+    trainer.train_batch(batch, 0.1)
 
     dense = {name: value.clone().requires_grad_() for name, value in before.items() if value.is_floating_point()}
     x = torch.zeros(2, model.config.num_columns, dtype=torch.float64)
     rows, columns = batch.row_indices().long(), batch.columns.long()
-    targets = (batch.values - torch.tensor([4.0, 1.5]).double()[rows]) / model.half_range
+    targets = (batch.values - torch.tensor([4.0, 1.5]).double()[rows]) / model.config.unit
     hidden = trainer.criterion.corrupted
     x[rows, columns] = torch.where(hidden, 0.0, targets)
     code = torch.tanh(x @ dense["encoder"] + dense["encoder_bias"])
@@ -149,10 +259,26 @@ def test_a_data_set_without_training_ratings_is_refused(trained, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_divergence_is_an_error_that_says_what_to_do(trained, tmp_path):
-    exploding = recipe("cfn", hidden=(8,), epochs=3, learning_rate=1e12, weight_decay=1e3)
-    with pytest.raises(InputError, match=r"diverged .* lower --learning_rate"):
-        train(request(trained, tmp_path / "run", recipe=exploding))
+@pytest.mark.parametrize("rate", [1e3, 1e12, 1e30])
+def test_divergence_is_an_error_that_says_what_to_do_and_leaves_nothing(trained, tmp_path, rate, capsys):
+    flags = ["--hidden", "8", "--epochs", "3", "--learning_rate", str(rate), "--output_activation", "identity"]
+    assert cli.main(["train", "--data", trained.data, "--output", str(tmp_path / "run"), *flags]) == 2
+    assert "lower --learning_rate" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failure_before_the_first_checkpoint_leaves_nothing_and_removes_nothing(trained, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(trained.data, data)
+    train(request(trained, run))
+    before = sorted(path for path in run.rglob("*"))
+    shutil.rmtree(data / "columns")
+    with pytest.raises(InputError, match="columns/part"):
+        train(request(trained, run, data=str(data), overwrite=True))
+    assert sorted(path for path in run.rglob("*")) == before
+    with pytest.raises(InputError, match="columns/part"):
+        train(request(trained, tmp_path / "new", data=str(data)))
+    assert not (tmp_path / "new").exists()
 
 
 def test_cuda_where_there_is_none_is_refused(trained, tmp_path):

@@ -28,7 +28,7 @@ class CheckpointHandle:
 
     def _load(self) -> Checkpoint:
         from nnsparse_stream.checkpoint import load_model
-        from nnsparse_stream.training import pick_device
+        from nnsparse_stream.trainer import pick_device
 
         checkpoint = load_model(self._url)
         checkpoint.model.to(pick_device("auto"))

@@ -1,0 +1,302 @@
+"""Compiled loops over sparse rows on the CPU: products, gradients of distinct columns, and updates fused with them.
+
+Numba compiles each function for float32 or float64 on its first call and keeps the machine code in a cache on disk. The
+loops run on one thread and release the interpreter's lock. Nothing here checks its arguments: an index out of range
+reads or writes foreign memory, so `kernels` checks every block first.
+
+No gradient row is ever written to memory by an update: it is summed in a buffer of one row, which stays in the
+processor's cache, and applied at once. That is where these loops beat the same steps by torch operations
+(benchmarks/RESULTS.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+# Sums may be reassociated, products and sums contracted to one instruction: that vectorises them, in an order which
+# depends on the machine code only, so that results repeat bit by bit. NaN and infinity keep their meaning, which
+# fastmath=True would drop.
+_FAST = {"reassoc", "contract", "nsz"}
+_RADIX_BITS = 11
+_CACHE_LINE = 64
+# How many rows ahead of its use a row is called into the cache: 2 takes half the time of none where the matrix does not
+# fit into the cache, 1 takes a fifth more, 4 no less.
+_AHEAD = 2
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+Array = NDArray[Any]
+
+
+def _compiled(function: _Function) -> _Function:
+    """Compiles on first use; without a cache where no directory for one can be written, as in some containers."""
+    try:
+        return cast(_Function, numba.njit(function, cache=True, nogil=True, fastmath=_FAST))
+    except RuntimeError:
+        return cast(_Function, numba.njit(function, nogil=True, fastmath=_FAST))
+
+
+def _emit_prefetch(typing_context: Any, address: Any) -> Any:
+    """Asks the processor for the cache line at an address; it changes nothing that a program can see."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        call = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        target = builder.module.declare_intrinsic("llvm.prefetch", [pointer], call)
+        # To be read (0), and kept in all levels of the cache (3), of the data cache (1).
+        flags = [ir.Constant(number, flag) for flag in (0, 3, 1)]
+        builder.call(target, [builder.inttoptr(arguments[0], pointer), *flags])
+        return context.get_dummy_value()
+
+    return numba.types.void(numba.types.intp), generate
+
+
+_prefetch: Any = intrinsic(_emit_prefetch)
+
+
+@_compiled
+def _prefetch_row(matrix: Array, columns: Array, place: int) -> None:
+    """Calls the row of `matrix` into the cache that `columns` names at a place, where there is one."""
+    if place < len(columns):
+        start = matrix.ctypes.data + columns[place] * matrix.strides[0]
+        for byte in range(0, matrix.shape[1] * matrix.itemsize, _CACHE_LINE):
+            _prefetch(start + byte)
+
+
+class Factors(NamedTuple):
+    """A row gradient as these loops read it: the row of a column is the sum of `weights[e] * vectors[row of e]`.
+
+    Attributes:
+        columns: int32 (distinct,), ascending.
+        offsets: int32 (distinct + 1,), where the entries of each column start in `order`.
+        order: int32 (entries,), the entries by column.
+        rows: int32 (entries,), the row of each entry in that order.
+        weights: (entries,), in the order of the block.
+        vectors: (rows, units).
+    """
+
+    columns: Array
+    offsets: Array
+    order: Array
+    rows: Array
+    weights: Array
+    vectors: Array
+
+
+@_compiled
+def transpose(offsets: Array, columns: Array, num_columns: int) -> tuple[Array, Array, Array, Array]:
+    """Sorts the entries of a block by column, stably, by a radix sort: O(entries), whatever the number of columns.
+
+    Args:
+        offsets: int32 (rows + 1,).
+        columns: int32 (entries,), each in [0, num_columns).
+        num_columns: columns of the block.
+
+    Returns:
+        `order` and `rows` (entries,), distinct columns and their offsets, all int32, as `Transposed` describes them.
+    """
+    num_entries = len(columns)
+    keys, order = columns, np.arange(num_entries).astype(np.int32)
+    starts = np.empty(1 << _RADIX_BITS, np.int64)
+    shift = 0
+    while shift == 0 or (num_columns - 1) >> shift > 0:
+        starts[:] = 0
+        for entry in range(num_entries):
+            starts[(keys[entry] >> shift) & ((1 << _RADIX_BITS) - 1)] += 1
+        total = 0
+        for digit in range(len(starts)):
+            total, starts[digit] = total + starts[digit], total
+        sorted_keys, sorted_order = np.empty_like(keys), np.empty_like(order)
+        for entry in range(num_entries):
+            digit = (keys[entry] >> shift) & ((1 << _RADIX_BITS) - 1)
+            sorted_keys[starts[digit]], sorted_order[starts[digit]] = keys[entry], order[entry]
+            starts[digit] += 1
+        keys, order = sorted_keys, sorted_order
+        shift += _RADIX_BITS
+    row_of = np.empty(num_entries, np.int32)
+    for row in range(len(offsets) - 1):
+        row_of[offsets[row] : offsets[row + 1]] = row
+    rows = row_of[order]
+    distinct, column_offsets = np.empty(num_entries, np.int32), np.empty(num_entries + 1, np.int32)
+    count = 0
+    for entry in range(num_entries):
+        if entry == 0 or keys[entry] != keys[entry - 1]:
+            distinct[count], column_offsets[count] = keys[entry], entry
+            count += 1
+    column_offsets[count] = num_entries
+    return order, rows, distinct[:count].copy(), column_offsets[: count + 1].copy()
+
+
+@_compiled
+def weighted_sums(offsets: Array, columns: Array, weights: Array, matrix: Array, out: Array) -> None:
+    """For each row, sums `weights[e] * matrix[columns[e]]` over its entries into `out` (rows, units).
+
+    With a block's values and the input matrix that encodes; with the gradient at the entries and the output matrix it
+    is the gradient of the codes.
+    """
+    for row in range(len(offsets) - 1):
+        total = out[row]
+        total[:] = 0
+        for entry in range(offsets[row], offsets[row + 1]):
+            _prefetch_row(matrix, columns, entry + _AHEAD)
+            weight, vector = weights[entry], matrix[columns[entry]]
+            for unit in range(len(total)):
+                total[unit] += weight * vector[unit]
+
+
+@_compiled
+def products_at(offsets: Array, columns: Array, code: Array, matrix: Array, out: Array) -> None:
+    """Products `code[row] . matrix[column]` at each entry of a block, into `out` (entries,)."""
+    for row in range(len(offsets) - 1):
+        vector = code[row]
+        for entry in range(offsets[row], offsets[row + 1]):
+            _prefetch_row(matrix, columns, entry + _AHEAD)
+            weights = matrix[columns[entry]]
+            total = code.dtype.type(0)
+            for unit in range(len(vector)):
+                total += vector[unit] * weights[unit]
+            out[entry] = total
+
+
+@_compiled
+def _gradient_row(factors: Factors, index: int, out: Array) -> None:
+    """The gradient row of the distinct column number `index`, into `out` (units,)."""
+    out[:] = 0
+    for place in range(factors.offsets[index], factors.offsets[index + 1]):
+        weight, vector = factors.weights[factors.order[place]], factors.vectors[factors.rows[place]]
+        for unit in range(len(out)):
+            out[unit] += weight * vector[unit]
+
+
+@_compiled
+def gradient_rows(factors: Factors, out: Array) -> None:
+    """The gradient rows of all distinct columns, into `out` (distinct, units)."""
+    for index in range(len(factors.columns)):
+        _gradient_row(factors, index, out[index])
+
+
+@_compiled
+def squared_norm(factors: Factors) -> float:
+    """The sum of the squares of all gradient rows; none of them is kept."""
+    gradient = np.empty(factors.vectors.shape[1], factors.vectors.dtype)
+    norm = 0.0
+    for index in range(len(factors.columns)):
+        _gradient_row(factors, index, gradient)
+        # Within a row in the gradient's precision, which vectorises; over the rows in float64.
+        total = gradient.dtype.type(0)
+        for unit in range(len(gradient)):
+            total += gradient[unit] * gradient[unit]
+        norm += total
+    return norm
+
+
+@_compiled
+def sgd(weight: Array, factors: Factors, decays: Array, lr: float, momentum: float, buffer: Array) -> None:
+    """Updates the touched rows of `weight` in place; `optim.RowSGD` has the formula.
+
+    Args:
+        weight: (columns, units).
+        factors: the gradient.
+        decays: (distinct,), the L2 coefficient of each row.
+        lr: learning rate.
+        momentum: with 0 `buffer` is not read.
+        buffer: (columns, units), or (0, 0) without momentum.
+    """
+    lr, momentum = weight.dtype.type(lr), weight.dtype.type(momentum)
+    gradient = np.empty(weight.shape[1], weight.dtype)
+    for index in range(len(factors.columns)):
+        _prefetch_row(weight, factors.columns, index + _AHEAD)
+        if len(buffer) > 0:
+            _prefetch_row(buffer, factors.columns, index + _AHEAD)
+        _gradient_row(factors, index, gradient)
+        row, decay = weight[factors.columns[index]], decays[index]
+        if len(buffer) == 0:
+            for unit in range(len(row)):
+                row[unit] -= lr * (gradient[unit] + decay * row[unit])
+        else:
+            velocity = buffer[factors.columns[index]]
+            for unit in range(len(row)):
+                velocity[unit] = momentum * velocity[unit] + (gradient[unit] + decay * row[unit])
+                row[unit] -= lr * velocity[unit]
+
+
+@_compiled
+def adagrad(weight: Array, factors: Factors, decays: Array, lr: float, eps: float, squares: Array) -> None:
+    """Updates the touched rows of `weight` and `squares` (columns, units) in place; see `optim.RowAdagrad`."""
+    lr, eps = weight.dtype.type(lr), weight.dtype.type(eps)
+    gradient = np.empty(weight.shape[1], weight.dtype)
+    for index in range(len(factors.columns)):
+        _prefetch_row(weight, factors.columns, index + _AHEAD)
+        _prefetch_row(squares, factors.columns, index + _AHEAD)
+        _gradient_row(factors, index, gradient)
+        row, total, decay = weight[factors.columns[index]], squares[factors.columns[index]], decays[index]
+        for unit in range(len(row)):
+            value = gradient[unit] + decay * row[unit]
+            total[unit] += value * value
+            row[unit] -= lr * value / (np.sqrt(total[unit]) + eps)
+
+
+@_compiled
+def adam(
+    weight: Array,
+    factors: Factors,
+    decays: Array,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    first: Array,
+    second: Array,
+    updates: Array,
+) -> None:
+    """Updates the touched rows of `weight` and of its state in place; see `optim.RowAdam`.
+
+    Args:
+        weight: (columns, units).
+        factors: the gradient.
+        decays: (distinct,), the L2 coefficient of each row.
+        lr: learning rate.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        eps: added to the root of the second moment.
+        first: (columns, units), the first moments.
+        second: the second moments: (columns, units), or (columns, 1) for one a row.
+        updates: (columns, 1), how often each row was updated.
+    """
+    kind = weight.dtype.type
+    units = weight.shape[1]
+    keep1, keep2, add1, add2 = kind(beta1), kind(beta2), kind(1 - beta1), kind(1 - beta2)
+    eps = kind(eps)
+    gradient = np.empty(units, weight.dtype)
+    for index in range(len(factors.columns)):
+        _prefetch_row(weight, factors.columns, index + _AHEAD)
+        _prefetch_row(first, factors.columns, index + _AHEAD)
+        _prefetch_row(second, factors.columns, index + _AHEAD)
+        _gradient_row(factors, index, gradient)
+        column = factors.columns[index]
+        row, mean, square, decay = weight[column], first[column], second[column], decays[index]
+        updates[column, 0] += 1
+        rate = kind(lr / (1 - beta1 ** updates[column, 0]))
+        scale = kind(1 / np.sqrt(1 - beta2 ** updates[column, 0]))
+        if len(square) == units:
+            for unit in range(units):
+                value = gradient[unit] + decay * row[unit]
+                mean[unit] = keep1 * mean[unit] + add1 * value
+                square[unit] = keep2 * square[unit] + add2 * (value * value)
+                row[unit] -= rate * mean[unit] / (np.sqrt(square[unit]) * scale + eps)
+        else:
+            total = kind(0)
+            for unit in range(units):
+                value = gradient[unit] + decay * row[unit]
+                mean[unit] = keep1 * mean[unit] + add1 * value
+                total += value * value
+            square[0] = keep2 * square[0] + add2 * (total / units)
+            rate /= np.sqrt(square[0]) * scale + eps
+            for unit in range(units):
+                row[unit] -= rate * mean[unit]
