@@ -305,7 +305,7 @@ class OutputDirectory:
         """Makes the directory, cleans it, and marks it as unfinished. Call it when the inputs have been checked.
 
         Args:
-            resume: keep the files of an unfinished run.
+            resume: keep what lies there, but for the completing file.
 
         Raises:
             InputError: what `check` raises, or the directory cannot be written.
@@ -316,8 +316,10 @@ class OutputDirectory:
         self._made_by_us = state != "empty" or not fs.exists(path)
         try:
             write_file(join(self.url, _MARKER), to_json({"kind": _OUR_KIND + "unfinished output"}))
-            if not (resume and state == "unfinished"):
+            if not resume:
                 self._remove_contents()
+            elif exists(join(self.url, self._completing)):
+                self.remove(self._completing)
         except Exception as error:  # every store's client has exceptions of its own
             raise InputError(f"{self.url}: the output cannot be written: {one_line(error)}") from error
 
