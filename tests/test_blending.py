@@ -1,0 +1,62 @@
+"""Blends of models of either axis, judged on the same ratings."""
+
+import numpy as np
+import pytest
+
+from nnsparse_stream.blending import judge_blend, predict_fold
+from nnsparse_stream.checkpoint import load_model
+from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.evaluation import ErrorSums, evaluate_batch
+from pipelines import cli
+
+
+@pytest.fixture(scope="module")
+def item_side(trained, tmp_path_factory):
+    """The same log and folds by items, and a model of it."""
+    where = tmp_path_factory.mktemp("items")
+    data, run = str(where / "data"), str(where / "run")
+    flags = ["--input", trained.log, "--output", data, "--axis", "item", "--folds", "80,10,10", "--num_shards", "2"]
+    assert cli.main(["prepare", *flags]) == 0
+    assert cli.main(["train", "--data", data, "--output", run, "--hidden", "8", "--epochs", "2", "--threads", "1"]) == 0
+    return data, run
+
+
+def blocks(data, run, axis, position, fold=2):
+    checkpoint = load_model(run)
+    return [
+        predict_fold(checkpoint.model, checkpoint.vocabulary, axis, batch, fold, position)
+        for batch in Dataset(data).batches()
+    ]
+
+
+def test_one_model_alone_has_the_errors_that_evaluation_finds(trained):
+    model = load_model(trained.run).model
+    alone = judge_blend(blocks(trained.data, trained.run, "user", 0), [3.0], "user")
+    evaluated = sum((evaluate_batch(model, batch, 2) for batch in Dataset(trained.data).batches()), ErrorSums())
+    np.testing.assert_allclose(alone.sums, evaluated.sums, rtol=1e-5)
+
+
+def test_a_blend_is_the_weighted_mean_of_the_predictions(trained, item_side):
+    users = blocks(trained.data, trained.run, "user", 0)
+    items = blocks(*item_side, "item", 1)
+    predicted = {}
+    for block in [*users, *items]:
+        for row in block.to_pylist():
+            predicted.setdefault((row["user"], row["item"]), {"rating": row["rating"]})[row["model"]] = row[
+                "prediction"
+            ]
+    errors = np.array([0.25 * p[0] + 0.75 * p[1] - p["rating"] for p in predicted.values()])
+    blend = judge_blend([*items[::-1], *users], [1.0, 3.0], "user")
+    assert blend.count == len(errors) == Dataset(trained.data).manifest.fold_entries["test"]
+    assert blend.rmse == pytest.approx(np.sqrt((errors**2).mean()), abs=1e-6)
+    assert blend.mae == pytest.approx(np.abs(errors).mean(), abs=1e-6)
+    assert blend.sums[:, 0].sum() == len({user for user, _ in predicted})
+
+
+def test_data_sets_with_other_ratings_in_the_fold_are_refused(trained, item_side):
+    users, items = blocks(trained.data, trained.run, "user", 0), blocks(*item_side, "item", 1, fold=1)
+    with pytest.raises(InputError, match="do not hold the same ratings"):
+        judge_blend([*users, *items], [1.0, 1.0], "user")
+    with pytest.raises(InputError, match="do not hold the same ratings"):
+        judge_blend([*users, *blocks(*item_side, "item", 1)[1:]], [1.0, 1.0], "user")
