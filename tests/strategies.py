@@ -48,7 +48,4 @@ def pairs_of_rows(draw: st.DrawFn) -> tuple[SparseRows, SparseRows]:
 def entries_of(rows: SparseRows) -> list[list[tuple[int, float]]]:
     """The entries as Python lists of (column, value), one list per row."""
     offsets, columns, values = rows.offsets.tolist(), rows.columns.tolist(), rows.values.tolist()
-    return [
-        list(zip(columns[start:end], values[start:end], strict=True))
-        for start, end in pairwise(offsets)
-    ]
+    return [list(zip(columns[start:end], values[start:end], strict=True)) for start, end in pairwise(offsets)]
