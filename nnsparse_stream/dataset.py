@@ -112,6 +112,12 @@ class Manifest:
             raise InputError(f"{path} is damaged ({storage.one_line(error)}); prepare the data set again") from error
         if manifest.axis not in AXES:
             raise InputError(f"{path} is damaged (axis is {manifest.axis!r}); prepare the data set again")
+        for shard in manifest.shards:
+            if (sum(rows for rows, _ in shard.row_groups), sum(held for _, held in shard.row_groups)) != (
+                shard.rows,
+                shard.entries,
+            ):
+                raise InputError(f"{path} is damaged (row_groups of {shard.path}); prepare the data set again")
         return manifest
 
 
@@ -139,13 +145,6 @@ class Dataset:
     def shards(self) -> tuple[ShardFile, ...]:
         """The shards, in order; their row groups are what `read_row_group` reads."""
         return self.manifest.shards
-
-    def require_axis(self, axis: str) -> None:
-        """Raises InputError where the data set's axis is another one."""
-        if self.manifest.axis != axis:
-            raise InputError(
-                f"{self.url} has {self.manifest.axis} rows where {axis} rows are needed; prepare it with --axis {axis}"
-            )
 
     def vocabulary(self) -> Vocabulary:
         """The column ids; read on the first call.

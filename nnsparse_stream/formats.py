@@ -21,7 +21,6 @@ from nnsparse_stream import storage
 from nnsparse_stream.errors import InputError
 
 SEPARATORS = {"csv": ",", "tsv": "\t", "movielens": "::"}
-FORMATS = ("parquet", "csv", "tsv", "movielens", "jsonl")
 BOM = b"\xef\xbb\xbf"
 
 _HEAD_BYTES = 1 << 16
@@ -118,7 +117,7 @@ def inspect_file(
         number: its position in the order of the input.
         fold: the fold of all its ratings, or -1.
         names: how the user names the fields.
-        file_format: one of `FORMATS`, or "auto" to tell it from the content.
+        file_format: "parquet", "csv", "tsv", "movielens" or "jsonl", or "auto" to tell it from the content.
 
     Returns:
         The file, and what it says of the user ids and of the item ids.

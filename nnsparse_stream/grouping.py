@@ -18,8 +18,6 @@ from nnsparse_stream.dataset import shard_schema
 from nnsparse_stream.folds import assign_folds, hash_ids
 from nnsparse_stream.vocabulary import Vocabulary
 
-DUPLICATE_POLICIES = ("error", "first", "last", "mean")
-
 
 class DuplicateRatingError(ValueError):
     """A user rated an item more than once, and the policy is "error".

@@ -235,9 +235,7 @@ class RatingAutoencoder(nn.Module):
         return self._to_ratings(self._decode_tile(code, 0, self.config.num_columns), means[:, None], clip)
 
     @torch.no_grad()
-    def top_k(
-        self, ratings: SparseRows, k: int, exclude: SparseRows | None = None, tile_columns: int = 65536
-    ) -> tuple[Tensor, Tensor]:
+    def top_k(self, ratings: SparseRows, k: int, tile_columns: int = 65536) -> tuple[Tensor, Tensor]:
         """The k columns of the highest predicted ratings that a row has not rated.
 
         Scores are computed a tile of columns at a time: memory is O(rows x tile), not O(rows x columns). Columns
@@ -246,7 +244,6 @@ class RatingAutoencoder(nn.Module):
         Args:
             ratings: the rows' known raw ratings; their columns are excluded.
             k: how many columns a row.
-            exclude: entries to exclude as well, a block of as many rows; its values are not read.
             tile_columns: columns scored at once.
 
         Returns:
@@ -258,9 +255,7 @@ class RatingAutoencoder(nn.Module):
         self._check(ratings)
         means = self.row_means(ratings)
         code = self.code(self.residuals(ratings, means))
-        blocks = [ratings] if exclude is None else [ratings, exclude]
-        rows = torch.cat([block.row_indices() for block in blocks]).long()
-        columns = torch.cat([block.columns for block in blocks]).long()
+        rows, columns = ratings.row_indices().long(), ratings.columns.long()
         best_scores = code.new_empty(ratings.num_rows, 0)
         best_columns = torch.empty(ratings.num_rows, 0, dtype=torch.int64, device=code.device)
         for start in range(0, self.config.num_columns, tile_columns):

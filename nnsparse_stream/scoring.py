@@ -22,25 +22,24 @@ _PAIR_ROWS = 2048
 def top_k_tables(
     checkpoint: Checkpoint, batches: Iterable[pa.RecordBatch], k: int, folds: Sequence[int]
 ) -> Iterator[pa.Table]:
-    """The best columns of each row that the row has not rated in any fold.
+    """The best columns of each row that are not among the ratings that the model sees.
 
     Args:
         checkpoint: the model.
         batches: rows as a shard holds them, encoded by the model's vocabulary.
         k: columns a row; a row with fewer unrated columns gets fewer.
-        folds: the folds that the model sees. Ratings of the other folds are not recommended either.
+        folds: the folds of a row's ratings that the model sees; columns rated in another fold may be listed.
 
     Yields:
         Tables of row_id, column_id, score (float32, not clipped), rank (int32, from 1), by row, then rank.
     """
     model, num_columns = checkpoint.model, checkpoint.model.config.num_columns
     device = next(model.parameters()).device
-    hidden_folds = [fold for fold in (0, 1, 2) if fold not in folds]
     for batch in batches:
-        known, hidden = fold_rows(batch, folds, num_columns), fold_rows(batch, hidden_folds, num_columns)
+        known = fold_rows(batch, folds, num_columns)
         for start in range(0, known.num_rows, _TOP_K_ROWS):
             part = slice(start, start + _TOP_K_ROWS)
-            columns, scores = model.top_k(known[part].to(device), k, exclude=hidden[part].to(device))
+            columns, scores = model.top_k(known[part].to(device), k)
             row, rank = (columns >= 0).cpu().nonzero(as_tuple=True)
             yield pa.table(
                 {

@@ -67,9 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _percent(text: str) -> tuple[float, float, float]:
-    parts = [float(part) for part in text.split(",")]
-    if len(parts) != 3 or any(not 0 <= part <= 100 for part in parts) or sum(parts) != 100:
-        raise argparse.ArgumentTypeError(f"{text} is not three percentages of train, validation, test that sum to 100")
+    wanted = "three percentages of train, validation and test that sum to 100, as 80,10,10"
+    try:
+        parts = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+    if len(parts) != 3 or any(not 0 <= part <= 100 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    if abs(sum(parts) - 100) > 1e-6:
+        raise argparse.ArgumentTypeError(f"{text!r} sums to {sum(parts):g}, and is to be {wanted}")
     train, validation, test = (int(part) if part == int(part) else part for part in parts)
     return train, validation, test
 

@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_folds,
         default=_FOLDS,
         metavar="F[,F...]",
-        help="folds of --data that the model sees (default: train,validation,test); to judge scores on the test fold, "
-        "pass train. Top-K never lists a column that the row has rated in any fold",
+        help="folds of --data that the model sees (default: train,validation,test); top-K lists columns that are not "
+        "rated in these. To judge scores on the test fold, pass train",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the scores that lie in --output")
     add_format_arguments(parser)

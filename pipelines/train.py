@@ -74,9 +74,12 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _seed(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
     if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 2^63)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number in [0, 2^63)")
     return value
 
 

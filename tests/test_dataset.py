@@ -97,17 +97,20 @@ def test_a_damaged_shard_is_named(dataset: Dataset, damage: str) -> None:
         dataset.read_row_group(2, 0)
 
 
+def test_a_manifest_whose_row_groups_do_not_add_up_is_damaged(dataset: Dataset) -> None:
+    path = Path(dataset.url) / "manifest.json"
+    value = json.loads(path.read_text())
+    value["shards"][0]["row_groups"] = []
+    path.write_text(json.dumps(value))
+    with pytest.raises(InputError, match=r"manifest.json is damaged \(row_groups of rows/shard-00000"):
+        Dataset(dataset.url)
+
+
 def test_damage_of_the_same_size_is_named(dataset: Dataset) -> None:
     path = Path(dataset.url) / dataset.shards[2].path
     path.write_bytes(bytes(len(path.read_bytes())))
     with pytest.raises(InputError, match=r"shard-00002-of-00003.parquet is damaged"):
         dataset.read_row_group(2, 0)
-
-
-def test_another_axis_is_refused(dataset: Dataset) -> None:
-    dataset.require_axis("user")
-    with pytest.raises(InputError, match="has user rows where item rows are needed; prepare it with --axis item"):
-        dataset.require_axis("item")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.grouping import DuplicateRatingError, HashFolds, encode_block, group_rows, partition
+from nnsparse_stream.reading import BLOCK_BYTES
 from transforms.vocabulary import load_vocabulary
 
 #: Ratings of one shard, by default. At 16 to 24 bytes a rating, what is grouped under one key stays near 10 MB, which
@@ -118,7 +119,10 @@ class _Partition(beam.DoFn):
 
     def _flush(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         if self._pending:
-            yield from partition(pa.concat_batches(self._pending), "row", self._shards)
+            for shard, block in partition(pa.concat_batches(self._pending), "row", self._shards):
+                rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
+                for start in range(0, len(block), rows):
+                    yield shard, block.slice(start, rows)
         self._pending, self._bytes = [], 0
 
 
