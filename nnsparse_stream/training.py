@@ -29,6 +29,7 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation import ErrorSums, evaluate_batch
 from nnsparse_stream.loader import Cursor, TrainingStream
 from nnsparse_stream.model import ModelConfig, RatingAutoencoder
+from nnsparse_stream.output import OutputDirectory
 from nnsparse_stream.presets import Recipe
 from nnsparse_stream.trainer import Trainer, pick_device
 
@@ -72,15 +73,15 @@ class TrainingRequest:
     overwrite: bool = False
 
 
-def run_directory(request: TrainingRequest) -> storage.OutputDirectory:
+def run_directory(request: TrainingRequest) -> OutputDirectory:
     """The run's directory, checked: nothing has been written or removed yet.
 
     Raises:
         InputError: it holds something else, or a run, and neither `resume` nor `overwrite` says what to do with it.
     """
-    directory = storage.OutputDirectory(
+    directory = OutputDirectory(
         request.output,
-        contents=("checkpoints", "metrics.jsonl", "report.html"),
+        contents=("checkpoints/step-*", "metrics.jsonl", "report.html"),
         completing="run.json",
         overwrite=request.overwrite or request.resume,
     )
@@ -252,7 +253,7 @@ class Run:
         self.stopped = False
         self._saved_at = time.monotonic()
 
-    def go(self, directory: storage.OutputDirectory) -> None:
+    def go(self, directory: OutputDirectory) -> None:
         """Trains until the run ends, or is stopped."""
         state, recipe = self.checkpoint.state, self.request.recipe
         self._write_metrics(directory)  # what a kill between a checkpoint and its metrics left out
@@ -265,7 +266,7 @@ class Run:
             self._write_metrics(directory)
             print(_epoch_line(metrics, recipe.epochs), flush=True)
 
-    def _write_metrics(self, directory: storage.OutputDirectory) -> None:
+    def _write_metrics(self, directory: OutputDirectory) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.checkpoint.state["history"])
         directory.write("metrics.jsonl", lines.encode())
 

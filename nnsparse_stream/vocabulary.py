@@ -142,7 +142,7 @@ class Vocabulary:
         tables = []
         for url in urls:
             try:
-                tables.append(pq.read_table(pa.BufferReader(read_file(url))))
+                tables.append(pq.ParquetFile(pa.BufferReader(read_file(url))).read(use_threads=False))
             except pa.ArrowInvalid as error:
                 raise InputError(f"{url} is not a whole Parquet file (truncated?)") from error
         return cls.from_table(pa.concat_tables(tables))

@@ -125,6 +125,9 @@ def _check_beam_flags(name: str, beam_flags: list[str]) -> None:
         _, unknown = known.parse_known_args(beam_flags)
     except SystemExit as stopped:
         raise InputError("a Beam option has a wrong value (see above)") from stopped
+    from pipelines.running import checked_options
+
+    checked_options(beam_flags)
     if unknown:
         raise InputError(
             f"unknown flag {unknown[0]!r}: it is neither a flag of {name} nor a Beam pipeline option; "

@@ -28,7 +28,7 @@ _USERS, _ITEMS, _RATINGS, _NOISE = 6000, 1200, 600_000, 0.7
 _RECIPE = ("--hidden", "128", "--epochs", "20", "--learning_rate", "0.15", "--weight_decay", "0.005",
            "--decoder_weight_decay", "0.05")  # fmt: skip
 _SHOWN_USERS, _TOP_K = 3, 5
-_CONTENTS = ("ratings.parquet", "dataset", "run", "scores", "evaluation.json", "report.html")
+_CONTENTS = ("ratings.parquet", "dataset/*", "run/*", "scores/*", "evaluation.json", "report.html")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,11 +45,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         InputError: the output cannot be used.
     """
     from nnsparse_stream import storage
+    from nnsparse_stream.output import OutputDirectory
 
     started = time.perf_counter()
-    directory = storage.OutputDirectory(
-        args.output, contents=_CONTENTS, completing="report.json", overwrite=args.overwrite
-    )
+    directory = OutputDirectory(args.output, contents=_CONTENTS, completing="report.json", overwrite=args.overwrite)
     directory.begin()
 
     def url(*names: str) -> str:

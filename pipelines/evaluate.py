@@ -51,6 +51,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         fs, path = storage.filesystem(args.json)
         if fs.isdir(path):
             raise InputError(f"--json {args.json} is a directory; name a file in it")
+        if fs.exists(path) and not _is_evaluation(args.json):
+            raise InputError(f"--json {args.json} exists and holds no evaluation; name another file")
     if not dataset.manifest.fold_entries[args.fold]:
         raise InputError(f"{args.data} has no rating in its {args.fold} fold; judge another --fold")
 
@@ -71,6 +73,16 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         figures: dict[str, Any] = json.loads(storage.read_file(result))
     print(table(figures))
     return figures
+
+
+def _is_evaluation(url: str) -> bool:
+    """Whether a file is one that `evaluate --json` wrote, which may be replaced."""
+    from nnsparse_stream import storage
+
+    try:
+        return {"fold", "count", "rmse", "mae", "buckets"} == set(json.loads(storage.read_file(url)))
+    except (ValueError, TypeError):
+        return False
 
 
 def _write(figures: dict[str, Any], url: str) -> None:

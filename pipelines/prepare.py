@@ -92,12 +92,17 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.formats import FieldNames
     from nnsparse_stream.grouping import HashFolds
     from nnsparse_stream.inputs import plan_inputs
-    from nnsparse_stream.storage import OutputDirectory, canonical
+    from nnsparse_stream.output import OutputDirectory
+    from nnsparse_stream.storage import check_apart
     from pipelines.running import run_pipeline
 
     output = OutputDirectory(
-        args.output, contents=("columns", "rows", "dead_letters", _SUMMARY), overwrite=args.overwrite
+        args.output,
+        contents=("columns/part-*.parquet", "rows/shard-*.parquet", "dead_letters/*.jsonl", _SUMMARY),
+        overwrite=args.overwrite,
     )
+    for some in inputs.values() if isinstance(inputs, Mapping) else [inputs]:
+        check_apart(args.output, some)
     output.check()
     plan = plan_inputs(
         inputs,
@@ -106,11 +111,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         id_type=args.id_type,
         duplicates=args.duplicates,
     )
-    inside = next(
-        (file.url for file in plan.files if canonical(file.url).startswith(canonical(args.output) + "/")), None
-    )
-    if inside is not None:
-        raise InputError(f"{inside} is both input and inside --output; name another --output")
+    check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     folds = HashFolds(args.folds or (90, 0, 10), args.fold_seed) if args.input else None
     output.begin()
     try:

@@ -33,6 +33,31 @@ def input_error_in(text: str) -> InputError | None:
     return InputError(found.group(1).strip()) if found else None
 
 
+def checked_options(beam_flags: list[str]) -> Any:
+    """Beam's options of these flags, checked before a command changes anything.
+
+    Raises:
+        InputError: there is no such runner, it is not installed, or it runs in a mode that loses data.
+    """
+    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+    from apache_beam.runners.runner import create_runner
+
+    options = PipelineOptions(beam_flags)
+    if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
+        raise InputError(
+            "--direct_running_mode=multi_threading loses rows silently in GroupByKey; use in_memory or multi_processing"
+        )
+    standard = options.view_as(StandardOptions)
+    if standard.runner in (None, "DirectRunner"):
+        # DirectRunner would first try to download the Prism runner; the in-process runner is what we mean.
+        standard.runner = IN_PROCESS_RUNNER
+    try:
+        create_runner(standard.runner)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise InputError(f"--runner={standard.runner} cannot be used: {' '.join(str(error).split())}") from error
+    return options
+
+
 def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
     """Builds a pipeline, runs it to its end and returns the result.
 
@@ -49,20 +74,11 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
             data.
     """
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 
     import transforms.coders
 
     transforms.coders.register()
-    options = PipelineOptions(beam_flags)
-    if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
-        raise InputError(
-            "--direct_running_mode=multi_threading loses rows silently in GroupByKey; use in_memory or multi_processing"
-        )
-    standard = options.view_as(StandardOptions)
-    if standard.runner in (None, "DirectRunner"):
-        # DirectRunner would first try to download the Prism runner; the in-process runner is what we mean.
-        standard.runner = IN_PROCESS_RUNNER
+    options = checked_options(beam_flags)
     for name in _TRACEBACK_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:

@@ -29,8 +29,9 @@ model's own vocabulary. Writes Parquet files with row_id, column_id, score, and 
 
 _SUMMARY = "_summary.json"
 _FOLDS = ("train", "validation", "test")
-# Raw ratings of one shard: what is grouped under one key stays small enough for every engine's sort buffer.
-_BYTES_PER_SHARD = 8 << 20
+# Bytes of the files of raw ratings, for one shard. Gzip and Parquet hold some ten times of what they weigh, so what is
+# grouped under one key stays near 20 MB, which every engine sorts in memory.
+_BYTES_PER_SHARD = 2 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,16 +87,18 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream import storage
     from nnsparse_stream.checkpoint import load_model
     from nnsparse_stream.dataset import Dataset
+    from nnsparse_stream.output import OutputDirectory
     from pipelines.running import run_pipeline
     from transforms.read import check_bad_records
 
     # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
-    output = storage.OutputDirectory(
+    output = OutputDirectory(
         args.output,
-        contents=("part-*.parquet", "_dead_letters", _SUMMARY),
+        contents=("part-*.parquet", "_dead_letters/*.jsonl", _SUMMARY),
         completing="_manifest.json",
         overwrite=args.overwrite,
     )
+    storage.check_apart(args.output, [args.model, *([args.data] if args.data else args.input), *(args.pairs or [])])
     output.check()
     checkpoint = load_model(args.model)
     ratings = pairs = None
@@ -109,6 +112,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         num_shards = max(1, -(-size // _BYTES_PER_SHARD))
     if args.pairs:
         pairs = _plan(args, args.pairs, checkpoint, with_rating=False)
+    matched = [file.url for plan in (ratings, pairs) if plan for file in plan.files]
+    storage.check_apart(args.output, matched)  # what globs matched
     output.begin()
     try:
         build = functools.partial(
@@ -151,12 +156,13 @@ def _plan(args: argparse.Namespace, files: list[str], checkpoint: Checkpoint, wi
     )
     plan = plan_inputs(files, names, file_format=args.format, id_type=args.id_type, duplicates=args.duplicates)
     for field, wanted in types.items():
-        if getattr(plan.schema, field) != wanted:
+        if wanted == "int64" and getattr(plan.schema, field) == "string":
             raise InputError(
-                f"{plan.files[0].url}: its {field} ids are {getattr(plan.schema, field)}, and those of the model are "
-                f"{wanted}; pass --id_type {'int' if wanted == 'int64' else 'string'}, or another --{field}_column"
+                f"{plan.files[0].url}: its {field} ids are strings, and those of the model integers; pass --id_type "
+                f"int to count those that are no integers as bad records, or another --{field}_column"
             )
-    return plan
+    # Ids that look like integers are read as the strings that they are to the model.
+    return plan._replace(schema=plan.schema._replace(**types))
 
 
 def _build(
@@ -172,7 +178,7 @@ def _build(
     from nnsparse_stream.folds import FOLDS
     from nnsparse_stream.storage import join
     from transforms import ReadRatings, ScoreRatings
-    from transforms.score import KeyPairs
+    from transforms.score import KeyPairs, pair_block
 
     axis = checkpoint.state["axis"]
     dead_letters = join(args.output, "_dead_letters")
@@ -189,6 +195,9 @@ def _build(
     if pairs is not None:
         read = pipeline | "ReadPairs" >> ReadRatings(pairs, join(dead_letters, "pairs"))
         blocks.append(read.ratings | "KeyPairs" >> KeyPairs(axis, num_shards))
+        # So that there is a file, with its columns, even where there is no pair.
+        none = [(0, pair_block(pairs.empty_block(), axis))]
+        blocks.append(pipeline | "NoPairs" >> beam.Create(none).with_output_types(_keyed_block()))
         read_pairs = [read.summaries]
     written = (
         blocks

@@ -78,3 +78,64 @@ def test_flags_are_pipeline_options_too():
     assert options.view_as(StandardOptions).runner == "DataflowRunner"
     train = PipelineOptions(["--data", "d", "--output", "o"]).view_as(pipeline_options("train"))
     assert (train.data, train.preset) == ("d", "cfn")
+
+
+@pytest.mark.parametrize(
+    "flags", [["--runner=NoSuchRunner"], ["--runner=FlinkRunnner"], ["--direct_running_mode=multi_threading"]]
+)
+def test_a_runner_that_cannot_be_used_is_refused_before_anything_is_removed(trained, tmp_path, capsys, flags):
+    data = tmp_path / "data"
+    prepare = ["prepare", "--input", trained.log, "--output", str(data), "--axis", "user"]
+    assert cli.main(prepare) == 0
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    assert cli.main([*prepare, "--overwrite", *flags]) == 2
+    assert flags[0].split("=")[1] in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+def test_inputs_and_output_lie_apart(trained, tmp_path, capsys):
+    scores = tmp_path / "scores"
+    score = ["score", "--model", trained.run, "--data", trained.data, "--output", str(scores), "--top_k", "1"]
+    assert cli.main(score) == 0
+    pairs = ["--pairs", f"{scores}/part-*.parquet", "--user_column", "row_id", "--item_column", "column_id"]
+    assert cli.main([*score[:-2], *pairs, "--overwrite"]) == 2
+    assert "lies in --output" in capsys.readouterr().err
+    assert list(scores.glob("part-*.parquet"))
+    inside = ["--input", str(scores), "--output", str(scores / "out"), "--axis", "user"]
+    assert cli.main(["prepare", *inside]) == 2
+    assert "lies in the input" in capsys.readouterr().err
+    assert cli.main([*score[:5], "--output", f"{trained.data}/scores", "--top_k", "1"]) == 2
+    assert "lies in the input" in capsys.readouterr().err
+
+
+def test_figures_replace_figures_but_nothing_else(trained, tmp_path, capsys):
+    target = tmp_path / "figures.json"
+    evaluate = ["evaluate", "--data", trained.data, "--model", trained.run, "--json", str(target)]
+    assert cli.main(evaluate) == 0
+    assert cli.main(evaluate) == 0
+    target.write_text('{"kind": "nnsparse-stream dataset"}')
+    assert cli.main(evaluate) == 2
+    assert "holds no evaluation" in capsys.readouterr().err
+    assert target.read_text() == '{"kind": "nnsparse-stream dataset"}'
+
+
+def test_pairs_without_a_pair_give_an_empty_table(trained, tmp_path):
+    import pyarrow.parquet as pq
+
+    (tmp_path / "pairs.csv").write_text("user,item\n")
+    output = str(tmp_path / "scores")
+    flags = ["--model", trained.run, "--data", trained.data, "--pairs", str(tmp_path / "pairs.csv"), "--output", output]
+    assert cli.main(["score", *flags]) == 0
+    table = pq.read_table(output)
+    assert (len(table), table.schema.names) == (0, ["row_id", "column_id", "score"])
+
+
+@pytest.mark.parametrize("folds", ["a,b,c", "90,10", "70,20,20", "-10,100,10"])
+def test_folds_that_are_none_are_explained(folds, capsys):
+    assert cli.main(["prepare", "--input", "x", "--output", "y", "--axis", "user", f"--folds={folds}"]) == 2
+    assert "sum to 100, as 80,10,10" in capsys.readouterr().err
+
+
+def test_folds_may_be_fractions_of_a_percent(trained, tmp_path):
+    flags = ["--input", trained.log, "--output", str(tmp_path / "data"), "--axis", "user", "--folds", "70.1,19.8,10.1"]
+    assert cli.main(["prepare", *flags]) == 0

@@ -239,7 +239,7 @@ def bad_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--train_input", "good.csv", "--folds", "50,0,50"], ["--folds and --train_input contradict"]),
         (["--input", "good.csv", "--output", "file"], ["file is a file where an output directory is meant"]),
         (["--input", "good.csv", "--output", "file/below"], ["cannot be written"]),
-        (["--input", "good.csv", "--output", ".", "--overwrite"], ["not of an earlier output"]),
+        (["--input", "good.csv", "--output", ".", "--overwrite"], ["lies in --output ."]),
     ],
 )
 def test_bad_input_is_explained_and_leaves_nothing(

@@ -141,10 +141,13 @@ def test_bad_input_leaves_nothing_behind(trained, tmp_path, capsys):
     assert "line 2" in message
     assert "line 3" in message
     assert not output.exists()
+
+
+def test_ids_that_look_like_integers_are_strings_to_a_model_of_strings(trained, tmp_path):
     numbers = tmp_path / "numbers.csv"
-    numbers.write_text("user,item,rating\n1,2,5\n")
-    assert cli.main(["score", "--model", trained.run, "--input", str(numbers), "--output", str(output)]) == 2
-    assert "pass --id_type string" in capsys.readouterr().err
+    numbers.write_text("user,item,rating\n1,drama-000,5\n")
+    table = score(tmp_path, "--model", trained.run, "--input", str(numbers), "--top_k", "1")
+    assert table["row_id"].to_pylist() == ["1"]
 
 
 def test_scores_are_not_replaced_unasked(trained, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Storage: atomic writes, matching of inputs, and the transaction of an output directory."""
+"""Storage: atomic writes, and the matching of inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from nnsparse_stream import storage
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.storage import OutputDirectory
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -83,92 +82,3 @@ def test_match_files_takes_files_globs_and_directories(base: str) -> None:
         names("in/*.tsv")
     with pytest.raises(InputError, match="named more than once"):
         names("in/a.csv", "in/*.csv")
-
-
-def output(base: str, **flags: bool) -> OutputDirectory:
-    return OutputDirectory(storage.join(base, "out"), contents=("rows", "part-*.bin"), **flags)
-
-
-COMPLETE = storage.to_json({"kind": "nnsparse-stream test"})
-
-
-def finish(base: str, **flags: bool) -> None:
-    directory = output(base, **flags)
-    directory.begin()
-    directory.write("rows/1", b"1")
-    directory.write("part-1.bin", b"1")
-    directory.complete(COMPLETE)
-
-
-def test_a_finished_output_holds_its_files_and_no_marker(base: str) -> None:
-    assert output(base).state() == "empty"
-    finish(base)
-    assert listing(storage.join(base, "out")) == ["manifest.json", "part-1.bin", "rows/1"]
-    assert output(base).state() == "complete"
-
-
-def test_a_finished_output_is_replaced_only_on_request(base: str) -> None:
-    finish(base)
-    with pytest.raises(InputError, match="exists already; pass --overwrite"):
-        output(base).begin()
-    assert listing(storage.join(base, "out")) == ["manifest.json", "part-1.bin", "rows/1"]
-    directory = output(base, overwrite=True)
-    directory.begin()
-    assert listing(storage.join(base, "out")) == ["_unfinished.json"]
-
-
-def test_a_leftover_is_cleaned_or_resumed(base: str) -> None:
-    for resume, left in ((False, ["_unfinished.json"]), (True, ["_unfinished.json", "rows/1"])):
-        killed = output(base)
-        killed.begin()
-        killed.write("rows/1", b"1")
-        assert killed.state() == "unfinished"
-        output(base).begin(resume=resume)
-        assert listing(storage.join(base, "out")) == left
-
-
-def test_abort_leaves_nothing(base: str) -> None:
-    directory = output(base)
-    directory.begin()
-    directory.write("rows/1", b"1")
-    directory.abort()
-    assert listing(base) == []
-    assert not storage.exists(storage.join(base, "out"))
-
-
-def test_abort_keeps_a_directory_that_was_there(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    directory = output(str(tmp_path))
-    directory.begin()
-    directory.abort()
-    assert (tmp_path / "out").is_dir()
-
-
-def test_temporary_names_of_a_killed_run_are_ours(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / f"_unfinished.json.{uuid.uuid4().hex}.tmp").write_bytes(b"{")
-    assert output(str(tmp_path)).state() == "unfinished"
-    finish(str(tmp_path))
-    assert listing(str(tmp_path / "out")) == ["manifest.json", "part-1.bin", "rows/1"]
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_what_is_not_ours_is_never_removed(base: str, overwrite: bool) -> None:
-    storage.write_file(storage.join(base, "out", "thesis.tex"), b"x")
-    with pytest.raises(InputError, match=r"not of an earlier output \(thesis.tex\)"):
-        output(base, overwrite=overwrite).begin()
-    storage.write_file(storage.join(base, "out", "manifest.json"), COMPLETE)
-    with pytest.raises(InputError, match=r"thesis\.tex"):
-        output(base, overwrite=overwrite).begin()
-    storage.write_file(storage.join(base, "web", "manifest.json"), b'{"kind": "web app"}')
-    with pytest.raises(InputError, match="not of nnsparse-stream"):
-        OutputDirectory(storage.join(base, "web"), contents=(), overwrite=overwrite).begin()
-    assert len(listing(base)) == 3
-
-
-def test_a_file_or_an_unwritable_place_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "out").write_bytes(b"x")
-    with pytest.raises(InputError, match="is a file where an output directory is meant"):
-        output(str(tmp_path)).begin()
-    with pytest.raises(InputError, match="cannot be written"):
-        OutputDirectory(str(tmp_path / "out" / "below"), contents=()).begin()

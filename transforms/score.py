@@ -73,9 +73,12 @@ class KeyPairs(beam.PTransform):
 
 
 def _key_pairs(block: pa.RecordBatch, axis: str, num_shards: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    column = "item" if axis == "user" else "user"
-    pairs = pa.record_batch([block[axis], block[column]], names=["row", "column"])
-    yield from partition(pairs, "row", num_shards)
+    yield from partition(pair_block(block, axis), "row", num_shards)
+
+
+def pair_block(block: pa.RecordBatch, axis: str) -> pa.RecordBatch:
+    """Columns user and item of a block as row and column."""
+    return pa.record_batch([block[axis], block["item" if axis == "user" else "user"]], names=["row", "column"])
 
 
 class ScoreRatings(beam.PTransform):
