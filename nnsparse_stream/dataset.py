@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from nnsparse_stream import storage
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.folds import FOLDS
 from nnsparse_stream.vocabulary import Vocabulary
 
 KIND = "nnsparse-stream dataset"
@@ -108,17 +109,29 @@ class Manifest:
                 for entry in value["shards"]
             )
             manifest = cls(**value)
+            damage = manifest._damage()
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path} is damaged ({storage.one_line(error)}); prepare the data set again") from error
-        if manifest.axis not in AXES:
-            raise InputError(f"{path} is damaged (axis is {manifest.axis!r}); prepare the data set again")
-        for shard in manifest.shards:
-            if (sum(rows for rows, _ in shard.row_groups), sum(held for _, held in shard.row_groups)) != (
-                shard.rows,
-                shard.entries,
-            ):
-                raise InputError(f"{path} is damaged (row_groups of {shard.path}); prepare the data set again")
+        if damage:
+            raise InputError(f"{path} is damaged ({damage}); prepare the data set again")
         return manifest
+
+    def _damage(self) -> str | None:
+        """What is wrong with the fields that are computed with, or None.
+
+        Raises:
+            KeyError, TypeError: a part of a field is missing, or is of another type.
+        """
+        if self.axis not in AXES:
+            return f"axis is {self.axis!r}"
+        for shard in self.shards:
+            sums = (sum(rows for rows, _ in shard.row_groups), sum(entries for _, entries in shard.row_groups))
+            if sums != (shard.rows, shard.entries):
+                return f"row_groups of {shard.path}"
+        if sum(self.fold_entries[fold] for fold in FOLDS) != self.num_entries:
+            return "fold_entries do not sum to num_entries"
+        missing = {"min", "max", "mean", "std"} - set(self.ratings)
+        return f"ratings lack {min(missing)}" if missing else None
 
 
 class Dataset:
@@ -199,9 +212,10 @@ class Dataset:
             )
         with storage.open_input(url) as stream:
             try:
-                file = pq.ParquetFile(stream)
+                # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
+                file = pq.ParquetFile(stream, pre_buffer=False)
                 for group in groups:
-                    table = file.read_row_group(group, columns=["row", "columns", "values", "fold"])
+                    table = file.read_row_group(group, columns=["row", "columns", "values", "fold"], use_threads=False)
                     if len(table) != entry.row_groups[group][0]:
                         raise InputError(
                             f"{url}, row group {group}, has {len(table)} rows and the manifest says "

@@ -142,8 +142,9 @@ class Vocabulary:
         tables = []
         for url in urls:
             try:
+                # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
                 tables.append(pq.ParquetFile(pa.BufferReader(read_file(url))).read(use_threads=False))
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{url} is not a whole Parquet file (truncated?)") from error
         return cls.from_table(pa.concat_tables(tables))
 

@@ -138,14 +138,16 @@ def _positions(ids: pa.Array, among: pa.Array) -> Any:
 
 def _examples(dataset: Dataset, scores: str) -> list[tuple[str, list[tuple[str, float]], list[tuple[str, float]]]]:
     """A few users: id, their best-rated items of the log, and their top list."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from nnsparse_stream import storage
 
     batch = next(dataset.batches())
     ids = dataset.vocabulary().ids
-    fs, path = storage.filesystem(scores)
-    top = pq.read_table(path, filesystem=fs)
+    parts = [pa.BufferReader(storage.read_file(part)) for part in storage.match_files([scores])]
+    # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
+    top = pa.concat_tables([pq.ParquetFile(part).read(use_threads=False) for part in parts])
     users = []
     for row in range(_SHOWN_USERS):
         user = batch.column("row")[row].as_py()

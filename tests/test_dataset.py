@@ -120,7 +120,13 @@ def test_damage_of_the_same_size_is_named(dataset: Dataset) -> None:
         ({"schema_version": 2}, "schema version 2; this release reads version 1"),
         ({"axis": "film"}, "axis is 'film'"),
         ({"shards": [{}]}, "damaged"),
+        ({"shards": [1]}, "damaged"),
+        ({"shards": None}, "damaged"),
         ({"extra": 1}, "damaged"),
+        ({"fold_entries": {"train": 48, "validation": 0}}, "damaged \\('test'\\)"),
+        ({"fold_entries": {"train": 48, "validation": 0, "test": None}}, "damaged"),
+        ({"fold_entries": {"train": 1, "validation": 0, "test": 0}}, "fold_entries do not sum"),
+        ({"ratings": {"min": 0, "max": 1, "mean": 0}}, "ratings lack std"),
         ({"num_columns": None}, None),
     ],
 )
