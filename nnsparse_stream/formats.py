@@ -209,6 +209,9 @@ def damaged_gzip(url: str) -> InputError:
         try:
             while piece := stream.read(_HEAD_BYTES):
                 lines += decompressor.decompress(piece).count(b"\n")
+                while decompressor.eof and decompressor.unused_data:  # a file may hold several members
+                    rest, decompressor = decompressor.unused_data, zlib.decompressobj(wbits=31)
+                    lines += decompressor.decompress(rest).count(b"\n")
         except zlib.error:
             pass
     return InputError(f"{url}: its gzip data ends early or is damaged after line {lines}; fetch the file again")

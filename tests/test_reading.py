@@ -253,6 +253,18 @@ def test_truncated_files_are_named_with_the_place(tmp_path: Path) -> None:
         read(tmp_path / "f.gz")
 
 
+def test_every_member_of_a_gzip_file_is_read_and_counted(tmp_path: Path) -> None:
+    first, second = (
+        gzip.compress("".join(f"{row},{row * 7919 % 1000},3\n" for row in rows).encode())
+        for rows in (range(20_000), range(20_000, 50_000))
+    )
+    (tmp_path / "f.gz").write_bytes(first + second)
+    assert len(read(tmp_path / "f.gz")[0]) == 50_000
+    (tmp_path / "f.gz").write_bytes(first + second[: len(second) // 2])
+    with pytest.raises(InputError, match=r"f\.gz: its gzip data ends early or is damaged after line 3\d\d\d\d;"):
+        read(tmp_path / "f.gz")
+
+
 def test_damaged_parquet_pages_are_named(tmp_path: Path) -> None:
     path = tmp_path / "f.parquet"
     pq.write_table(pa.table({"user": range(9999), "item": range(9999), "rating": [1.0] * 9999}), path)
