@@ -129,6 +129,23 @@ def write_file(url: str, data: bytes) -> None:
         raise
 
 
+def check_writable(url: str) -> None:
+    """Checks, before long work, that a file can be written: writes an empty one beside it and removes that.
+
+    Raises:
+        InputError: it cannot.
+    """
+    probe = f"{url}.{uuid.uuid4().hex}.tmp"
+    try:
+        write_file(probe, b"")
+        fs, path = filesystem(probe)
+        fs.rm_file(path)
+    except InputError:
+        raise
+    except Exception as error:  # every store's client has exceptions of its own
+        raise InputError(f"{url} cannot be written: {one_line(error)}") from error
+
+
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             raise InputError(f"--json {args.json} is a directory; name a file in it")
         if fs.exists(path) and not _is_evaluation(args.json):
             raise InputError(f"--json {args.json} exists and holds no evaluation; name another file")
+        storage.check_writable(args.json)
     if not dataset.manifest.fold_entries[args.fold]:
         raise InputError(f"{args.data} has no rating in its {args.fold} fold; judge another --fold")
 

@@ -126,7 +126,10 @@ def test_json_that_cannot_be_written_is_an_input_error(trained, tmp_path, capsys
     assert "is a directory; name a file" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     target = str(tmp_path / "file" / "figures.json")
-    assert cli.main(["evaluate", "--data", trained.data, "--model", trained.run, "--json", target]) == 2
+    data = other_data(trained, tmp_path, "--axis", "user", "--folds", "90,10,0")
+    capsys.readouterr()
+    # Found before the fold is looked at, and so before any work.
+    assert cli.main(["evaluate", "--data", data, "--model", trained.run, "--json", target]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -46,6 +46,17 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert listing(str(tmp_path)) == ["file"]
 
 
+def test_a_check_for_writing_leaves_the_file_as_it_is(base: str, tmp_path: Path) -> None:
+    storage.write_file(storage.join(base, "a"), b"one")
+    storage.check_writable(storage.join(base, "a"))
+    storage.check_writable(storage.join(base, "b"))
+    assert listing(base) == ["a"]
+    assert storage.read_file(storage.join(base, "a")) == b"one"
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="b cannot be written"):
+        storage.check_writable(str(tmp_path / "file" / "b"))
+
+
 def test_reading_what_is_not_there_is_an_input_error(base: str) -> None:
     storage.write_file(storage.join(base, "dir", "x"), b"")
     for act in (storage.read_file, storage.file_size):
