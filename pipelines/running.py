@@ -82,7 +82,7 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
     for name in _TRACEBACK_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        pipeline = beam.Pipeline(options=options)
+        pipeline = beam.Pipeline(runner=_quiet_runner(options), options=options)
         build(pipeline)
         result = pipeline.run()
         result.wait_until_finish()
@@ -94,3 +94,22 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
         if cause is None:
             raise
         raise cause from None
+
+
+def _quiet_runner(options: Any) -> Any:
+    """The in-process runner whose worker processes log warnings only, as the driver does; None for other runners.
+
+    It does not hand the pipeline's options to the processes that --direct_running_mode=multi_processing starts, and
+    these would print each step of their start and end.
+    """
+    from apache_beam.options.pipeline_options import StandardOptions, WorkerOptions
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+
+    if options.view_as(StandardOptions).runner != IN_PROCESS_RUNNER:
+        return None
+    worker_options = beam_provision_api_pb2.ProvisionInfo()
+    level = options.view_as(WorkerOptions).default_sdk_harness_log_level or "WARNING"
+    worker_options.pipeline_options["default_sdk_harness_log_level"] = level
+    return FnApiRunner(provision_info=ExtendedProvisionInfo(worker_options))

@@ -394,6 +394,27 @@ def test_movielens(tmp_path: Path, movielens: Path) -> None:
     assert (half.ratings["min"], half.ratings["max"]) == (1.0, 5.0)
 
 
+def test_all_of_movielens_1m(tmp_path: Path, movielens: Path) -> None:
+    flags = ["--input", movielens / "ml-1m.parquet", "--axis", "user", "--folds", "80,10,10"]
+    assert prepare(*flags, "--output", tmp_path / "whole") == 0
+    manifest = Dataset(str(tmp_path / "whole")).manifest
+    assert (manifest.num_rows, manifest.num_columns, manifest.num_entries) == (6040, 3706, 1_000_209)
+    assert manifest.records == {"read": 1_000_209, "bad": 0, "duplicates": 0}
+    shares = [manifest.fold_entries[fold] / manifest.num_entries for fold in FOLDS]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.002)
+
+
+def test_worker_processes_write_the_same_and_print_no_log(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", make_records(strings=True, count=50))
+    flags = ["--input", tmp_path / "a.csv", "--axis", "user", "--num_shards", 2, "--output"]
+    assert prepare(*flags, tmp_path / "one") == 0
+    several = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    command = [sys.executable, "-m", "pipelines.prepare", *map(str, flags), str(tmp_path / "two"), *several]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(cli.__file__).parents[1])
+    assert files_of(str(tmp_path / "two")) == files_of(str(tmp_path / "one"))
+    assert "INFO:apache_beam" not in done.stderr
+
+
 def test_preparing_imports_no_torch(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", make_records(strings=False, count=20))
     code = (
