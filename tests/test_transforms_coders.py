@@ -7,7 +7,7 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam.coders import coders
+from shuffles import carries_blocks, coders_of_shuffles, falls_back
 
 from nnsparse_stream.formats import RatingFile
 from nnsparse_stream.inputs import plan_inputs
@@ -38,36 +38,8 @@ def test_no_shuffled_element_falls_back_to_pickle(tmp_path: Path) -> None:
     read = pipeline | ReadRatings(plan, str(tmp_path))
     vocabulary = read.ratings | BuildVocabulary("item", "int64", str(tmp_path))
     _ = read.ratings | SparsifyRatings("user", vocabulary, plan.empty_block()) | WriteShards(str(tmp_path))
-    shuffles = _Shuffles()
-    pipeline.visit(shuffles)
-    assert sorted(shuffles.blocks) == ["BuildVocabulary/By part", "SparsifyRatings/By shard"]
-    assert len(shuffles.coders) >= 3  # and the Reshuffle of the splits
-    fallbacks = (coders.PickleCoder, coders.DillCoder, coders.CloudpickleCoder)
-    for label, coder in shuffles.coders.items():
-        parts = list(_all_parts(coder))
-        assert not any(isinstance(part, fallbacks) for part in parts), (label, coder)
-
-
-class _Shuffles(beam.pipeline.PipelineVisitor):
-    """Collects the coder of what enters each GroupByKey."""
-
-    def __init__(self) -> None:
-        self.coders: dict[str, coders.Coder] = {}
-        self.blocks: list[str] = []
-
-    def visit_transform(self, node: beam.pipeline.AppliedPTransform) -> None:
-        self._collect(node)
-
-    def enter_composite_transform(self, node: beam.pipeline.AppliedPTransform) -> None:
-        self._collect(node)
-
-    def _collect(self, node: beam.pipeline.AppliedPTransform) -> None:
-        if isinstance(node.transform, beam.GroupByKey):
-            coder = beam.coders.registry.get_coder(node.inputs[0].element_type)
-            self.coders[node.full_label] = coder
-            if any(isinstance(part, RecordBatchCoder) for part in _all_parts(coder)):
-                self.blocks.append(node.full_label)
-
-
-def _all_parts(coder: coders.Coder) -> list[coders.Coder]:
-    return [coder, *(part for child in coder._get_component_coders() for part in _all_parts(child))]
+    found = coders_of_shuffles(pipeline)
+    blocks = {label for label, parts in found.items() if carries_blocks(parts)}
+    assert blocks == {"BuildVocabulary/By part", "SparsifyRatings/By shard"}
+    assert len(found) >= 3  # and the Reshuffle of the splits
+    assert not [label for label, parts in found.items() if falls_back(parts)]

@@ -1,0 +1,65 @@
+"""Scoring as a pipeline: what it shuffles has a coder, and a killed run can be run again."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from shuffles import carries_blocks, coders_of_shuffles, falls_back
+
+import transforms.coders
+from nnsparse_stream.checkpoint import load_model
+from pipelines import cli, score
+from pipelines.running import IN_PROCESS_RUNNER
+
+
+def arguments(*flags: str) -> argparse.Namespace:
+    return cli.parser_for("score").parse_args(flags)
+
+
+@pytest.mark.parametrize(("source", "wanted"), [("--data", "top_k"), ("--input", "top_k"), ("--input", "pairs")])
+def test_no_shuffled_element_falls_back_to_pickle(trained, tmp_path: Path, source: str, wanted: str) -> None:
+    (tmp_path / "pairs.csv").write_text("user,item\na,b\n")
+    what = ["--top_k", "3"] if wanted == "top_k" else ["--pairs", str(tmp_path / "pairs.csv")]
+    known = trained.data if source == "--data" else trained.log
+    args = arguments("--model", trained.run, source, known, "--output", str(tmp_path / "out"), *what)
+    checkpoint = load_model(trained.run)
+    ratings = score._plan(args, args.input, checkpoint, with_rating=True) if args.input else None
+    pairs = score._plan(args, args.pairs, checkpoint, with_rating=False) if args.pairs else None
+    transforms.coders.register()
+    pipeline = beam.Pipeline(IN_PROCESS_RUNNER)
+    score._build(pipeline, args, checkpoint, ratings, pairs, 2)
+    found = coders_of_shuffles(pipeline)
+    assert not [label for label, parts in found.items() if falls_back(parts)]
+    blocks = {"ScoreRatings/By shard"} | ({"SparsifyRatings/By shard"} if args.input else set())
+    assert {label for label, parts in found.items() if carries_blocks(parts)} == blocks
+
+
+@pytest.mark.parametrize("moment", ["_unfinished.json", "part-*.parquet"])
+def test_killed_and_run_again_gives_the_same_files(trained, tmp_path: Path, moment: str) -> None:
+    out = tmp_path / "out"
+    flags = ["--model", trained.run, "--input", trained.log, "--top_k", "3"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.score", *flags, "--output", str(out)],
+        stdout=subprocess.DEVNULL,
+        cwd=Path(cli.__file__).parents[1],
+    )
+    while not list(out.glob(moment)) and process.poll() is None:
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "_manifest.json").exists()
+    assert cli.main(["score", *flags, "--output", str(out)]) == 0
+    assert cli.main(["score", *flags, "--output", str(tmp_path / "whole")]) == 0
+    files = [
+        {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+        for directory in (out, tmp_path / "whole")
+    ]
+    assert "_manifest.json" in files[1]
+    assert files[0] == files[1]
