@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -17,8 +18,9 @@ from nnsparse_stream.dataset import ColumnsFile
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.grouping import HashFolds
 from nnsparse_stream.inputs import InputPlan, plan_inputs
+from nnsparse_stream.reading import BLOCK_BYTES
 from nnsparse_stream.storage import join
-from nnsparse_stream.vocabulary import Vocabulary
+from nnsparse_stream.vocabulary import Vocabulary, count_ids, order_counts
 from pipelines.running import run_pipeline
 from transforms import BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
 from transforms.read import check_bad_records
@@ -116,6 +118,20 @@ def test_blocks_become_shards(
     written = sorted(read_lines(tmp_path / "written"), key=lambda entry: entry["shard"])
     assert [entry["file"]["rows"] for entry in written] == [len(rows) for _, _, rows, _ in shards]
     assert len(list((tmp_path / "data" / "rows").iterdir())) == 50
+
+
+def test_shuffled_elements_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few the shards, and however much waits to be partitioned."""
+    monkeypatch.setattr(transforms.sparsify, "load_vocabulary", lambda built: built["vocabulary"])
+    rows = np.arange(300_000)
+    ratings = pa.record_batch({"user": rows, "item": rows % 10, "rating": np.ones(len(rows), np.float32)})
+    do_fn = transforms.sparsify._Partition("user", 1)
+    do_fn.start_bundle()
+    built = {"vocabulary": order_counts(count_ids(ratings["item"])), "ratings": len(rows)}
+    assert list(do_fn.process(ratings, built)) == []
+    blocks = [window.value[1] for window in do_fn.finish_bundle()]
+    assert max(block.nbytes for block in blocks) <= BLOCK_BYTES < sum(block.nbytes for block in blocks)
+    assert pa.Table.from_batches(blocks)["row"].to_pylist() == rows.tolist()
 
 
 def test_a_duplicate_reaches_the_driver_from_a_worker(tmp_path: Path) -> None:
