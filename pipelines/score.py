@@ -190,7 +190,7 @@ def _build(
             blocks.append(pipeline | "Shards" >> beam.Create(shards).with_output_types(_keyed_block()))
     else:
         rows, summaries, left_out = _raw_rows(pipeline, args, checkpoint, ratings, num_shards)
-        blocks.append(rows)
+        blocks += rows
         read_ratings, unknown = [summaries], [left_out]
     if pairs is not None:
         read = pipeline | "ReadPairs" >> ReadRatings(pairs, join(dead_letters, "pairs"))
@@ -221,11 +221,11 @@ def _build(
 
 def _raw_rows(
     pipeline: beam.Pipeline, args: argparse.Namespace, checkpoint: Checkpoint, plan: InputPlan, num_shards: int
-) -> tuple[beam.PCollection, beam.PCollection, beam.PCollection]:
-    """Raw ratings as keyed rows, the summaries of their reading, and counts of ratings of unknown columns."""
+) -> tuple[list[beam.PCollection], beam.PCollection, beam.PCollection]:
+    """Raw ratings as keyed blocks of rows, the summaries of their reading, and counts of ratings of unknown columns."""
     import apache_beam as beam
 
-    from nnsparse_stream.grouping import HashFolds
+    from nnsparse_stream.grouping import HashFolds, partition
     from nnsparse_stream.reading import describe_pair
     from nnsparse_stream.storage import join
     from transforms import ReadRatings, SparsifyRatings
@@ -249,7 +249,10 @@ def _raw_rows(
         )
         | "KeyRows" >> beam.Map(_key_rows).with_output_types(_keyed_block())
     )
-    return rows, read.summaries, known.unknown
+    maybe_cold = known.rows | "KeyColdRows" >> beam.FlatMap(partition, "row", num_shards).with_output_types(
+        _keyed_block()
+    )
+    return [rows, maybe_cold], read.summaries, known.unknown
 
 
 def _key_rows(shard: tuple[int, int, Any, int]) -> tuple[int, Any]:

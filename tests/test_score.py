@@ -117,14 +117,15 @@ def test_pairs_with_raw_ratings_equal_those_with_the_data_set(trained, tmp_path)
 
 def test_ratings_of_unknown_columns_are_counted_not_hidden(trained, tmp_path, capsys):
     log = tmp_path / "tonight.parquet"
-    extra = pa.table({"user": ["new", "new"], "item": ["unheard-of", "drama-000"],
-                      "rating": pa.array([5.0, 4.0], pa.float32())})  # fmt: skip
+    extra = pa.table({"user": ["new", "new", "lost"], "item": ["unheard-of", "drama-000", "unheard-of"],
+                      "rating": pa.array([5.0, 4.0, 3.0], pa.float32())})  # fmt: skip
     pq.write_table(extra, log)
     table = score(tmp_path, "--model", trained.run, "--input", str(log), "--top_k", "2")
-    assert table["row_id"].to_pylist() == ["new", "new"]
-    assert "1 ratings of columns that the model's vocabulary does not hold" in capsys.readouterr().out
+    # A row all of whose ratings are unknown is scored as one without ratings, and not left out.
+    assert sorted(table["row_id"].to_pylist()) == ["lost", "lost", "new", "new"]
+    assert "2 ratings of columns that the model's vocabulary does not hold" in capsys.readouterr().out
     manifest = json.loads((tmp_path / "scores" / "_manifest.json").read_text())
-    assert manifest["ratings_of_unknown_columns"] == 1
+    assert manifest["ratings_of_unknown_columns"] == 2
 
 
 def test_bad_input_leaves_nothing_behind(trained, tmp_path, capsys):

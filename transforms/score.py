@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
 from nnsparse_stream import storage
-from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.dataset import Dataset, shard_schema
 from nnsparse_stream.grouping import partition
 from transforms.model_cache import CheckpointHandle
 
@@ -26,31 +28,36 @@ class KnownColumns(beam.PTransform):
         axis: "user" or "item", the axis of the model's rows.
 
     Returns:
-        Two PCollections: `ratings`, blocks; and `unknown`, how many ratings were left out, one number a block.
+        Three PCollections: `ratings`, blocks; `unknown`, how many ratings were left out, one number a block; and
+        `rows`, blocks with the one column row, the rows that lost a rating: one that lost all is still to be scored.
     """
 
     def __init__(self, checkpoint: str, axis: str) -> None:
         super().__init__()
-        self._filter = _KnownColumns(CheckpointHandle(checkpoint), "item" if axis == "user" else "user")
+        self._filter = _KnownColumns(CheckpointHandle(checkpoint), axis)
 
     def expand(self, ratings: beam.PCollection[pa.RecordBatch]) -> beam.pvalue.DoOutputsTuple:
         """Applies the transform."""
         return ratings | beam.ParDo(self._filter).with_output_types(pa.RecordBatch).with_outputs(
-            "unknown", main="ratings"
+            "unknown", "rows", main="ratings"
         )
 
 
 class _KnownColumns(beam.DoFn):
-    def __init__(self, checkpoint: CheckpointHandle, column: str) -> None:
-        self._checkpoint, self._column = checkpoint, column
+    def __init__(self, checkpoint: CheckpointHandle, axis: str) -> None:
+        self._checkpoint, self._axis = checkpoint, axis
         self._counter = Metrics.counter("ratings", "unknown_column")
 
     def process(self, ratings: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        known = self._checkpoint.get().vocabulary.encode(ratings[self._column]) >= 0
+        column = ratings["item" if self._axis == "user" else "user"]
+        known = self._checkpoint.get().vocabulary.encode(column) >= 0
         unknown = int(len(known) - known.sum())
         self._counter.inc(unknown)
         yield ratings.filter(pa.array(known)) if unknown else ratings
         yield beam.pvalue.TaggedOutput("unknown", unknown)
+        if unknown:
+            rows = ratings[self._axis].filter(pa.array(~known)).unique()
+            yield beam.pvalue.TaggedOutput("rows", pa.record_batch([rows], names=["row"]))
 
 
 class KeyPairs(beam.PTransform):
@@ -84,8 +91,9 @@ def pair_block(block: pa.RecordBatch, axis: str) -> pa.RecordBatch:
 class ScoreRatings(beam.PTransform):
     """Scores shard by shard, and writes `part-*.parquet` under deterministic names.
 
-    Takes a PCollection of (shard, block): blocks of rows as a shard holds them, and blocks of pairs (columns row and
-    column) of the same shard's rows. Where `data` is given, the rows are read from that data set instead.
+    Takes a PCollection of (shard, block): blocks of rows as a shard holds them, blocks of rows that may have no rating
+    (the one column row), and blocks of pairs (columns row and column), all of the same shard's rows. Where `data` is
+    given, the rows are read from that data set instead.
 
     Args:
         checkpoint: URL of a checkpoint's directory.
@@ -140,6 +148,9 @@ class _ScoreShard(beam.DoFn):
         if self._data is not None:
             rows = Dataset(self._data).shard_batches(shard)
         if self._top_k is not None:
+            listed = [block["row"] for block in held if block.schema.names == ["row"]]
+            if listed:
+                rows = [*rows, _rows_without_ratings(rows, listed)]
             tables = top_k_tables(checkpoint, rows, self._top_k, self._folds)
         else:
             pairs = [block for block in held if "column" in block.schema.names]
@@ -159,6 +170,21 @@ class _ScoreShard(beam.DoFn):
         data = bytes(sink.getvalue())
         storage.write_file(storage.join(self._output, name), data)
         return {"path": name, "rows": count, "bytes": len(data)}
+
+
+def _rows_without_ratings(rows: Iterable[pa.RecordBatch], listed: list[pa.Array]) -> pa.RecordBatch:
+    """Those of the listed rows that no block of rows holds, as rows without entries."""
+    held = pa.chunked_array([block["row"] for block in rows], type=listed[0].type).combine_chunks()
+    ids = pa.chunked_array(listed).combine_chunks().unique()
+    ids = ids.filter(pc.invert(pc.is_in(ids, value_set=held)))
+    ids = ids.take(pc.sort_indices(ids))
+    schema = shard_schema(ids.type)
+    offsets = pa.array(np.zeros(len(ids) + 1, dtype=np.int32))
+    lists = [
+        pa.ListArray.from_arrays(offsets, pa.array([], type=field.type.value_type), type=field.type)
+        for field in list(schema)[1:]
+    ]
+    return pa.record_batch([ids, *lists], schema=schema)
 
 
 def _schema(state: dict[str, Any], ranked: bool) -> pa.Schema:
