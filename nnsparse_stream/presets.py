@@ -94,6 +94,29 @@ class Recipe:
         return cls(**{**fields, "hidden": tuple(fields["hidden"])})
 
 
+# Our own, for rows of items: scaled input, SELU, Adam with one second moment a row, decay by popularity, cosine.
+_BEST = Recipe(
+    hidden=(512,),
+    activation="selu",
+    unit=1.0,
+    mean_damping=1.0,
+    input_scale=15.0,
+    row_offset=True,
+    initial_std=0.01,
+    hide_ratio=0.25,
+    loss_average="entries",
+    optimizer="row_adam",
+    momentum=0.9,
+    learning_rate=5e-4,
+    schedule="cosine",
+    warmup=0.1,
+    weight_decay=6e-4,
+    decoder_weight_decay=1.2e-3,
+    decay_by_count=True,
+    batch_rows=128,
+    epochs=16,
+)
+
 #: The recipes that `train --preset` knows.
 PRESETS: dict[str, Recipe] = {
     # CFN on MovieLens-1M (Strub, Gaudel & Mary, "Hybrid Recommender System based on Autoencoders", 2016; the numbers
@@ -113,48 +136,15 @@ PRESETS: dict[str, Recipe] = {
         batch_rows=35,
         epochs=15,
     ),
-    # Our own, for rows of items: scaled input, SELU, Adam with one second moment a row, decay by popularity, cosine.
-    "best": Recipe(
-        hidden=(512,),
-        activation="selu",
-        unit=1.0,
-        mean_damping=1.0,
-        input_scale=15.0,
-        row_offset=True,
-        initial_std=0.01,
-        hide_ratio=0.25,
-        loss_average="entries",
-        optimizer="row_adam",
-        momentum=0.9,
-        learning_rate=5e-4,
-        schedule="cosine",
-        warmup=0.1,
-        weight_decay=6e-4,
-        decoder_weight_decay=1.2e-3,
-        decay_by_count=True,
-        batch_rows=128,
-        epochs=16,
-    ),
+    "best": _BEST,
     # The same for rows of users.
-    "best-user": Recipe(
-        hidden=(512,),
+    "best-user": replace(
+        _BEST,
         activation="tanh",
-        unit=1.0,
-        mean_damping=1.0,
         input_scale=12.0,
-        row_offset=True,
-        initial_std=0.01,
-        hide_ratio=0.25,
-        loss_average="entries",
-        optimizer="row_adam",
-        momentum=0.9,
         learning_rate=1e-3,
-        schedule="cosine",
-        warmup=0.1,
         weight_decay=4e-4,
         decoder_weight_decay=2e-3,
-        decay_by_count=True,
-        batch_rows=128,
         epochs=12,
     ),
 }
