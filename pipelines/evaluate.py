@@ -7,20 +7,32 @@ import json
 import tempfile
 from typing import Any
 
+from pipelines.options import urls
+
 DESCRIPTION = """\
 Judge a model on one fold of a data set: RMSE and MAE over all its ratings, and by how many training ratings a row has.
 
 The model is given the training fold's ratings of each row and predicts those of the judged fold.
 
   nnsparse-stream evaluate --data data/ml --model runs/ml --fold test --json test.json
+  nnsparse-stream evaluate --data data/items,data/users --model runs/items,runs/users --weights 0.7,0.3
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `evaluate`."""
-    parser.add_argument("--data", required=True, metavar="URL", help="the data set that the model was trained on")
     parser.add_argument(
-        "--model", required=True, metavar="URL", help="a run's directory (its last checkpoint) or one checkpoint's"
+        "--data", required=True, type=urls, metavar="URL[,URL...]", help="the data set that the model was trained on"
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=urls,
+        metavar="URL[,URL...]",
+        help="a run's directory or one checkpoint's; several, each with its --data, are judged by their mean",
+    )
+    parser.add_argument(
+        "--weights", type=_weights, metavar="X,X[,X...]", help="of several models' predictions (default: equal)"
     )
     parser.add_argument(
         "--fold", choices=("train", "validation", "test"), default="test", help="what to judge (default: test)"
@@ -30,6 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the figures there, too (a URL that workers can write to, where they run elsewhere)",
     )
+
+
+def _weights(text: str) -> list[float]:
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = [-1.0]
+    if min(weights) < 0 or not sum(weights) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers of 0 or more, one a model")
+    return weights
 
 
 def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
@@ -44,9 +66,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.errors import InputError
     from pipelines.running import run_pipeline
 
-    dataset = Dataset(args.data)
-    checkpoint = load_model(args.model)
-    checkpoint.check_data(dataset.manifest, args.data)
+    weights = args.weights or [1.0] * len(args.model)
+    if not len(args.data) == len(args.model) == len(weights):
+        raise InputError(
+            f"--model names {len(args.model)}, --data {len(args.data)} and --weights {len(weights)}: each model needs "
+            "its data set, and its weight where weights are given"
+        )
     if args.json:
         fs, path = storage.filesystem(args.json)
         if fs.isdir(path):
@@ -54,18 +79,28 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         if fs.exists(path) and not _is_evaluation(args.json):
             raise InputError(f"--json {args.json} exists and holds no evaluation; name another file")
         storage.check_writable(args.json)
-    if not dataset.manifest.fold_entries[args.fold]:
-        raise InputError(f"{args.data} has no rating in its {args.fold} fold; judge another --fold")
+    checkpoints = []
+    for data, model in zip(args.data, args.model, strict=True):
+        dataset = Dataset(data)
+        checkpoints.append(load_model(model))
+        checkpoints[-1].check_data(dataset.manifest, data)
+        if not dataset.manifest.fold_entries[args.fold]:
+            raise InputError(f"{data} has no rating in its {args.fold} fold; judge another --fold")
 
     import apache_beam as beam
 
-    from transforms.evaluate import EvaluateRatings
+    from transforms.evaluate import EvaluateBlend, EvaluateRatings
 
     with tempfile.TemporaryDirectory() as scratch:
         result = args.json or storage.join(scratch, "evaluation.json")
 
         def build(pipeline: beam.Pipeline) -> None:
-            report = pipeline | EvaluateRatings(checkpoint.url, args.data, args.fold)
+            models = [checkpoint.url for checkpoint in checkpoints]
+            if len(models) == 1:
+                report = pipeline | EvaluateRatings(models[0], args.data[0], args.fold)
+            else:
+                axis = checkpoints[0].state["axis"]
+                report = pipeline | EvaluateBlend(models, args.data, weights, args.fold, axis)
             _ = report | beam.Map(_write, result)
 
         run_pipeline(build, beam_flags)

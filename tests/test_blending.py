@@ -1,5 +1,7 @@
 """Blends of models of either axis, judged on the same ratings."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -60,3 +62,23 @@ def test_data_sets_with_other_ratings_in_the_fold_are_refused(trained, item_side
         judge_blend([*users, *items], [1.0, 1.0], "user")
     with pytest.raises(InputError, match="do not hold the same ratings"):
         judge_blend([*users, *blocks(*item_side, "item", 1)[1:]], [1.0, 1.0], "user")
+
+
+def test_the_command_judges_a_blend(trained, item_side, tmp_path, capsys):
+    data, run = item_side
+    figures = tmp_path / "figures.json"
+    flags = ["--data", f"{trained.data},{data}", "--model", f"{trained.run},{run}", "--json", str(figures)]
+    assert cli.main(["evaluate", *flags, "--weights", "1,3"]) == 0
+    found = json.loads(figures.read_text())
+    expected = judge_blend(
+        [*blocks(trained.data, trained.run, "user", 0), *blocks(data, run, "item", 1)], [1.0, 3.0], "user"
+    ).report("test")
+    assert found["rmse"] == pytest.approx(expected["rmse"], abs=1e-9)
+    assert [(b["min_ratings"], b["rows"], b["count"]) for b in found["buckets"]] == [
+        (b["min_ratings"], b["rows"], b["count"]) for b in expected["buckets"]
+    ]
+    capsys.readouterr()
+    assert cli.main(["evaluate", *flags, "--weights", "1"]) == 2
+    assert "each model needs" in capsys.readouterr().err
+    assert cli.main(["evaluate", *flags, "--weights", "1,x"]) == 2
+    assert "not a list of numbers" in capsys.readouterr().err

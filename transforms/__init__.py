@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from transforms.evaluate import EvaluateBlend as EvaluateBlend
     from transforms.evaluate import EvaluateRatings as EvaluateRatings
     from transforms.read import ReadRatings as ReadRatings
     from transforms.score import ScoreRatings as ScoreRatings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "BuildVocabulary": "vocabulary",
+    "EvaluateBlend": "evaluate",
     "EvaluateRatings": "evaluate",
     "ReadRatings": "read",
     "ScoreRatings": "score",

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.folds import FOLDS
+from nnsparse_stream.grouping import partition
 from transforms.model_cache import CheckpointHandle
 
 
@@ -31,6 +33,77 @@ def _total(parts: Iterable[tuple[int, Any]], fold: str) -> dict[str, Any]:
     ordered = [sums for _, sums in sorted(parts, key=operator.itemgetter(0))]
     report: dict[str, Any] = functools.reduce(operator.add, ordered).report(fold)
     return report
+
+
+class _PredictShard(beam.DoFn):
+    """Predictions of one model for a shard, cut by the rows of the first model."""
+
+    def __init__(self, checkpoints: list[CheckpointHandle], data: list[str], fold: str, axis: str, parts: int) -> None:
+        self._checkpoints, self._data, self._fold = checkpoints, data, FOLDS.index(fold)
+        self._axis, self._parts = axis, parts
+
+    def process(self, place: tuple[int, int]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        from nnsparse_stream.blending import predict_fold
+
+        position, shard = place
+        checkpoint = self._checkpoints[position].get()
+        axis = checkpoint.state["axis"]
+        for batch in Dataset(self._data[position]).shard_batches(shard):
+            block = predict_fold(checkpoint.model, checkpoint.vocabulary, axis, batch, self._fold, position)
+            yield from partition(block, self._axis, self._parts)
+
+
+def _judge_part(keyed: tuple[int, Iterable[pa.RecordBatch]], weights: list[float], axis: str) -> tuple[int, Any]:
+    from nnsparse_stream.blending import judge_blend
+
+    part, blocks = keyed
+    return part, judge_blend(list(blocks), weights, axis)
+
+
+class EvaluateBlend(beam.PTransform):
+    """Judges the weighted mean of several models' predictions on one fold: the root of a pipeline, or of a branch.
+
+    The models may be of either axis; their data sets hold the same ratings in the judged fold.
+
+    Args:
+        checkpoints: URLs of checkpoints' directories.
+        data: URLs of their data sets, in the same order.
+        weights: one a model; divided by their sum.
+        fold: "train", "validation" or "test".
+        axis: the axis of the first model's rows, whose training ratings make the buckets.
+
+    Returns:
+        A PCollection of one dictionary, as that of `EvaluateRatings`.
+
+    Raises:
+        InputError: in a worker, where the data sets hold other ratings in the fold.
+    """
+
+    def __init__(self, checkpoints: list[str], data: list[str], weights: list[float], fold: str, axis: str) -> None:
+        super().__init__()
+        self._checkpoints, self._data, self._weights = checkpoints, data, weights
+        self._fold, self._axis = fold, axis
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
+        """Applies the transform to the pipeline."""
+        datasets = [Dataset(url) for url in self._data]
+        places = [(position, shard) for position, held in enumerate(datasets) for shard in range(len(held.shards))]
+        predict = _PredictShard(
+            [CheckpointHandle(url) for url in self._checkpoints],
+            self._data,
+            self._fold,
+            self._axis,
+            max(len(held.shards) for held in datasets),
+        )
+        return (
+            begin
+            | beam.Create(places)
+            | beam.ParDo(predict).with_output_types(tuple[int, pa.RecordBatch])
+            | beam.GroupByKey()
+            | beam.Map(_judge_part, self._weights, self._axis)
+            | beam.combiners.ToList()
+            | beam.Map(_total, self._fold)
+        )
 
 
 class EvaluateRatings(beam.PTransform):
