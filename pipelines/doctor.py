@@ -18,7 +18,7 @@ Each URL is taken for a directory: a small file is written there, read back and 
   nnsparse-stream doctor s3://bucket/prefix /tmp
 """
 
-_PACKAGES = ("nnsparse-stream", "apache-beam", "pyarrow", "torch", "fsspec", "safetensors", "numpy")
+_PACKAGES = ("nnsparse-stream", "apache-beam", "pyarrow", "torch", "numba", "numpy", "fsspec", "safetensors")
 _PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "http": "aiohttp"}
 _EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     from nnsparse_stream.errors import InputError
 
-    print(f"python       {platform.python_version()}, {platform.platform()}, {os.cpu_count()} CPUs")
+    print(f"{'python':<16} {platform.python_version()}, {platform.platform()}, {os.cpu_count()} CPUs")
     for package in _PACKAGES:
         print(f"{package:<16} {importlib.metadata.version(package)}")
     print("\ndevices")
