@@ -202,14 +202,27 @@ class Dataset:
         """The row groups of one shard, in order, one at a time; see `read_row_group`."""
         return self._read(shard, range(len(self.shards[shard].row_groups)))
 
-    def _read(self, shard: int, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
-        entry = self.shards[shard]
+    def check_files(self) -> None:
+        """Checks, without reading them, that all shards are there and as long as the manifest says.
+
+        Raises:
+            InputError: one is missing or has another size; the message names it.
+        """
+        for entry in self.shards:
+            self._check_size(entry)
+
+    def _check_size(self, entry: ShardFile) -> None:
         url = storage.join(self.url, entry.path)
         size = storage.file_size(url)
         if size != entry.bytes:
             raise InputError(
                 f"{url} has {size} bytes and the manifest says {entry.bytes}: truncated or replaced; prepare again"
             )
+
+    def _read(self, shard: int, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
+        entry = self.shards[shard]
+        url = storage.join(self.url, entry.path)
+        self._check_size(entry)
         with storage.open_input(url) as stream:
             try:
                 # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.

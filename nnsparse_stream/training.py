@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from nnsparse_stream import report, storage
+from nnsparse_stream import storage
 from nnsparse_stream.batchifier import Batchifier
 from nnsparse_stream.checkpoint import (
     Checkpoint,
@@ -31,6 +29,7 @@ from nnsparse_stream.loader import Cursor, TrainingStream
 from nnsparse_stream.model import ModelConfig, RatingAutoencoder
 from nnsparse_stream.output import OutputDirectory
 from nnsparse_stream.presets import Recipe
+from nnsparse_stream.progress import epoch_line, peak_memory, progress_text, run_report
 from nnsparse_stream.trainer import Trainer, pick_device
 
 #: Set it (from a signal handler, say) to make the run that goes on in this process write a checkpoint and end.
@@ -94,12 +93,6 @@ def run_directory(request: TrainingRequest) -> OutputDirectory:
     return directory
 
 
-def peak_memory() -> int:
-    """The process's peak resident memory in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def train(request: TrainingRequest) -> dict[str, Any]:
     """Trains a model from its start, or from its last checkpoint.
 
@@ -125,7 +118,9 @@ def train(request: TrainingRequest) -> dict[str, Any]:
         raise InputError(
             f"--patience needs a validation fold, and {request.data} has none; prepare it with other --folds"
         )
-    dataset.vocabulary()  # read before anything is removed: it may be missing or damaged
+    # Before anything is removed: files may be missing or damaged.
+    dataset.check_files()
+    dataset.vocabulary()
     checkpoint = _resumed(request, dataset) if request.resume else None
     if checkpoint and directory.state() == "complete" and checkpoint.state["epoch"] == request.recipe.epochs:
         print(f"{request.output} has ended; there is nothing to resume", flush=True)
@@ -156,7 +151,9 @@ def train(request: TrainingRequest) -> dict[str, Any]:
         "best": state["best"],
         "metrics": state["history"][-1] if state["history"] else None,
     }
-    directory.write("report.html", _report(state["history"], request).encode())
+    directory.write(
+        "report.html", run_report(state["history"], request.recipe, f"{request.data}, seed {request.seed}").encode()
+    )
     directory.complete(storage.to_json(summary))
     return summary
 
@@ -264,7 +261,7 @@ class Run:
             metrics = self._end_epoch()
             self._save()
             self._write_metrics(directory)
-            print(_epoch_line(metrics, recipe.epochs), flush=True)
+            print(epoch_line(metrics, recipe.epochs), flush=True)
 
     def _write_metrics(self, directory: OutputDirectory) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.checkpoint.state["history"])
@@ -307,7 +304,7 @@ class Run:
                 sums["seconds"] = seconds_before + time.perf_counter() - started
                 sums["waited"] = waited_before + self.stream.waited
                 bar.update(rows.num_entries)
-                bar.set_postfix_str(_postfix(sums, recipe), refresh=False)
+                bar.set_postfix_str(progress_text(sums, recipe), refresh=False)
                 if not math.isfinite(loss):
                     raise self._diverged(epoch)
                 if self._is_due():
@@ -385,39 +382,3 @@ class Run:
             if old != best:
                 fs, path = storage.filesystem(old)
                 fs.rm(path, recursive=True)
-
-
-def _postfix(sums: dict[str, Any], recipe: Recipe) -> str:
-    return (
-        f"loss {sums['loss'] / sums[recipe.loss_average]:.4f}, "
-        f"rmse {math.sqrt(sums['squared'] / sums['entries']):.4f}, "
-        f"fill {sums['rows'] / sums['batches'] / recipe.batch_rows:.0%}, "
-        f"waiting {sums['waited'] / max(sums['seconds'], 1e-9):.0%}, {peak_memory() / 1e6:,.0f} MB"
-    )
-
-
-def _epoch_line(metrics: dict[str, Any], epochs: int) -> str:
-    validation = metrics["validation"]
-    judged = f"validation RMSE {validation['rmse']:.4f} MAE {validation['mae']:.4f}  " if validation else ""
-    return (
-        f"epoch {metrics['epoch']:>3}/{epochs}  loss {metrics['loss']:.4f}  train RMSE {metrics['train_rmse']:.4f}  "
-        f"{judged}{metrics['seconds']:.1f} s  {metrics['ratings_per_second']:,} ratings/s  "
-        f"waiting {metrics['waiting_for_data']:.0%}  peak {metrics['peak_memory_bytes'] / 1e6:,.0f} MB"
-    )
-
-
-def _report(history: list[dict[str, Any]], request: TrainingRequest) -> str:
-    """The learning curve as an HTML page."""
-    epochs = [line["epoch"] for line in history]
-    lines = [report.Series("training, corrupted input", epochs, [line["train_rmse"] for line in history])]
-    if history and history[0]["validation"]:
-        lines.append(report.Series("validation", epochs, [line["validation"]["rmse"] for line in history]))
-    curve = [report.line_chart(lines, "epoch", "RMSE", "RMSE by epoch, in rating units.")] if history else []
-    recipe = [(name, str(value)) for name, value in request.recipe.to_json().items()]
-    parts = [
-        report.section("Learning curve"),
-        *curve,
-        report.section("Recipe"),
-        report.table(("field", "value"), recipe),
-    ]
-    return report.page("Training run", f"{request.data}, seed {request.seed}", parts)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nnsparse_stream.dataset import Dataset
+    from nnsparse_stream.output import OutputDirectory
     from nnsparse_stream.synthetic import SyntheticRatings
 
 DESCRIPTION = """\
@@ -44,12 +45,23 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     Raises:
         InputError: the output cannot be used.
     """
-    from nnsparse_stream import storage
     from nnsparse_stream.output import OutputDirectory
 
     started = time.perf_counter()
     directory = OutputDirectory(args.output, contents=_CONTENTS, completing="report.json", overwrite=args.overwrite)
     directory.begin()
+    try:
+        _go(args, beam_flags, directory)
+    except BaseException:
+        directory.abort()
+        raise
+    print(f"\ndone in {time.perf_counter() - started:.0f} s")
+
+
+def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirectory) -> None:
+    from nnsparse_stream import storage
+
+    started = time.perf_counter()
 
     def url(*names: str) -> str:
         return storage.join(args.output, *names)
@@ -94,7 +106,6 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     seconds = time.perf_counter() - started
     summary = {"kind": "nnsparse-stream demo", "rmse": dict(errors), "seconds": round(seconds, 1)}
     directory.complete(storage.to_json(summary))
-    print(f"\ndone in {seconds:.0f} s")
 
 
 def _make_sample(seed: int, directory: Any) -> SyntheticRatings:

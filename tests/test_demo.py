@@ -14,7 +14,7 @@ def small(monkeypatch):
                                           "--weight_decay", "0.005", "--decoder_weight_decay", "0.05"))  # fmt: skip
 
 
-def test_the_demo_goes_the_whole_way(small, tmp_path, capsys):
+def test_the_demo_goes_the_whole_way(small, tmp_path, capsys, monkeypatch):
     output = tmp_path / "demo"
     assert cli.main(["demo", "--output", str(output)]) == 0
     rmse = json.loads((output / "report.json").read_text())["rmse"]
@@ -32,5 +32,8 @@ def test_the_demo_goes_the_whole_way(small, tmp_path, capsys):
     assert page.count("<svg") == 2
     assert page.count("<h3>user-") == 3
 
+    monkeypatch.setattr(demo, "_noise_floor", lambda *_: 1 / 0)
+    assert cli.main(["demo", "--output", str(tmp_path / "failed")]) == 1
+    assert not (tmp_path / "failed").exists()
     assert cli.main(["demo", "--output", str(output)]) == 2
     assert "pass --overwrite" in capsys.readouterr().err

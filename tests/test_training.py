@@ -279,6 +279,12 @@ def test_a_failure_before_the_first_checkpoint_leaves_nothing_and_removes_nothin
     with pytest.raises(InputError, match="columns/part"):
         train(request(trained, tmp_path / "new", data=str(data)))
     assert not (tmp_path / "new").exists()
+    shutil.copytree(Path(trained.data) / "columns", data / "columns")
+    shard = min((data / "rows").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"{shard.name} has .* truncated"):
+        train(request(trained, run, data=str(data), overwrite=True))
+    assert sorted(path for path in run.rglob("*")) == before
 
 
 def test_cuda_where_there_is_none_is_refused(trained, tmp_path):
