@@ -116,7 +116,7 @@ class TrainingStream:
         readers: threads that read row groups.
         shuffle_entries: bounds a block.
         prefetch_bytes: bounds what waits to be used; one minibatch waits even if it is larger.
-        waited: seconds that `epoch` has waited for minibatches, over all calls.
+        waited: seconds that `epochs` has waited for minibatches, over all calls.
     """
 
     dataset: Dataset
@@ -128,46 +128,60 @@ class TrainingStream:
     prefetch_bytes: int = PREFETCH_BYTES
     waited: float = field(default=0.0, init=False)
 
-    def epoch(self, epoch: int, start: Cursor = Cursor()) -> Generator[Minibatch, None, None]:  # noqa: B008 (immutable)
-        """The minibatches of one epoch from a cursor on.
+    def epochs(
+        self,
+        first: int,
+        last: int,
+        start: Cursor = Cursor(),  # noqa: B008 (immutable)
+    ) -> Generator[Minibatch | None, None, None]:
+        """The minibatches of some epochs, from a cursor on; None after each epoch's last.
+
+        While one epoch ends and is judged, the next one's first block is read.
 
         Args:
-            epoch: from 1.
-            start: `Minibatch.after` of the last minibatch that was used.
+            first: from 1.
+            last: the last epoch.
+            start: in the first epoch, `Minibatch.after` of the last minibatch that was used.
 
         Raises:
             InputError: a shard is missing or damaged.
         """
         buffer = _Prefetched(self.prefetch_bytes)
-        producer = threading.Thread(target=buffer.fill, args=(self._produce(epoch, start),), daemon=True)
+        producer = threading.Thread(target=buffer.fill, args=(self._produce(first, last, start),), daemon=True)
         producer.start()
         try:
-            while True:
-                asked = time.perf_counter()
-                minibatch = buffer.take()
-                self.waited += time.perf_counter() - asked
-                if minibatch is None:
-                    return
-                yield minibatch
+            for _ in range(first, last + 1):
+                while True:
+                    asked = time.perf_counter()
+                    minibatch = buffer.take()
+                    self.waited += time.perf_counter() - asked
+                    yield minibatch
+                    if minibatch is None:
+                        break
         finally:
             buffer.close()
             producer.join()
 
-    def _produce(self, epoch: int, start: Cursor) -> Iterator[Minibatch]:
-        blocks = shuffle_blocks(self.dataset.manifest, self.seed, epoch, self.shuffle_entries)
+    def _produce(self, first: int, last: int, start: Cursor) -> Iterator[Minibatch | None]:
         with ThreadPoolExecutor(self.readers) as pool:
-            for block in range(start.block, len(blocks)):
-                # In the order of the block, whichever reader is done first.
-                groups = list(pool.map(self._read, blocks[block]))
-                rows = self._shuffled(SparseRows.concatenate(groups), _random(self.seed, epoch, block + 1))
-                cut = list(self.batchifier(rows))
-                for index, minibatch in enumerate(cut, 1):
-                    if block == start.block and index <= start.minibatch:
-                        continue
-                    after = Cursor(block, index) if index < len(cut) else Cursor(block + 1)
-                    if self.device.type == "cuda":
-                        minibatch = minibatch.pin_memory().to(self.device, non_blocking=True)
-                    yield Minibatch(minibatch, after)
+            for epoch in range(first, last + 1):
+                blocks = shuffle_blocks(self.dataset.manifest, self.seed, epoch, self.shuffle_entries)
+                for block in range(start.block, len(blocks)):
+                    # In the order of the block, whichever reader is done first.
+                    groups = list(pool.map(self._read, blocks[block]))
+                    rows = self._shuffled(SparseRows.concatenate(groups), _random(self.seed, epoch, block + 1))
+                    yield from self._cut(rows, block, start.minibatch if block == start.block else 0)
+                yield None
+                start = Cursor()
+
+    def _cut(self, rows: SparseRows, block: int, skipped: int) -> Iterator[Minibatch]:
+        """The minibatches of a block, on the training device, without the first `skipped`."""
+        cut = list(self.batchifier(rows))
+        for index, minibatch in enumerate(cut[skipped:], skipped + 1):
+            after = Cursor(block, index) if index < len(cut) else Cursor(block + 1)
+            if self.device.type == "cuda":
+                minibatch = minibatch.pin_memory().to(self.device, non_blocking=True)
+            yield Minibatch(minibatch, after)
 
     def _read(self, place: tuple[int, int]) -> SparseRows:
         return fold_rows(self.dataset.read_row_group(*place), (0,), self.dataset.manifest.num_columns)
@@ -204,11 +218,11 @@ class _Prefetched:
         self._closed = False
         self._changed = threading.Condition()
 
-    def fill(self, minibatches: Iterator[Minibatch]) -> None:
-        """Puts all minibatches, waiting where there is no room; stops when the consumer has closed."""
+    def fill(self, minibatches: Iterator[Minibatch | None]) -> None:
+        """Puts all of them, waiting where there is no room; stops when the consumer has closed."""
         try:
             for minibatch in minibatches:
-                size = _bytes(minibatch.rows)
+                size = _bytes(minibatch)
                 with self._changed:
                     while not self._closed and self._held and self._held + size > self._max_bytes:
                         self._changed.wait()
@@ -216,19 +230,17 @@ class _Prefetched:
                         return
                     self._held += size
                 self._items.put((minibatch, None))
-            self._items.put((None, None))
         except BaseException as error:  # the consumer raises it, in its own thread
             self._items.put((None, error))
 
     def take(self) -> Minibatch | None:
-        """The next minibatch; None at the end."""
+        """The next item that was put."""
         minibatch, error = self._items.get()
         if error is not None:
             raise error
-        if minibatch is not None:
-            with self._changed:
-                self._held -= _bytes(minibatch.rows)
-                self._changed.notify()
+        with self._changed:
+            self._held -= _bytes(minibatch)
+            self._changed.notify()
         return minibatch
 
     def close(self) -> None:
@@ -238,5 +250,8 @@ class _Prefetched:
             self._changed.notify()
 
 
-def _bytes(rows: SparseRows) -> int:
+def _bytes(minibatch: Minibatch | None) -> int:
+    if minibatch is None:
+        return 0
+    rows = minibatch.rows
     return rows.offsets.nbytes + rows.columns.nbytes + rows.values.nbytes

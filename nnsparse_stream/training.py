@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,7 @@ from nnsparse_stream.checkpoint import (
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation import ErrorSums, evaluate_batch
-from nnsparse_stream.loader import Cursor, TrainingStream
+from nnsparse_stream.loader import Cursor, Minibatch, TrainingStream
 from nnsparse_stream.model import ModelConfig, RatingAutoencoder
 from nnsparse_stream.output import OutputDirectory
 from nnsparse_stream.presets import Recipe
@@ -254,27 +256,28 @@ class Run:
         """Trains until the run ends, or is stopped."""
         state, recipe = self.checkpoint.state, self.request.recipe
         self._write_metrics(directory)  # what a kill between a checkpoint and its metrics left out
-        while state["epoch"] < recipe.epochs and not self._has_to_end() and not self._has_lost_patience():
-            if not self._train_epoch(state["epoch"] + 1):
+        minibatches = self.stream.epochs(state["epoch"] + 1, recipe.epochs, Cursor(*state["cursor"]))
+        with contextlib.closing(minibatches):
+            while state["epoch"] < recipe.epochs and not self._has_to_end() and not self._has_lost_patience():
+                if not self._train_epoch(state["epoch"] + 1, minibatches):
+                    self._save()
+                    return
+                metrics = self._end_epoch()
                 self._save()
-                return
-            metrics = self._end_epoch()
-            self._save()
-            self._write_metrics(directory)
-            print(epoch_line(metrics, recipe.epochs), flush=True)
+                self._write_metrics(directory)
+                print(epoch_line(metrics, recipe.epochs), flush=True)
 
     def _write_metrics(self, directory: OutputDirectory) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.checkpoint.state["history"])
         directory.write("metrics.jsonl", lines.encode())
 
-    def _train_epoch(self, epoch: int) -> bool:
-        """Trains the rest of an epoch, from the cursor on; False where the run has to end before."""
+    def _train_epoch(self, epoch: int, minibatches: Iterator[Minibatch | None]) -> bool:
+        """Trains on the minibatches up to the epoch's end; False where the run has to end before."""
         state, recipe = self.checkpoint.state, self.request.recipe
         sums = state["sums"]
         total = self.dataset.manifest.fold_entries["train"]
         waited_before, seconds_before = sums["waited"] - self.stream.waited, sums["seconds"]
         started = time.perf_counter()
-        minibatches = self.stream.epoch(epoch, Cursor(*state["cursor"]))
         with tqdm(
             total=total,
             initial=sums["entries"],
@@ -284,9 +287,8 @@ class Run:
             leave=False,
             disable=None,
         ) as bar:
-            for minibatch in minibatches:
+            for minibatch in iter(minibatches.__next__, None):
                 if self._has_to_end():
-                    minibatches.close()
                     return False
                 rows = minibatch.rows
                 progress = (epoch - 1 + sums["entries"] / total) / recipe.epochs

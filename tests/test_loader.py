@@ -24,6 +24,12 @@ def stream(dataset, rows=7, entries=10_000, **fields):
     return TrainingStream(dataset, 5, Batchifier(rows, entries), torch.device("cpu"), **fields)
 
 
+def one_epoch(stream, epoch, start=Cursor()):  # noqa: B008
+    *minibatches, end = stream.epochs(epoch, epoch, start)
+    assert end is None
+    return minibatches
+
+
 def taken(minibatches):
     return [(m.rows.offsets.tolist(), m.rows.columns.tolist(), m.rows.values.tolist(), m.after) for m in minibatches]
 
@@ -31,7 +37,7 @@ def taken(minibatches):
 def test_an_epoch_holds_every_training_rating_once(dataset):
     seen = sorted(
         (tuple(m.rows[row].columns.tolist()), tuple(m.rows[row].values.tolist()))
-        for m in stream(dataset).epoch(1)
+        for m in one_epoch(stream(dataset), 1)
         for row in range(m.rows.num_rows)
     )
     expected = sorted(
@@ -54,16 +60,24 @@ def test_an_epoch_holds_every_training_rating_once(dataset):
 def test_the_order_is_a_function_of_manifest_seed_and_epoch(dataset, readers, prefetch, block, epoch):
     one = stream(dataset, shuffle_entries=block, readers=1)
     other = stream(dataset, shuffle_entries=block, readers=readers, prefetch_bytes=prefetch)
-    assert taken(one.epoch(epoch)) == taken(other.epoch(epoch))
-    assert taken(one.epoch(epoch)) != taken(one.epoch(epoch + 1))
+    assert taken(one_epoch(one, epoch)) == taken(one_epoch(other, epoch))
+    assert taken(one_epoch(one, epoch)) != taken(one_epoch(one, epoch + 1))
 
 
 @settings(deadline=None, max_examples=12)
 @given(block=st.sampled_from([1, 4_000, 10**9]), after=st.integers(0, 70))
 def test_a_cursor_restores_the_position_inside_an_epoch(dataset, block, after):
-    whole = taken(stream(dataset, shuffle_entries=block).epoch(2))
+    whole = taken(one_epoch(stream(dataset, shuffle_entries=block), 2))
     cursor = Cursor() if after == 0 else whole[min(after, len(whole)) - 1][-1]
-    assert taken(stream(dataset, shuffle_entries=block).epoch(2, cursor)) == whole[min(after, len(whole)) :]
+    assert taken(one_epoch(stream(dataset, shuffle_entries=block), 2, cursor)) == whole[min(after, len(whole)) :]
+
+
+def test_epochs_follow_one_another_as_if_each_were_read_alone(dataset):
+    minibatches = stream(dataset).epochs(2, 4, Cursor(0, 3))
+    epochs = [list(iter(minibatches.__next__, None)) for _ in range(3)]
+    assert list(minibatches) == []
+    alone = [one_epoch(stream(dataset), 2, Cursor(0, 3)), *(one_epoch(stream(dataset), epoch) for epoch in (3, 4))]
+    assert list(map(taken, epochs)) == list(map(taken, alone))
 
 
 def test_every_row_group_is_in_one_shuffle_block_within_the_bound(dataset):
@@ -79,7 +93,7 @@ def test_every_row_group_is_in_one_shuffle_block_within_the_bound(dataset):
 
 def test_minibatches_keep_both_bounds_and_heavy_rows_are_drawn_anew_each_epoch(dataset):
     bounded = stream(dataset, rows=5, entries=12)
-    epochs = [list(bounded.epoch(epoch)) for epoch in (1, 2)]
+    epochs = [list(one_epoch(bounded, epoch)) for epoch in (1, 2)]
     for minibatch in itertools.chain.from_iterable(epochs):
         assert minibatch.rows.num_rows <= 5
         assert minibatch.rows.num_entries <= 12
@@ -109,7 +123,7 @@ def test_an_epoch_that_is_left_early_ends_its_reader(dataset):
     import threading
 
     before = threading.active_count()
-    minibatches = stream(dataset, prefetch_bytes=1).epoch(1)
+    minibatches = stream(dataset, prefetch_bytes=1).epochs(1, 3)
     next(minibatches)
     minibatches.close()
     assert threading.active_count() == before
@@ -124,7 +138,7 @@ def test_what_a_reader_meets_is_raised_where_the_minibatches_are_used(trained, t
     shard = next((data / "rows").iterdir())
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(InputError, match=shard.name):
-        list(stream(damaged).epoch(1))
+        list(one_epoch(stream(damaged), 1))
 
 
 def test_the_sample_of_a_heavy_row_is_fair(dataset):
