@@ -151,14 +151,19 @@ class RatingAutoencoder(nn.Module):
         return ratings.with_values((ratings.values - means[ratings.row_indices()]) / self.config.unit)
 
     def code(
-        self, residuals: SparseRows, visible: Tensor | None = None, transposed: Transposed | None = None
+        self,
+        residuals: SparseRows,
+        visible: Tensor | None = None,
+        transposed: Transposed | None = None,
+        layers: int | None = None,
     ) -> Tensor:
-        """The last hidden layer's activations, (rows, hidden[0]).
+        """The activations of a hidden layer: of the last, (rows, hidden[0]), where `layers` does not say another.
 
         Args:
             residuals: the block's input, in residual units; what is hidden from it has the value 0.
             visible: bool (entries,), which entries are not hidden; all where None. It counts only for `input_scale`.
             transposed: the block's transpose.
+            layers: pass through so many hidden layers only.
         """
         if self.config.input_scale is not None:
             row = residuals.row_indices()
@@ -169,9 +174,19 @@ class RatingAutoencoder(nn.Module):
             residuals = residuals.with_values(residuals.values * scale[row])
         activation = _ACTIVATIONS[self.config.activation]
         code = activation(encode(self.encoder, residuals, transposed) + self.encoder_bias)
-        for layer in self.inner:
+        for layer in self.inner[: None if layers is None else layers - 1]:
             code = activation(layer(code))
         return code
+
+    def reconstruct(self, code: Tensor, layer: int) -> Tensor:
+        """A hidden layer's input, passed through it and through its mirror image on the decoding side.
+
+        Args:
+            code: (rows, hidden[layer - 1]), what the layer reads.
+            layer: from 1, the first hidden layer that reads another's code.
+        """
+        activation = _ACTIVATIONS[self.config.activation]
+        return activation(self.inner[-layer](activation(self.inner[layer - 1](code))))
 
     def estimate(
         self,
@@ -179,6 +194,7 @@ class RatingAutoencoder(nn.Module):
         at: SparseRows,
         visible: Tensor | None = None,
         transposed: Transposed | None = None,
+        layers: int | None = None,
     ) -> SparseRows:
         """Estimated residuals at given entries only; the differentiable pass of training.
 
@@ -187,11 +203,12 @@ class RatingAutoencoder(nn.Module):
             at: the entries to estimate, a block of as many rows; its values are not read.
             visible: bool (entries of `residuals`,), which of them are not hidden; all where None.
             transposed: the transpose shared by `residuals` and `at`, where both have one structure.
+            layers: 1 to leave out the inner layers, which are trained later.
 
         Returns:
             `at` with the estimates as values.
         """
-        code = self.code(residuals, visible, transposed)
+        code = self.code(residuals, visible, transposed, layers)
         output = decode_at(code, self.decoder, self.decoder_bias, at, transposed)
         if self.row_offset is not None:
             output = output + (code @ self.row_offset)[at.row_indices()]

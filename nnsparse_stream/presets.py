@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnsparse_stream.errors import InputError
 
@@ -18,6 +18,17 @@ SCHEDULES = ("constant", "inverse", "cosine")
 
 def _field(default: Any, explanation: str) -> Any:
     return field(default=default, metadata={"help": explanation})
+
+
+class Stage(NamedTuple):
+    """What an epoch trains: one layer (from 1, the outermost), or all of them where `layer` is None.
+
+    `epoch` counts from 1 within the stage, which has `epochs`.
+    """
+
+    layer: int | None
+    epoch: int
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class Recipe:
     batch_rows: int = _field(128, "rows of a minibatch")
     batch_entries: int = _field(1_000_000, "entries of a minibatch; of a heavier row so many are drawn each epoch")
     epochs: int = _field(10, "passes over the training fold")
+    pretrain_epochs: int = _field(0, "passes for each layer alone, outermost first, before all are trained together")
+    refeed_columns: int = _field(0, "columns, drawn for each minibatch, of whose estimates it is trained on once more")
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -63,6 +76,10 @@ class Recipe:
             raise ValueError(f"loss_average is {self.loss_average!r}, not rows or entries")
         if min(self.hidden, default=0) < 1 or min(self.batch_rows, self.batch_entries, self.epochs) < 1:
             raise ValueError("hidden, batch_rows, batch_entries and epochs must be 1 or more")
+        if min(self.pretrain_epochs, self.refeed_columns) < 0:
+            raise ValueError("pretrain_epochs and refeed_columns must be 0 or more")
+        if self.pretrain_epochs and len(self.hidden) < 2:
+            raise ValueError("pretrain_epochs needs two or more hidden layers: one alone is trained as a whole")
         for name in ("hide_ratio", "warmup", "momentum", "second_moment"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, not in [0, 1)")
@@ -70,12 +87,24 @@ class Recipe:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, not 0 or more")
 
+    @property
+    def all_epochs(self) -> int:
+        """Passes over the training fold, those of the layers alone included."""
+        return self.pretrain_epochs * len(self.hidden) + self.epochs
+
+    def stage(self, epoch: int) -> Stage:
+        """What an epoch trains; `epoch` counts from 1 over all stages."""
+        layer, before = divmod(epoch - 1, self.pretrain_epochs) if self.pretrain_epochs else (0, epoch - 1)
+        if self.pretrain_epochs and layer < len(self.hidden):
+            return Stage(layer + 1, before + 1, self.pretrain_epochs)
+        return Stage(None, epoch - self.pretrain_epochs * len(self.hidden), self.epochs)
+
     def learning_rate_at(self, epoch: int, progress: float) -> float:
         """The learning rate of a step.
 
         Args:
-            epoch: from 1.
-            progress: share of the whole run's entries that were trained on before the step, in [0, 1).
+            epoch: of its stage, from 1.
+            progress: share of the stage's entries that were trained on before the step, in [0, 1).
         """
         rate = self.learning_rate
         if self.schedule == "inverse":
@@ -93,6 +122,24 @@ class Recipe:
         """The recipe that `to_json` wrote."""
         return cls(**{**fields, "hidden": tuple(fields["hidden"])})
 
+
+# CFN on MovieLens-1M (Strub, Gaudel & Mary, "Hybrid Recommender System based on Autoencoders", 2016; the numbers
+# are those of the application's own configuration file, but for the learning rate, the decay and the epochs, which
+# docs/quickstart.md explains).
+_CFN = Recipe(
+    hidden=(700,),
+    output_activation="tanh",
+    alpha=1.108,
+    beta=0.720,
+    hide_ratio=0.138,
+    learning_rate=0.06,
+    schedule="inverse",
+    learning_rate_decay=0.176,
+    weight_decay=0.02,
+    decoder_weight_decay=0.12,
+    batch_rows=35,
+    epochs=15,
+)
 
 # Our own, for rows of items: scaled input, SELU, Adam with one second moment a row, decay by popularity, cosine.
 _BEST = Recipe(
@@ -119,23 +166,9 @@ _BEST = Recipe(
 
 #: The recipes that `train --preset` knows.
 PRESETS: dict[str, Recipe] = {
-    # CFN on MovieLens-1M (Strub, Gaudel & Mary, "Hybrid Recommender System based on Autoencoders", 2016; the numbers
-    # are those of the application's own configuration file, but for the learning rate, the decay and the epochs, which
-    # docs/quickstart.md explains).
-    "cfn": Recipe(
-        hidden=(700,),
-        output_activation="tanh",
-        alpha=1.108,
-        beta=0.720,
-        hide_ratio=0.138,
-        learning_rate=0.06,
-        schedule="inverse",
-        learning_rate_decay=0.176,
-        weight_decay=0.02,
-        decoder_weight_decay=0.12,
-        batch_rows=35,
-        epochs=15,
-    ),
+    "cfn": _CFN,
+    # The same, two layers deep, trained layer by layer and then together, as CFN's deeper networks.
+    "cfn-stacked": replace(_CFN, hidden=(700, 500), pretrain_epochs=5),
     "best": _BEST,
     # The same for rows of users.
     "best-user": replace(

@@ -31,19 +31,30 @@ def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
     """The line that is printed when an epoch has ended."""
     validation = metrics["validation"]
     judged = f"validation RMSE {validation['rmse']:.4f} MAE {validation['mae']:.4f}  " if validation else ""
+    stage = f"layer {metrics['layer']}  " if metrics["layer"] else ""
+    trained = "" if metrics["train_rmse"] is None else f"train RMSE {metrics['train_rmse']:.4f}  "
     return (
-        f"epoch {metrics['epoch']:>3}/{epochs}  loss {metrics['loss']:.4f}  train RMSE {metrics['train_rmse']:.4f}  "
-        f"{judged}{metrics['seconds']:.1f} s  {metrics['ratings_per_second']:,} ratings/s  "
+        f"epoch {metrics['epoch']:>3}/{epochs}  {stage}loss {metrics['loss']:.4f}  "
+        f"{trained}{judged}{metrics['seconds']:.1f} s  {metrics['ratings_per_second']:,} ratings/s  "
         f"waiting {metrics['waiting_for_data']:.0%}  peak {metrics['peak_memory_bytes'] / 1e6:,.0f} MB"
     )
 
 
 def run_report(history: list[dict[str, Any]], recipe: Recipe, lead: str) -> str:
     """The learning curve and the recipe as an HTML page; `lead` says which run it is."""
-    epochs = [line["epoch"] for line in history]
-    lines = [report.Series("training, corrupted input", epochs, [line["train_rmse"] for line in history])]
-    if history and history[0]["validation"]:
-        lines.append(report.Series("validation", epochs, [line["validation"]["rmse"] for line in history]))
+    trained = [line for line in history if line["train_rmse"] is not None]
+    judged = [line for line in history if line["validation"]]
+    lines = [
+        report.Series(
+            "training, corrupted input", [line["epoch"] for line in trained], [line["train_rmse"] for line in trained]
+        )
+    ]
+    if judged:
+        lines.append(
+            report.Series(
+                "validation", [line["epoch"] for line in judged], [line["validation"]["rmse"] for line in judged]
+            )
+        )
     curve = [report.line_chart(lines, "epoch", "RMSE", "RMSE by epoch, in rating units.")] if history else []
     fields = [(name, str(value)) for name, value in recipe.to_json().items()]
     parts = [

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nnsparse_stream.checkpoint import Checkpoint, load_optimizer
-from nnsparse_stream.criteria import SDAESparseCriterion, prepare_input
+from nnsparse_stream.criteria import DenoisingCriterion, SDAECriterion, SDAESparseCriterion, prepare_input
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.kernels import Transposed
 from nnsparse_stream.model import RatingAutoencoder
@@ -31,9 +31,16 @@ def pick_device(name: str) -> torch.device:
 
 
 class Trainer:
-    """Steps: a minibatch in, weights changed in place."""
+    """Steps: a minibatch in, weights changed in place.
 
-    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, seed: int, device: torch.device) -> None:
+    All layers are trained together, or one alone, as in stacked pretraining (Vincent et al., "Stacked Denoising
+    Autoencoders", 2010): the outermost as the model without its inner layers, each other one as a dense denoising
+    autoencoder of the codes that it reads, with the layers before it as they are.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, recipe: Recipe, seed: int, device: torch.device, layer: int | None = None
+    ) -> None:
         """Prepares criterion and optimiser.
 
         Args:
@@ -42,6 +49,7 @@ class Trainer:
             recipe: what to do.
             seed: of the run.
             device: where to compute.
+            layer: the layer to train alone, from 1, the outermost; all together where None.
         """
         self.model: RatingAutoencoder = checkpoint.model.to(device).train()
         self.recipe = recipe
@@ -50,19 +58,35 @@ class Trainer:
         self.step = int(checkpoint.state["step"])
         self.learning_rate = recipe.learning_rate
         self.noise = torch.Generator(device)
-        self.criterion = SDAESparseCriterion(
-            nn.MSELoss(),
-            alpha=recipe.alpha,
-            beta=recipe.beta,
-            hide_ratio=recipe.hide_ratio,
-            average="none",
-            generator=self.noise,
-        )
-        self.optimizer = _make_optimizer(self.model, recipe)
+        self._begin(layer)
         if self.step:
             load_optimizer(checkpoint.url, self.optimizer)
 
-    def train_batch(self, batch: SparseRows, learning_rate: float, count_columns: bool = False) -> tuple[float, float]:
+    def begin(self, layer: int | None) -> None:
+        """Trains another layer, or all, from now on, with an optimiser that has no state yet."""
+        if layer != self.layer:
+            self._begin(layer)
+
+    def _begin(self, layer: int | None) -> None:
+        self.layer = layer
+        self.optimizer = _make_optimizer(self.model, self.recipe, layer)
+        make: type[DenoisingCriterion] = SDAECriterion if self._is_inner else SDAESparseCriterion
+        self.criterion = make(
+            nn.MSELoss(),
+            alpha=self.recipe.alpha,
+            beta=self.recipe.beta,
+            hide_ratio=self.recipe.hide_ratio,
+            average="none",
+            generator=self.noise,
+        )
+
+    @property
+    def _is_inner(self) -> bool:
+        return self.layer is not None and self.layer > 1
+
+    def train_batch(
+        self, batch: SparseRows, learning_rate: float, count_columns: bool = False
+    ) -> tuple[float, float | None]:
         """One step on a minibatch of raw ratings.
 
         Args:
@@ -71,7 +95,8 @@ class Trainer:
             count_columns: add the ratings to the model's counts, which say what columns it knows: in the first epoch.
 
         Returns:
-            The loss summed over the minibatch, and the squared errors' sum in squared rating units.
+            The loss summed over the minibatch, and the squared errors' sum in squared rating units; None where an
+            inner layer is trained alone, which estimates no rating.
         """
         self.step += 1
         self.learning_rate = learning_rate
@@ -84,29 +109,70 @@ class Trainer:
             columns = ratings.columns.long()
             self.model.column_counts.index_add_(0, columns, torch.ones_like(columns))
         targets = self.model.residuals(ratings, self.model.row_means(ratings))
+        if self._is_inner:
+            return self._train_inner(targets), None
         transposed = Transposed.of(targets)
         inputs = prepare_input(self.criterion, targets)
         visible = None if self.criterion.corrupted is None else ~self.criterion.corrupted
-        estimates = self.model.estimate(inputs, targets, visible, transposed)
+        estimates = self.model.estimate(inputs, targets, visible, transposed, self.layer)
         loss = self.criterion(estimates, targets)
+        self._update(loss / (batch.num_rows if self.recipe.loss_average == "rows" else batch.num_entries))
+        with torch.no_grad():
+            squared = (estimates.values - targets.values).square().sum() * self.model.config.unit**2
+        if self.recipe.refeed_columns and self.layer is None:
+            self._refeed(targets)
+        return float(loss.detach()), float(squared)
+
+    def _train_inner(self, targets: SparseRows) -> float:
+        """A step of an inner layer alone; returns the loss summed over the minibatch."""
+        assert self.layer is not None
+        with torch.no_grad():
+            codes = self.model.code(targets, layers=self.layer - 1)
+        estimates = self.model.reconstruct(prepare_input(self.criterion, codes), self.layer - 1)
+        loss = self.criterion(estimates, codes)
+        self._update(loss / len(codes))
+        return float(loss.detach())
+
+    def _refeed(self, targets: SparseRows) -> None:
+        """A second step, on the model's own estimates: an input that is dense in the drawn columns, and its target.
+
+        Dense re-feeding (Kuchaiev & Ginsburg, "Training Deep AutoEncoders for Collaborative Filtering", 2017); with
+        fewer columns than the catalogue has, the cost stays rows x those.
+        """
+        width = self.model.config.num_columns
+        drawn = torch.randperm(width, generator=self.noise, device=self.device)[: self.recipe.refeed_columns]
+        columns = drawn.sort().values.to(torch.int32).repeat(targets.num_rows)
+        count = min(self.recipe.refeed_columns, width)
+        offsets = torch.arange(0, len(columns) + 1, count, dtype=torch.int32, device=self.device)
+        at = SparseRows(offsets, columns, torch.zeros_like(columns, dtype=targets.dtype), width)
+        with torch.no_grad():
+            dense = self.model.estimate(targets, at)
+        transposed = Transposed.of(dense)
+        again = self.model.estimate(dense, dense, transposed=transposed)
+        loss = nn.functional.mse_loss(again.values, dense.values, reduction="sum")
+        self._update(loss / (dense.num_rows if self.recipe.loss_average == "rows" else dense.num_entries))
+
+    def _update(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        (loss / (batch.num_rows if self.recipe.loss_average == "rows" else batch.num_entries)).backward()
+        loss.backward()
         if self.recipe.clip_norm:
             clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
-        with torch.no_grad():
-            squared = (estimates.values - targets.values).square().sum() * self.model.config.unit**2
-        return float(loss.detach()), float(squared)
 
 
-def _make_optimizer(model: RatingAutoencoder, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser. Biases, and what else is small and dense, are not decayed."""
-    matrices = [model.encoder, *(layer.weight for layer in model.inner), model.decoder]
-    decayed = {id(matrix) for matrix in matrices}
+def _make_optimizer(model: RatingAutoencoder, recipe: Recipe, layer: int | None) -> torch.optim.Optimizer:
+    """The recipe's optimiser of a layer's parameters, or of all. What is small and dense (biases) is not decayed."""
+    inner = {id(parameter) for parameter in model.inner.parameters()}
+    if layer is None:
+        trained = list(model.parameters())
+    elif layer == 1:
+        trained = [parameter for parameter in model.parameters() if id(parameter) not in inner]
+    else:
+        trained = [*model.inner[layer - 2].parameters(), *model.inner[1 - layer].parameters()]
+    decays = {id(linear.weight): recipe.weight_decay for linear in model.inner}
+    decays |= {id(model.encoder): recipe.weight_decay, id(model.decoder): recipe.decoder_weight_decay}
     groups: list[dict[str, Any]] = [
-        {"params": matrices[:-1], "weight_decay": recipe.weight_decay},
-        {"params": matrices[-1:], "weight_decay": recipe.decoder_weight_decay},
-        {"params": [p for p in model.parameters() if id(p) not in decayed], "weight_decay": 0.0},
+        {"params": [parameter], "weight_decay": decays.get(id(parameter), 0.0)} for parameter in trained
     ]
     common: dict[str, Any] = {"lr": recipe.learning_rate, "decay_by_count": recipe.decay_by_count}
     if recipe.optimizer == "sgd":

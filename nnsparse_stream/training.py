@@ -124,7 +124,7 @@ def train(request: TrainingRequest) -> dict[str, Any]:
     dataset.check_files()
     dataset.vocabulary()
     checkpoint = _resumed(request, dataset) if request.resume else None
-    if checkpoint and directory.state() == "complete" and checkpoint.state["epoch"] == request.recipe.epochs:
+    if checkpoint and directory.state() == "complete" and checkpoint.state["epoch"] == request.recipe.all_epochs:
         print(f"{request.output} has ended; there is nothing to resume", flush=True)
         return storage.read_json(storage.join(request.output, "run.json"), "a run")
     directory.begin(resume=request.resume)
@@ -218,10 +218,11 @@ def _resumed(request: TrainingRequest, dataset: Dataset) -> Checkpoint | None:
     if changed:
         told = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
         raise InputError(f"{request.output} cannot be resumed with other settings: {told}")
-    if checkpoint.state["epoch"] > request.recipe.epochs:
+    if checkpoint.state["epoch"] > request.recipe.all_epochs:
+        before_epochs = request.recipe.all_epochs - request.recipe.epochs
         raise InputError(
-            f"{request.output} has trained {checkpoint.state['epoch']} epochs already, more than --epochs "
-            f"{request.recipe.epochs}"
+            f"{request.output} has trained {checkpoint.state['epoch'] - before_epochs} epochs already, more than "
+            f"--epochs {request.recipe.epochs}"
         )
     checkpoint.state["recipe"] = request.recipe.to_json()
     return checkpoint
@@ -245,7 +246,8 @@ class Run:
             device: where to compute.
         """
         self.request, self.checkpoint, self.dataset = request, checkpoint, dataset
-        self.trainer = Trainer(checkpoint, request.recipe, request.seed, device)
+        layer = request.recipe.stage(checkpoint.state["epoch"] + 1).layer
+        self.trainer = Trainer(checkpoint, request.recipe, request.seed, device, layer)
         recipe = request.recipe
         batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
         self.stream = TrainingStream(dataset, request.seed, batchifier, device)
@@ -256,16 +258,16 @@ class Run:
         """Trains until the run ends, or is stopped."""
         state, recipe = self.checkpoint.state, self.request.recipe
         self._write_metrics(directory)  # what a kill between a checkpoint and its metrics left out
-        minibatches = self.stream.epochs(state["epoch"] + 1, recipe.epochs, Cursor(*state["cursor"]))
+        minibatches = self.stream.epochs(state["epoch"] + 1, recipe.all_epochs, Cursor(*state["cursor"]))
         with contextlib.closing(minibatches):
-            while state["epoch"] < recipe.epochs and not self._has_to_end() and not self._has_lost_patience():
+            while state["epoch"] < recipe.all_epochs and not self._has_to_end() and not self._has_lost_patience():
                 if not self._train_epoch(state["epoch"] + 1, minibatches):
                     self._save()
                     return
                 metrics = self._end_epoch()
                 self._save()
                 self._write_metrics(directory)
-                print(epoch_line(metrics, recipe.epochs), flush=True)
+                print(epoch_line(metrics, recipe.all_epochs), flush=True)
 
     def _write_metrics(self, directory: OutputDirectory) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.checkpoint.state["history"])
@@ -274,7 +276,7 @@ class Run:
     def _train_epoch(self, epoch: int, minibatches: Iterator[Minibatch | None]) -> bool:
         """Trains on the minibatches up to the epoch's end; False where the run has to end before."""
         state, recipe = self.checkpoint.state, self.request.recipe
-        sums = state["sums"]
+        sums, stage = state["sums"], recipe.stage(epoch)
         total = self.dataset.manifest.fold_entries["train"]
         waited_before, seconds_before = sums["waited"] - self.stream.waited, sums["seconds"]
         started = time.perf_counter()
@@ -291,8 +293,9 @@ class Run:
                 if self._has_to_end():
                     return False
                 rows = minibatch.rows
-                progress = (epoch - 1 + sums["entries"] / total) / recipe.epochs
-                loss, squared = self.trainer.train_batch(rows, recipe.learning_rate_at(epoch, progress), epoch == 1)
+                progress = (stage.epoch - 1 + sums["entries"] / total) / stage.epochs
+                learning_rate = recipe.learning_rate_at(stage.epoch, progress)
+                loss, squared = self.trainer.train_batch(rows, learning_rate, epoch == 1)
                 state["step"] += 1
                 state["cursor"] = list(minibatch.after)
                 for name, value in (
@@ -300,7 +303,7 @@ class Run:
                     ("rows", rows.num_rows),
                     ("batches", 1),
                     ("loss", loss),
-                    ("squared", squared),
+                    ("squared", squared or 0.0),
                 ):
                     sums[name] += value
                 sums["seconds"] = seconds_before + time.perf_counter() - started
@@ -318,15 +321,18 @@ class Run:
         """Judges the model, adds the epoch's metrics to the history, and returns them."""
         state, sums, recipe = self.checkpoint.state, self.checkpoint.state["sums"], self.request.recipe
         epoch = state["epoch"] + 1
+        stage = recipe.stage(epoch)
+        estimates = stage.layer in (None, 1)  # an inner layer alone estimates no rating
         if not all(bool(parameter.isfinite().all()) for parameter in self.trainer.model.parameters()):
             raise self._diverged(epoch)
-        validation = self._validate()
+        validation = self._validate() if stage.layer is None else None
         metrics = {
             "epoch": epoch,
             "step": state["step"],
+            "layer": stage.layer,
             "learning_rate": self.trainer.learning_rate,
             "loss": sums["loss"] / sums[recipe.loss_average],
-            "train_rmse": math.sqrt(sums["squared"] / sums["entries"]),
+            "train_rmse": math.sqrt(sums["squared"] / sums["entries"]) if estimates else None,
             "validation": validation,
             "ratings": sums["entries"],
             "seconds": round(sums["seconds"], 3),
@@ -339,6 +345,7 @@ class Run:
         if validation and (state["best"] is None or validation["rmse"] < state["best"]["rmse"]):
             state["best"] = {"epoch": epoch, "step": state["step"], "rmse": validation["rmse"]}
         state["epoch"], state["cursor"], state["sums"] = epoch, list(Cursor()), dict(_NO_SUMS)
+        self.trainer.begin(recipe.stage(epoch + 1).layer)
         return metrics
 
     def _validate(self) -> dict[str, float] | None:

@@ -93,7 +93,7 @@ def _flag(text: str) -> bool:
 _TYPES: dict[str, Callable[[str], Any]] = {
     "tuple[int, ...]": _sizes,
     "bool": _flag,
-    "int": positive_int,
+    "int": int,
     "float": float,
     "str": str,
 }

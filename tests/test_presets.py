@@ -17,3 +17,26 @@ def test_an_unknown_preset_names_the_known_ones():
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_recipe_survives_json(name):
     assert Recipe.from_json(PRESETS[name].to_json()) == PRESETS[name]
+
+
+def test_the_epochs_of_a_stacked_recipe_are_its_layers_and_then_all():
+    stacked = recipe("cfn-stacked", hidden=(4, 3), pretrain_epochs=2, epochs=3)
+    assert stacked.all_epochs == 7
+    assert [tuple(stacked.stage(epoch)) for epoch in range(1, 8)] == [
+        (1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2), (None, 1, 3), (None, 2, 3), (None, 3, 3),
+    ]  # fmt: skip
+    plain = recipe("cfn", epochs=2)
+    assert [tuple(plain.stage(epoch)) for epoch in (1, 2)] == [(None, 1, 2), (None, 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"pretrain_epochs": 2}, "two or more hidden layers"),
+        ({"refeed_columns": -1}, "refeed_columns must be 0 or more"),
+        ({"epochs": 0}, "must be 1 or more"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(fields, said):
+    with pytest.raises(InputError, match=said):
+        recipe("cfn", **fields)

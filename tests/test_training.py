@@ -16,6 +16,7 @@ import torch
 from nnsparse_stream.checkpoint import Checkpoint, checkpoints_of, load_model
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.loader import fold_rows
 from nnsparse_stream.presets import Recipe, recipe
 from nnsparse_stream.rows import SparseRows
 from nnsparse_stream.trainer import Trainer
@@ -83,13 +84,21 @@ def wait_for_checkpoints(output, count, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("preset", ["cfn", "best-user"])
-def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_weights_and_metrics(trained, tmp_path, preset):
+@pytest.mark.parametrize(
+    ("preset", "fields"),
+    [
+        ("cfn", {"hidden": "8", "epochs": 30, "refeed_columns": 6}),
+        ("best-user", {"hidden": "8", "epochs": 30}),
+        ("cfn-stacked", {"hidden": "8,6,4", "pretrain_epochs": 4, "epochs": 18, "momentum": 0.5}),
+    ],
+)
+def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_weights_and_metrics(trained, tmp_path, preset, fields):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    small = recipe(preset, hidden=(8,), epochs=30, batch_rows=5)
+    sizes = tuple(map(int, fields["hidden"].split(",")))
+    small = recipe(preset, **{**fields, "hidden": sizes, "batch_rows": 5})
     train(request(trained, whole, recipe=small))
-    flags = ["--preset", preset, "--hidden", "8", "--epochs", "30", "--batch_rows", "5", "--checkpoint_steps", "7",
-             "--keep_checkpoints", "1000"]  # fmt: skip
+    flags = ["--preset", preset, "--batch_rows", "5", "--checkpoint_steps", "7", "--keep_checkpoints", "1000",
+             *(f"--{name}={value}" for name, value in fields.items())]  # fmt: skip
     process = start(trained, killed, *flags)
     wait_for_checkpoints(killed, 3, process)
     process.send_signal(signal.SIGKILL)
@@ -108,7 +117,7 @@ def assert_same_run(one, other):
     ours, theirs = weights_of(one), weights_of(other)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    timeless = ("epoch", "step", "learning_rate", "loss", "train_rmse", "validation", "ratings", "batch_fill")
+    timeless = ("epoch", "step", "layer", "learning_rate", "loss", "train_rmse", "validation", "ratings", "batch_fill")
     histories = [
         [
             {name: json.loads(line)[name] for name in timeless}
@@ -117,6 +126,46 @@ def assert_same_run(one, other):
         for run in (one, other)
     ]
     assert histories[0] == histories[1]
+
+
+def test_stacked_pretraining_trains_one_layer_after_the_other_and_then_all(trained, tmp_path):
+    """Each stage moves its layer's parameters and no others, and lowers its own loss."""
+    small = recipe("cfn-stacked", hidden=(8, 6), epochs=3, pretrain_epochs=3, hide_ratio=0.0, initial_std=0.1)
+    keep = {"keep_checkpoints": 100}
+    train(request(trained, tmp_path / "run", recipe=small, **keep))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["layer"] for line in lines] == [1, 1, 1, 2, 2, 2, None, None, None]
+    assert [line["train_rmse"] is None for line in lines] == [False] * 3 + [True] * 3 + [False] * 3
+    assert [line["validation"] is None for line in lines] == [True] * 6 + [False] * 3
+    for stage in (lines[:3], lines[3:6], lines[6:]):
+        assert stage[2]["loss"] < stage[0]["loss"]
+    saved = [
+        safetensors.torch.load(Path(url, "model.safetensors").read_bytes())
+        for url in checkpoints_of(str(tmp_path / "run"))
+    ]
+    for before, after, layer in ((saved[0], saved[2], 1), (saved[3], saved[5], 2), (saved[6], saved[8], None)):
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        inner = {name for name in before if name.startswith("inner.")}
+        outer = before.keys() - inner - {"column_counts"}
+        assert moved == {1: outer, 2: inner, None: outer | inner}[layer]
+
+
+def test_dense_refeeding_brings_the_model_nearer_to_a_fixed_point(trained, tmp_path):
+    """With all columns it is the original: f(f(x)) is fitted to f(x)."""
+
+    def distance(refeed_columns):
+        run = tmp_path / f"run-{refeed_columns}"
+        small = recipe("cfn", hidden=(8,), epochs=6, weight_decay=0.0, refeed_columns=refeed_columns)
+        train(request(trained, run, recipe=small))
+        model = load_model(str(run)).model
+        rows = fold_rows(next(Dataset(trained.data).batches()), (0,), model.config.num_columns)
+        everywhere = SparseRows.from_dense(torch.ones(rows.num_rows, rows.num_columns))
+        with torch.no_grad():
+            once = model.estimate(model.residuals(rows, model.row_means(rows)), everywhere)
+            twice = model.estimate(once, everywhere)
+        return float((once.values - twice.values).square().mean() / once.values.square().mean())
+
+    assert distance(10_000) < 0.5 * distance(0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
