@@ -32,6 +32,7 @@ from nnsparse_stream.model import ModelConfig, RatingAutoencoder
 from nnsparse_stream.output import OutputDirectory
 from nnsparse_stream.presets import Recipe
 from nnsparse_stream.progress import epoch_line, peak_memory, progress_text, run_report
+from nnsparse_stream.tensorboard import EVENTS_FILE, check_installed, events
 from nnsparse_stream.trainer import Trainer, pick_device
 
 #: Set it (from a signal handler, say) to make the run that goes on in this process write a checkpoint and end.
@@ -57,6 +58,7 @@ class TrainingRequest:
         keep_checkpoints: how many of the latest to keep, beside the best by validation RMSE.
         resume: go on from the last checkpoint in `output`.
         overwrite: replace an earlier run in `output`.
+        tensorboard: write the metrics as events for TensorBoard, too.
     """
 
     data: str
@@ -72,6 +74,7 @@ class TrainingRequest:
     keep_checkpoints: int = 2
     resume: bool = False
     overwrite: bool = False
+    tensorboard: bool = False
 
 
 def run_directory(request: TrainingRequest) -> OutputDirectory:
@@ -82,7 +85,7 @@ def run_directory(request: TrainingRequest) -> OutputDirectory:
     """
     directory = OutputDirectory(
         request.output,
-        contents=("checkpoints/step-*", "metrics.jsonl", "report.html"),
+        contents=("checkpoints/step-*", "metrics.jsonl", EVENTS_FILE, "report.html"),
         completing="run.json",
         overwrite=request.overwrite or request.resume,
     )
@@ -109,6 +112,8 @@ def train(request: TrainingRequest) -> dict[str, Any]:
     Raises:
         InputError: the data set or the output cannot be used, the run to resume is another one, or it diverged.
     """
+    if request.tensorboard:
+        check_installed()
     directory = run_directory(request)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
@@ -272,6 +277,8 @@ class Run:
     def _write_metrics(self, directory: OutputDirectory) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.checkpoint.state["history"])
         directory.write("metrics.jsonl", lines.encode())
+        if self.request.tensorboard:
+            directory.write(EVENTS_FILE, events(self.checkpoint.state["history"]))
 
     def _train_epoch(self, epoch: int, minibatches: Iterator[Minibatch | None]) -> bool:
         """Trains on the minibatches up to the epoch's end; False where the run has to end before."""
@@ -329,6 +336,7 @@ class Run:
         metrics = {
             "epoch": epoch,
             "step": state["step"],
+            "time": round(time.time(), 3),
             "layer": stage.layer,
             "learning_rate": self.trainer.learning_rate,
             "loss": sums["loss"] / sums[recipe.loss_average],

@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         default="cfn",
         metavar="NAME",
-        help="the recipe: cfn (the default; that of CFN on MovieLens-1M), best (rows are items), best-user (rows are "
-        "users)",
+        help="the recipe: cfn (the default; that of CFN on MovieLens-1M), cfn-stacked (two layers, pretrained one by "
+        "one), best (rows are items), best-user (rows are users)",
     )
     from nnsparse_stream.presets import Recipe
 
@@ -65,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the latest N are kept, and the best by validation RMSE (default: 2)",
     )
+    run.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to OUTPUT/tensorboard")
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --output")
 
@@ -129,6 +130,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         keep_checkpoints=args.keep_checkpoints,
         resume=args.resume,
         overwrite=args.overwrite,
+        tensorboard=args.tensorboard,
     )
     with _stopping_by_signal(stop_requested):
         run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request), beam_flags)
