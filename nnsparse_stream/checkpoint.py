@@ -106,11 +106,12 @@ def load_optimizer(url: str, optimizer: torch.optim.Optimizer) -> None:
         buffers = safetensors.torch.load(storage.read_file(path))
     except SafetensorError as error:
         raise InputError(f"{path} is damaged: {storage.one_line(error)}") from error
-    state: dict[int, dict[str, Any]] = {}
+    # Not by load_state_dict, which casts the state to the parameter's dtype: that of a bfloat16 one is wider.
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in buffers.items():
-        parameter, name = key.split(".", 1)
-        state.setdefault(int(parameter), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        optimizer.state[parameter][name] = value.to(parameter.device)
 
 
 def checkpoints_of(run: str) -> list[str]:

@@ -5,6 +5,9 @@ Neither makes anything of size rows x columns, and the gradient of either matrix
 transposed once, by a stable sort of its columns, and that `Transposed` serves both.
 
 On the CPU the loops are compiled (`cpu_kernels`); elsewhere they are torch operations with the same results.
+
+A matrix may be stored in bfloat16, which halves what a large catalogue takes: its rows that occur in the batch are
+widened when they are read, and all arithmetic is that of the rows' or codes' own dtype.
 """
 
 from __future__ import annotations
@@ -57,6 +60,23 @@ def _products_at(at: SparseRows, code: Tensor, matrix: Tensor) -> Tensor:
     return torch.sparse.sampled_addmm(structure, code, matrix.t(), beta=0.0).values()
 
 
+def _in_use(rows: SparseRows, matrix: Tensor, dtype: torch.dtype, by: Transposed | None) -> tuple[SparseRows, Tensor]:
+    """The matrix in the dtype of the arithmetic, and the block that indexes it.
+
+    A narrower matrix is cut to its rows that occur, (distinct, units), and the block's columns are counted among them.
+    """
+    if matrix.dtype == dtype:
+        return rows, matrix
+    by = by or Transposed.of(rows)
+    distinct = len(by.columns)
+    places = torch.empty_like(rows.columns)
+    places[by.order.long()] = torch.arange(distinct, dtype=torch.int32, device=rows.device).repeat_interleave(
+        by.offsets.diff()
+    )
+    local = SparseRows(rows.offsets, places, rows.values, distinct)
+    return local, matrix.detach()[by.columns.long()].to(dtype)
+
+
 def _check(rows: SparseRows, matrix: Tensor, other: Tensor, transposed: Transposed | None) -> None:
     """Checks what the kernels take for granted.
 
@@ -65,7 +85,8 @@ def _check(rows: SparseRows, matrix: Tensor, other: Tensor, transposed: Transpos
     """
     if rows.num_columns != len(matrix):
         raise ValueError(f"the rows have {rows.num_columns} columns, but the matrix has {len(matrix)} rows")
-    if (other.dtype, other.device) != (matrix.dtype, matrix.device):
+    fits = other.dtype == matrix.dtype or (other.dtype, matrix.dtype) == (torch.float32, torch.bfloat16)
+    if not fits or other.device != matrix.device:
         raise ValueError(f"{other.dtype} on {other.device} does not go with {matrix.dtype} on {matrix.device}")
     if transposed is not None and len(transposed.order) != rows.num_entries:
         raise ValueError(f"a transpose of {len(transposed.order)} entries is not that of {rows.num_entries}")
@@ -76,22 +97,24 @@ def _check(rows: SparseRows, matrix: Tensor, other: Tensor, transposed: Transpos
 class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rows: SparseRows, transposed: Transposed | None) -> Tensor:
-        ctx.rows, ctx.transposed, ctx.shape = rows, transposed, weight.shape
-        return _weighted_sums(rows, rows.values.detach(), weight)
+        ctx.rows, ctx.transposed, ctx.shape, ctx.dtype = rows, transposed, weight.shape, weight.dtype
+        block, matrix = _in_use(rows, weight, rows.dtype, transposed)
+        return _weighted_sums(block, rows.values.detach(), matrix)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         transposed = ctx.transposed or Transposed.of(ctx.rows)
-        return RowGradient(transposed, grads[0].contiguous(), ctx.rows.values.detach(), ctx.shape), None, None
+        values = ctx.rows.values.detach()
+        return RowGradient(transposed, grads[0].contiguous(), values, ctx.shape, ctx.dtype), None, None
 
 
 def encode(weight: Tensor, rows: SparseRows, transposed: Transposed | None = None) -> Tensor:
     """Multiplies sparse rows by a dense matrix.
 
     Args:
-        weight: (columns, units), float32 or float64; its gradient is a `RowGradient`.
-        rows: a block of rows of the same dtype; no gradient flows to its values.
+        weight: (columns, units), float32, float64 or bfloat16; its gradient is a `RowGradient`.
+        rows: a block of rows of the same dtype, of float32 for bfloat16; no gradient flows to its values.
         transposed: the block's transpose, where another kernel of the step has it already.
 
     Returns:
@@ -116,26 +139,29 @@ class _DecodeAt(torch.autograd.Function):
         dense_gradients: bool,
     ) -> Tensor:
         code = code.contiguous()
-        ctx.save_for_backward(code, weight)
-        ctx.at, ctx.transposed, ctx.dense_gradients = at, transposed, dense_gradients
-        output = _products_at(at, code, weight)
+        block, matrix = _in_use(at, weight, code.dtype, transposed)
+        ctx.save_for_backward(code, matrix)
+        ctx.at, ctx.block, ctx.transposed, ctx.dense_gradients = at, block, transposed, dense_gradients
+        ctx.shape, ctx.dtype = weight.shape, weight.dtype
+        output = _products_at(block, code, matrix)
         return output if bias is None else output.add_(bias.index_select(0, at.columns))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        code, weight = ctx.saved_tensors
+        code, matrix = ctx.saved_tensors
         code, grad = code.detach(), grads[0].contiguous()
         for_code, for_weight, for_bias = ctx.needs_input_grad[:3]
-        code_grad = _weighted_sums(ctx.at, grad, weight) if for_code else None
+        code_grad = _weighted_sums(ctx.block, grad, matrix) if for_code else None
         weight_grad: Tensor | None = None
         bias_grad: Tensor | None = None
         if for_weight or for_bias:
             transposed = ctx.transposed or Transposed.of(ctx.at)
             if for_weight:
-                weight_grad = RowGradient(transposed, code, grad, weight.shape)
+                weight_grad = RowGradient(transposed, code, grad, ctx.shape, ctx.dtype)
             if for_bias:
-                bias_grad = RowGradient(transposed, code.new_ones(len(code), 1), grad, weight.shape[:1])
+                ones = code.new_ones(len(code), 1)
+                bias_grad = RowGradient(transposed, ones, grad, ctx.shape[:1], code.dtype)
             if ctx.dense_gradients:
                 weight_grad, bias_grad = (g if g is None else g.to_dense() for g in (weight_grad, bias_grad))
         return code_grad, weight_grad, bias_grad, None, None, None
@@ -153,7 +179,8 @@ def decode_at(
 
     Args:
         code: (rows, units).
-        weight: (columns, units); its gradient is a `RowGradient`.
+        weight: (columns, units), of the same dtype, or bfloat16 where that is float32; its gradient is a
+            `RowGradient`.
         bias: (columns,) or None; its gradient is a `RowGradient` of one unit.
         at: the entries, a block of as many rows; its values are not read. On a GPU columns must ascend within a row,
             without duplicates.

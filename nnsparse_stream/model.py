@@ -23,6 +23,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
 }
 
+_STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -42,6 +44,8 @@ class ModelConfig:
         row_offset: whether a linear function of the code is added to all estimates of a row.
         rating_min: lowest rating of the data set, in any fold.
         rating_max: highest.
+        storage: dtype of the two matrices that have a row for each column, "float32" or "bfloat16"; all arithmetic
+            is in float32.
     """
 
     num_columns: int
@@ -55,8 +59,11 @@ class ModelConfig:
     row_offset: bool = False
     rating_min: float = -1.0
     rating_max: float = 1.0
+    storage: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.storage not in _STORAGE:
+            raise ValueError(f"there is no storage {self.storage!r}; there are {', '.join(_STORAGE)}")
         for name in (self.activation, self.output_activation):
             if name not in _ACTIVATIONS:
                 raise ValueError(f"there is no activation {name!r}; there are {', '.join(_ACTIVATIONS)}")
@@ -130,6 +137,8 @@ class RatingAutoencoder(nn.Module):
             self.inner.append(layer)
         self.decoder = weight(config.num_columns, sizes[0], inputs=sizes[0])
         self.decoder_bias = bias(config.num_columns, inputs=sizes[0])
+        for matrix in (self.encoder, self.decoder):
+            matrix.data = matrix.data.to(_STORAGE[config.storage])
         self.row_offset = nn.Parameter(torch.zeros(sizes[0])) if config.row_offset else None
         # Training ratings of each column: a column without one keeps its random weights, which must not predict.
         self.register_buffer("column_counts", torch.zeros(config.num_columns, dtype=torch.int64))
@@ -293,7 +302,7 @@ class RatingAutoencoder(nn.Module):
 
     def _decode_tile(self, code: Tensor, start: int, stop: int) -> Tensor:
         """Estimated residuals of a tile of columns, dense (rows, stop - start); 0 at columns never trained."""
-        output = torch.addmm(self.decoder_bias[start:stop], code, self.decoder[start:stop].t())
+        output = torch.addmm(self.decoder_bias[start:stop], code, self.decoder[start:stop].to(code.dtype).t())
         if self.row_offset is not None:
             output += (code @ self.row_offset)[:, None]
         output = _ACTIVATIONS[self.config.output_activation](output)

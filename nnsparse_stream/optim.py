@@ -10,8 +10,12 @@ In all formulas g is the row's gradient plus d times the row (L2 in the gradient
 is taken over the rows that it touched. A dense gradient has no counts; there d is `weight_decay` always.
 
 On the CPU the gradient's rows are computed and applied in one pass and never stored; elsewhere torch operations do the
-same. The state is tensors only, all of the parameter's dtype, so that `state_dict` fits into safetensors and a resumed
-run continues bit for bit.
+same. The state is tensors only, of the parameter's dtype, so that `state_dict` fits into safetensors and a resumed run
+continues bit for bit.
+
+A bfloat16 parameter is updated in float32, with float32 state, and rounded up or down at random, with probabilities by
+the distances (stochastic rounding; Gupta et al., "Deep Learning with Limited Numerical Precision", 2015): most updates
+are smaller than the distance of two bfloat16 numbers, and rounding to the nearest would lose them all.
 """
 
 from __future__ import annotations
@@ -29,8 +33,14 @@ from nnsparse_stream.row_gradient import RowGradient, is_compiled
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
-class _RowOptimizer(torch.optim.Optimizer, ABC):
-    """What the optimisers share: the walk over the parameters, their state, and the choice of the code path."""
+class RowOptimizer(torch.optim.Optimizer, ABC):
+    """What the optimisers share: the walk over the parameters, their state, and the choice of the code path.
+
+    Attributes:
+        generator: draws the rounding of bfloat16 parameters, on their device; torch's own where None.
+    """
+
+    generator: torch.Generator | None = None
 
     def __init__(self, params: Parameters, **defaults: Any) -> None:
         for name in ("lr", "weight_decay", "momentum", "eps"):
@@ -91,8 +101,10 @@ class _RowOptimizer(torch.optim.Optimizer, ABC):
         matrix = _as_matrix(parameter)
         state = {name: _as_matrix(value) for name, value in self.state[parameter].items()}
         if not isinstance(gradient, RowGradient):
-            decayed = _as_matrix(gradient).add(matrix, alpha=group["weight_decay"])
-            self._update(matrix, decayed, state, group)
+            rows = _wide(matrix)
+            self._update(rows, _wide(_as_matrix(gradient)).add(rows, alpha=group["weight_decay"]), state, group)
+            if rows is not matrix:
+                matrix.copy_(_rounded(rows, self.generator))
             return
         decays = gradient.vectors.new_full(gradient.columns.shape, group["weight_decay"])
         if group["decay_by_count"]:
@@ -103,14 +115,14 @@ class _RowOptimizer(torch.optim.Optimizer, ABC):
             return
         index = gradient.columns.long()
         touched = {name: value[index] for name, value in state.items()}
-        rows = matrix[index]
+        rows = _wide(matrix[index])
         self._update(rows, gradient.rows().addcmul(rows, decays[:, None]), touched, group)
-        matrix[index] = rows
+        matrix[index] = rows if rows.dtype == matrix.dtype else _rounded(rows, self.generator)
         for name, value in touched.items():
             state[name][index] = value
 
 
-class RowSGD(_RowOptimizer):
+class RowSGD(RowOptimizer):
     """Stochastic gradient descent: v = momentum * v + g, row -= lr * v.
 
     v is 0 before a row's first update, and without momentum it is not kept. This is `torch.optim.SGD` on the touched
@@ -140,7 +152,7 @@ class RowSGD(_RowOptimizer):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, decay_by_count=decay_by_count)
 
     def _new_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {"velocity": _zeros_like(parameter)} if group["momentum"] else {}
+        return {"velocity": _zeros(parameter, parameter.shape)} if group["momentum"] else {}
 
     def _update(self, rows: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         velocity = state["velocity"].mul_(group["momentum"]).add_(gradient) if state else gradient
@@ -158,7 +170,7 @@ class RowSGD(_RowOptimizer):
         cpu_kernels.sgd(matrix.numpy(), factors, decays.numpy(), group["lr"], group["momentum"], velocity.numpy())
 
 
-class RowAdagrad(_RowOptimizer):
+class RowAdagrad(RowOptimizer):
     """Adagrad: s += g * g, row -= lr * g / (sqrt(s) + eps), element by element.
 
     s is 0 before a row's first update. This is `torch.optim.Adagrad` on the touched rows.
@@ -187,7 +199,7 @@ class RowAdagrad(_RowOptimizer):
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, decay_by_count=decay_by_count)
 
     def _new_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {"squares": _zeros_like(parameter)}
+        return {"squares": _zeros(parameter, parameter.shape)}
 
     def _update(self, rows: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         squares = state["squares"].addcmul_(gradient, gradient)
@@ -205,7 +217,7 @@ class RowAdagrad(_RowOptimizer):
         cpu_kernels.adagrad(matrix.numpy(), factors, decays.numpy(), group["lr"], group["eps"], squares)
 
 
-class RowAdam(_RowOptimizer):
+class RowAdam(RowOptimizer):
     """Adam: m = b1 * m + (1 - b1) * g, s = b2 * s + (1 - b2) * g * g, row -= lr * m' / (sqrt(s') + eps).
 
     m' = m / (1 - b1^t) and s' = s / (1 - b2^t), where t counts the updates of the row, not the optimiser's steps: each
@@ -260,9 +272,10 @@ class RowAdam(_RowOptimizer):
                 raise ValueError(f"second_moment must be 'element' or 'row', got {group['second_moment']!r}")
 
     def _new_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        rows = _as_matrix(parameter)
-        second = _zeros_like(parameter) if group["second_moment"] == "element" else rows.new_zeros(len(rows), 1)
-        return {"first": _zeros_like(parameter), "second": second, "updates": rows.new_zeros(len(rows))}
+        rows = len(_as_matrix(parameter))
+        second = parameter.shape if group["second_moment"] == "element" else (rows, 1)
+        shapes = {"first": parameter.shape, "second": second, "updates": (rows,)}
+        return {name: _zeros(parameter, shape) for name, shape in shapes.items()}
 
     def _update(self, rows: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
@@ -296,8 +309,21 @@ def _as_matrix(parameter: Tensor) -> Tensor:
     return parameter.detach().view(parameter.shape[0] if parameter.dim() else 1, -1)
 
 
-def _zeros_like(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+def _zeros(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
+    dtype = torch.float32 if parameter.dtype == torch.bfloat16 else parameter.dtype
+    return torch.zeros(shape, dtype=dtype, device=parameter.device)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """The values in the dtype of the arithmetic: float32 for bfloat16, otherwise they themselves."""
+    return values.float() if values.dtype == torch.bfloat16 else values
+
+
+def _rounded(values: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Float32 values as bfloat16, rounded up or down at random so that the mean is kept."""
+    # A bfloat16 is the upper half of a float32: what is added to the lower half carries over in proportion to it.
+    noise = torch.randint(0, 1 << 16, values.shape, generator=generator, dtype=torch.int32, device=values.device)
+    return ((values.view(torch.int32) + noise) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
 @torch.no_grad()

@@ -46,6 +46,7 @@ class Recipe:
     input_scale: float = _field(0.0, "a row's input is multiplied by this / sqrt(its visible ratings); 0: not")
     row_offset: bool = _field(False, "add a linear function of the code to all estimates of a row")
     initial_std: float = _field(0.0, "of normal initial weights; 0: uniform, as the original")
+    storage: str = _field("float32", "of the two large matrices: float32, or bfloat16 (half the memory; for GPUs)")
     alpha: float = _field(1.0, "weight of the squared error at hidden entries")
     beta: float = _field(1.0, "weight of the squared error at the other observed entries")
     hide_ratio: float = _field(0.25, "fraction of a row's ratings that are hidden from the input")
@@ -72,6 +73,8 @@ class Recipe:
             raise ValueError(f"there is no optimizer {self.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"there is no schedule {self.schedule!r}; there are {', '.join(SCHEDULES)}")
+        if self.storage not in ("float32", "bfloat16"):
+            raise ValueError(f"storage is {self.storage!r}, not float32 or bfloat16")
         if self.loss_average not in ("rows", "entries"):
             raise ValueError(f"loss_average is {self.loss_average!r}, not rows or entries")
         if min(self.hidden, default=0) < 1 or min(self.batch_rows, self.batch_entries, self.epochs) < 1:
@@ -168,7 +171,7 @@ _BEST = Recipe(
 PRESETS: dict[str, Recipe] = {
     "cfn": _CFN,
     # The same, two layers deep, trained layer by layer and then together, as CFN's deeper networks.
-    "cfn-stacked": replace(_CFN, hidden=(700, 500), pretrain_epochs=5),
+    "cfn-stacked": replace(_CFN, hidden=(700, 500), learning_rate=0.03, pretrain_epochs=5, epochs=12),
     "best": _BEST,
     # The same for rows of users.
     "best-user": replace(

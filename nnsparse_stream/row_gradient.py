@@ -78,7 +78,12 @@ class RowGradient(Tensor):
 
     @staticmethod
     def __new__(
-        cls, transposed: Transposed, vectors: Tensor, weights: Tensor, shape: tuple[int, ...] | torch.Size
+        cls,
+        transposed: Transposed,
+        vectors: Tensor,
+        weights: Tensor,
+        shape: tuple[int, ...] | torch.Size,
+        dtype: torch.dtype,
     ) -> RowGradient:
         """Wraps the factors.
 
@@ -87,8 +92,9 @@ class RowGradient(Tensor):
             vectors: (rows, units).
             weights: (entries,).
             shape: of the matrix, (columns, units), or (columns,) for one unit.
+            dtype: of the matrix, which autograd asks of its gradient; the factors, and so the rows, may be wider.
         """
-        gradient = Tensor._make_wrapper_subclass(cls, shape, dtype=vectors.dtype, device=vectors.device)
+        gradient = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=vectors.device)
         gradient.transposed, gradient.vectors, gradient.weights = transposed, vectors, weights
         return gradient
 
@@ -98,7 +104,7 @@ class RowGradient(Tensor):
     ) -> Any:
         first, second = (*args, None)[:2]
         if func in (torch.ops.aten.detach.default, torch.ops.aten.clone.default):
-            return cls(first.transposed, first.vectors, first.weights, first.shape)
+            return cls(first.transposed, first.vectors, first.weights, first.shape, first.dtype)
         if func in (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor) and not kwargs:
             if isinstance(first, RowGradient) and isinstance(second, RowGradient):
                 total = first._plus(second)
@@ -145,13 +151,13 @@ class RowGradient(Tensor):
     def to_dense(self, dtype: torch.dtype | None = None, *, masked_grad: bool | None = None) -> Tensor:
         """The gradient as a plain tensor of the matrix's shape, 0 in untouched rows."""
         dense = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-        dense.view(self.shape[0], -1)[self.columns.long()] = self.rows()
+        dense.view(self.shape[0], -1)[self.columns.long()] = self.rows().to(self.dtype)
         return dense if dtype is None else dense.to(dtype)
 
     def squared_norm(self) -> Tensor:
         """The sum of the squares of all rows, a 0-d tensor; on the CPU no row is kept for it."""
         if is_compiled(self.vectors):
-            return torch.tensor(cpu_kernels.squared_norm(self.factors()), dtype=self.dtype)
+            return torch.tensor(cpu_kernels.squared_norm(self.factors()), dtype=self.vectors.dtype)
         return self.rows().square().sum()
 
     def scale_(self, factor: float | Tensor) -> RowGradient:
@@ -182,4 +188,4 @@ class RowGradient(Tensor):
         block = SparseRows(columns.new_tensor([0, len(columns)]), columns, weights, self.shape[0])
         by = Transposed.of(block)
         merged = Transposed(by.order, rows[by.order], by.columns, by.offsets)
-        return RowGradient(merged, torch.cat([self.vectors, other.vectors]), weights, self.shape)
+        return RowGradient(merged, torch.cat([self.vectors, other.vectors]), weights, self.shape, self.dtype)

@@ -12,7 +12,7 @@ from nnsparse_stream.criteria import DenoisingCriterion, SDAECriterion, SDAESpar
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.kernels import Transposed
 from nnsparse_stream.model import RatingAutoencoder
-from nnsparse_stream.optim import RowAdagrad, RowAdam, RowSGD, clip_grad_norm_
+from nnsparse_stream.optim import RowAdagrad, RowAdam, RowOptimizer, RowSGD, clip_grad_norm_
 from nnsparse_stream.presets import Recipe
 from nnsparse_stream.rows import SparseRows
 
@@ -70,6 +70,7 @@ class Trainer:
     def _begin(self, layer: int | None) -> None:
         self.layer = layer
         self.optimizer = _make_optimizer(self.model, self.recipe, layer)
+        self.optimizer.generator = self.noise
         make: type[DenoisingCriterion] = SDAECriterion if self._is_inner else SDAESparseCriterion
         self.criterion = make(
             nn.MSELoss(),
@@ -160,7 +161,7 @@ class Trainer:
         self.optimizer.step()
 
 
-def _make_optimizer(model: RatingAutoencoder, recipe: Recipe, layer: int | None) -> torch.optim.Optimizer:
+def _make_optimizer(model: RatingAutoencoder, recipe: Recipe, layer: int | None) -> RowOptimizer:
     """The recipe's optimiser of a layer's parameters, or of all. What is small and dense (biases) is not decayed."""
     inner = {id(parameter) for parameter in model.inner.parameters()}
     if layer is None:

@@ -186,6 +186,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset) -> Checkpoint:
         row_offset=recipe.row_offset,
         rating_min=low,
         rating_max=high,
+        storage=recipe.storage,
     )
     generator = torch.Generator().manual_seed(request.seed)
     model = RatingAutoencoder(config, generator, recipe.initial_std or None)

@@ -229,3 +229,31 @@ def test_without_a_place_for_a_cache_functions_compile_all_the_same(monkeypatch)
 
     monkeypatch.setattr(cpu_kernels.numba, "njit", refuse_cache)
     assert cpu_kernels._compiled(lambda number: number + 1)(2) == 3
+
+
+@pytest.mark.parametrize("name", PATHS)
+@given(rows=blocks(), seed=st.integers(0, 99))
+def test_bfloat16_storage_gives_what_its_widened_values_give(name, rows, seed):
+    weight, decoder, bias = (p.detach().float() for p in parameters_of(rows.num_columns, seed))
+    rows = rows.to(dtype=torch.float32)
+    found = {}
+    for storage in (torch.bfloat16, torch.float32):
+        stored = [matrix.bfloat16().to(storage).requires_grad_() for matrix in (weight, decoder)]
+        offsets = bias.clone().requires_grad_()
+        with path(name):
+            code = torch.tanh(encode(stored[0], rows))
+            code.retain_grad()
+            output = decode_at(code, stored[1], offsets, rows)
+            output.square().sum().backward()
+        assert all(matrix.grad.dtype == storage for matrix in stored)
+        gradients = [matrix.grad.rows() for matrix in stored]
+        assert all(gradient.dtype == torch.float32 for gradient in gradients)
+        found[storage] = [output, code.grad, *gradients, offsets.grad.rows()]
+    for narrow, wide in zip(*found.values(), strict=True):
+        torch.testing.assert_close(narrow, wide, rtol=1e-5, atol=1e-5)
+
+
+def test_a_matrix_of_another_dtype_is_refused():
+    rows = random_rows(2, 5, 2)
+    with pytest.raises(ValueError, match=r"float64 on cpu does not go with torch.bfloat16"):
+        encode(torch.zeros(5, 2, dtype=torch.bfloat16), rows)
