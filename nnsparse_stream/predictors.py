@@ -91,7 +91,7 @@ class ColumnPredictor:
             index = vocabulary.encode(table["row"].combine_chunks())
             known = index >= 0
             columns = torch.from_numpy(index[known]).long().to(code.device)
-            codes = table["code"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)[known]
+            codes = table["code"].combine_chunks().flatten().to_numpy().reshape(-1, code.shape[1])[known]
             self._codes[columns] = torch.from_numpy(codes).to(code.device)
             self._means[columns] = torch.from_numpy(table["mean"].to_numpy()[known]).to(code.device)
 

@@ -31,7 +31,6 @@ rows of the output are those of the first model's data set.
   nnsparse-stream score --model runs/users,runs/items --data data/users,data/items --weights 0.3,0.7 --output scores/ml
 """
 
-_CODES = "_codes/*.parquet"
 _FOLDS = ("train", "validation", "test")
 # Bytes of the files of raw ratings, for one shard. Gzip and Parquet hold some ten times of what they weigh, so what is
 # grouped under one key stays near 20 MB, which every engine sorts in memory.
@@ -115,11 +114,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.output import OutputDirectory
     from pipelines.running import run_pipeline
     from transforms.read import check_bad_records
+    from transforms.score_blend import CODES
 
+    codes = f"{CODES}/*.parquet"
     # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
     output = OutputDirectory(
         args.output,
-        contents=("part-*.parquet", _CODES, "_dead_letters/*.jsonl", SUMMARY),
+        contents=("part-*.parquet", codes, "_dead_letters/*.jsonl", SUMMARY),
         completing="_manifest.json",
         overwrite=args.overwrite,
     )
@@ -157,7 +158,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
         bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
         output.remove(SUMMARY)
-        output.remove_matching(_CODES)
+        output.remove_matching(codes)
         manifest = {
             "kind": "nnsparse-stream scores",
             "schema_version": 1,

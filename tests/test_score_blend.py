@@ -17,7 +17,7 @@ from nnsparse_stream.blending import blend_pairs
 from nnsparse_stream.checkpoint import load_model
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.loader import fold_rows
-from nnsparse_stream.predictors import ColumnPredictor, encoded_tables
+from nnsparse_stream.predictors import ColumnPredictor, RowPredictor, encoded_schema, encoded_tables
 from nnsparse_stream.rows import SparseRows
 from pipelines import cli
 
@@ -210,12 +210,24 @@ def test_the_mean_of_pairs_does_not_depend_on_the_order_of_the_blocks(seed):
 def test_codes_do_not_depend_on_the_order_in_which_they_are_read(trained, item_side):
     checkpoint, vocabulary = load_model(item_side.run), load_model(trained.run).vocabulary
     tables = list(encoded_tables(checkpoint.model, Dataset(item_side.data).batches(), (0,)))
+    tables.append(encoded_schema(pa.string(), 8).empty_table())  # as a shard without rows has
     ids = pa.array(["nobody", *checkpoint.vocabulary.ids[:5].to_pylist()])
     forwards, backwards = (
         ColumnPredictor(checkpoint, vocabulary, order).tiles(ids)(3, 50) for order in (tables, tables[::-1])
     )
     assert forwards.shape == (6, 47)
     assert forwards.equal(backwards)
+
+
+def test_a_model_of_the_same_axis_finds_rows_by_their_ids(trained):
+    model, width = load_model(trained.run).model, len(Dataset(trained.data).vocabulary())
+    batch = next(Dataset(trained.data).batches())
+    ids, held = batch["row"][:20], batch.slice(3)
+    order = np.random.default_rng(1).permutation(20)
+    found = RowPredictor(model, [held.slice(40), held.slice(0, 40)], (0,)).tiles(ids.take(pa.array(order)))(5, width)
+    expected = model.predict(fold_rows(batch.slice(0, 20), (0,), width), clip=False)
+    expected[:3] = model.predict(SparseRows.from_rows([torch.zeros(0, 2)], num_columns=width), clip=False)
+    torch.testing.assert_close(found, expected[torch.from_numpy(order), 5:])
 
 
 def test_flags_that_do_not_fit_are_refused_and_leave_nothing(trained, item_side, tmp_path, capsys):
