@@ -1,4 +1,4 @@
-"""Predictions of several models for the same ratings, joined by user and item, and judged as one weighted mean.
+"""Predictions of several models for the same users and items, joined, and judged or given out as one weighted mean.
 
 A user model and an item model of the same rating log see it from two sides; their mean is better than either.
 """
@@ -88,11 +88,71 @@ def judge_blend(blocks: Sequence[pa.RecordBatch], weights: Sequence[float], axis
             "the data sets do not hold the same ratings in the judged fold: prepare them from the same input, with the "
             "same --folds and --fold_seed, one for each axis"
         )
-    shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
-    predicted = table["prediction"].to_numpy()[order].reshape(-1, count) @ shares
+    predicted = table["prediction"].to_numpy()[order].reshape(-1, count) @ shares_of(weights)
     first = order[::count]
     errors = predicted - table["rating"].to_numpy()[first]
     _, index, row = np.unique((users if axis == "user" else items)[1][first], return_index=True, return_inverse=True)
     sums = ErrorSums()
     sums.add(table["known"].to_numpy()[first][index], row, errors)
     return sums
+
+
+def predicted_pairs(scored: pa.Table, transposed: bool, position: int) -> pa.RecordBatch:
+    """A model's scores of pairs in the terms of the blend's first model.
+
+    Args:
+        scored: from `scoring.pair_tables`.
+        transposed: whether the model's rows are the first model's columns.
+        position: the model's place among those that are blended.
+
+    Returns:
+        Columns row and column (ids of the first model's axes), prediction (float32), model (uint8: `position`).
+    """
+    ids = [scored[name].combine_chunks() for name in ("row_id", "column_id")]
+    return pa.record_batch(
+        {
+            "row": ids[transposed],
+            "column": ids[not transposed],
+            "prediction": scored["score"].combine_chunks(),
+            "model": pa.array(np.full(len(scored), position, dtype=np.uint8)),
+        }
+    )
+
+
+def blend_pairs(blocks: Sequence[pa.RecordBatch], weights: Sequence[float]) -> pa.Table:
+    """The weighted mean of several models' predictions of pairs.
+
+    Args:
+        blocks: from `predicted_pairs`; together they hold all models' predictions of some pairs, in any order. A pair
+            that occurs n times has n predictions of each model.
+        weights: one a model, in the order of their positions; divided by their sum.
+
+    Returns:
+        Columns row_id, column_id, score (float32), by row, then column; one row for each time that a pair occurs.
+
+    Raises:
+        ValueError: a model's prediction of a pair is missing.
+    """
+    table = pa.Table.from_batches(blocks)
+    (row_ids, rows), (column_ids, columns) = (rank_ids(table[name].combine_chunks()) for name in ("row", "column"))
+    keys = rows * max(len(column_ids), 1) + columns
+    models = table["model"].to_numpy()
+    order = np.lexsort((keys, models))
+    by_model = (len(weights), len(table) // len(weights))
+    positions = np.arange(len(weights)).repeat(by_model[1])
+    if not np.array_equal(models[order], positions) or (np.ptp(keys[order].reshape(by_model), axis=0) != 0).any():
+        raise ValueError("the blocks do not hold a prediction of each model for each pair")
+    first = order[: by_model[1]]
+    score = shares_of(weights) @ table["prediction"].to_numpy()[order].reshape(by_model)
+    return pa.table(
+        {
+            "row_id": row_ids.take(pa.array(rows[first])),
+            "column_id": column_ids.take(pa.array(columns[first])),
+            "score": score.astype(np.float32),
+        }
+    )
+
+
+def shares_of(weights: Sequence[float]) -> np.ndarray:
+    """Weights divided by their sum, float64 (models,)."""
+    return np.asarray(weights, dtype=np.float64) / np.sum(weights)

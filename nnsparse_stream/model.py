@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnsparse_stream.kernels import Transposed, decode_at, encode
+from nnsparse_stream.ranking import TILE_COLUMNS, best_columns
 from nnsparse_stream.rows import SparseRows
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -245,7 +246,7 @@ class RatingAutoencoder(nn.Module):
         means = self.row_means(ratings)
         estimates = self.estimate(self.residuals(ratings, means), at).values
         estimates = torch.where(self.column_counts[at.columns.long()] > 0, estimates, 0.0)
-        return self._to_ratings(estimates, means[at.row_indices()], clip)
+        return self.to_ratings(estimates, means[at.row_indices()], clip)
 
     @torch.no_grad()
     def predict(self, ratings: SparseRows, clip: bool = True) -> Tensor:
@@ -255,13 +256,11 @@ class RatingAutoencoder(nn.Module):
             ratings: the rows' known raw ratings.
             clip: keep predictions within the range of the data set's ratings.
         """
-        self._check(ratings)
-        means = self.row_means(ratings)
-        code = self.code(self.residuals(ratings, means))
-        return self._to_ratings(self._decode_tile(code, 0, self.config.num_columns), means[:, None], clip)
+        code, means = self.encode_rows(ratings)
+        return self.to_ratings(self.decode(code, slice(None)), means[:, None], clip)
 
     @torch.no_grad()
-    def top_k(self, ratings: SparseRows, k: int, tile_columns: int = 65536) -> tuple[Tensor, Tensor]:
+    def top_k(self, ratings: SparseRows, k: int, tile_columns: int = TILE_COLUMNS) -> tuple[Tensor, Tensor]:
         """The k columns of the highest predicted ratings that a row has not rated.
 
         Scores are computed a tile of columns at a time: memory is O(rows x tile), not O(rows x columns). Columns
@@ -277,48 +276,42 @@ class RatingAutoencoder(nn.Module):
             tie; by descending score, then ascending column. Where a row has fewer than k such columns, the rest are -1
             with a score of -inf. A k beyond the number of columns is cut to it.
         """
-        k = min(k, self.config.num_columns)
+        code, means = self.encode_rows(ratings)
+        columns, estimates = best_columns(
+            lambda start, stop: self.decode(code, slice(start, stop)), ratings, self.column_counts > 0, k, tile_columns
+        )
+        return columns, self.to_ratings(estimates, means[:, None], clip=False)
+
+    @torch.no_grad()
+    def encode_rows(self, ratings: SparseRows) -> tuple[Tensor, Tensor]:
+        """What predictions of a row are made of: its code (rows, hidden[0]) and its mean (rows,).
+
+        Args:
+            ratings: the rows' known raw ratings.
+        """
         self._check(ratings)
         means = self.row_means(ratings)
-        code = self.code(self.residuals(ratings, means))
-        rows, columns = ratings.row_indices().long(), ratings.columns.long()
-        best_scores = code.new_empty(ratings.num_rows, 0)
-        best_columns = torch.empty(ratings.num_rows, 0, dtype=torch.int64, device=code.device)
-        for start in range(0, self.config.num_columns, tile_columns):
-            stop = min(start + tile_columns, self.config.num_columns)
-            scores = self._decode_tile(code, start, stop)
-            scores.masked_fill_(self.column_counts[start:stop] == 0, -torch.inf)
-            in_tile = (columns >= start) & (columns < stop)
-            scores[rows[in_tile], columns[in_tile] - start] = -torch.inf
-            names = torch.arange(start, stop, device=code.device).expand(len(scores), -1)
-            best_scores, best_columns = torch.cat([best_scores, scores], 1), torch.cat([best_columns, names], 1)
-            if best_scores.shape[1] > k:
-                keep = _highest(best_scores, k)
-                best_scores, best_columns = best_scores[keep].view(-1, k), best_columns[keep].view(-1, k)
-        best_scores, order = best_scores.sort(dim=1, descending=True, stable=True)
-        best_columns = best_columns.gather(1, order)
-        best_columns = best_columns.masked_fill(best_scores == -torch.inf, -1)
-        return best_columns, self._to_ratings(best_scores, means[:, None], clip=False)
+        return self.code(self.residuals(ratings, means)), means
 
-    def _decode_tile(self, code: Tensor, start: int, stop: int) -> Tensor:
-        """Estimated residuals of a tile of columns, dense (rows, stop - start); 0 at columns never trained."""
-        output = torch.addmm(self.decoder_bias[start:stop], code, self.decoder[start:stop].to(code.dtype).t())
+    @torch.no_grad()
+    def decode(self, code: Tensor, columns: slice | Tensor) -> Tensor:
+        """Estimated residuals of rows at some columns, dense (rows, columns named); 0 at columns never trained.
+
+        Args:
+            code: (rows, hidden[0]), from `encode_rows`.
+            columns: a slice of the columns, or an int64 index of them.
+        """
+        output = torch.addmm(self.decoder_bias[columns], code, self.decoder[columns].to(code.dtype).t())
         if self.row_offset is not None:
             output += (code @ self.row_offset)[:, None]
         output = _ACTIVATIONS[self.config.output_activation](output)
-        return output.masked_fill_(self.column_counts[start:stop] == 0, 0.0)
+        return output.masked_fill_(self.column_counts[columns] == 0, 0.0)
 
-    def _to_ratings(self, residuals: Tensor, means: Tensor, clip: bool) -> Tensor:
+    def to_ratings(self, residuals: Tensor, means: Tensor, clip: bool) -> Tensor:
+        """Estimated residuals as ratings; `means`, those of the rows, must broadcast to their shape."""
         ratings = residuals * self.config.unit + means
         return ratings.clamp(self.config.rating_min, self.config.rating_max) if clip else ratings
 
     def _check(self, rows: SparseRows) -> None:
         if rows.num_columns != self.config.num_columns:
             raise ValueError(f"rows have {rows.num_columns} columns, but the model has {self.config.num_columns}")
-
-
-def _highest(scores: Tensor, k: int) -> Tensor:
-    """Which scores are the k highest of their row, bool (rows, columns); among equal ones the first."""
-    threshold = scores.topk(k, dim=1).values[:, -1:]
-    above, equal = scores > threshold, scores == threshold
-    return above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))

@@ -112,6 +112,14 @@ class OutputDirectory:
         fs, path = filesystem(join(self.url, name))
         fs.rm_file(path)
 
+    def remove_matching(self, pattern: str) -> None:
+        """Removes what was written on the way under names that match, as do those in `contents`, and emptied folders.
+
+        What a worker that was killed has left of such a file goes too.
+        """
+        fs, path = filesystem(self.url)
+        _remove(fs, path, [name for name in _files(fs, path) if fnmatch.fnmatchcase(_final_name(name), pattern)])
+
     def complete(self, data: bytes) -> None:
         """Writes the completing file and takes the marker away: from here on the output is whole."""
         fs, path = filesystem(self.url)
@@ -136,12 +144,7 @@ class OutputDirectory:
         if not fs.isdir(path):
             return
         ours = [name for name in _files(fs, path) if name != _MARKER and self._is_ours(_final_name(name))]
-        for name in sorted(ours, key=lambda name: (name != self._completing, name)):
-            fs.rm_file(join(path, name))
-        parents = {name[:end] for name in ours for end in range(len(name)) if name[end] == "/"}
-        for parent in sorted(parents, reverse=True):
-            if fs.isdir(join(path, parent)) and not fs.ls(join(path, parent)):
-                fs.rmdir(join(path, parent))
+        _remove(fs, path, sorted(ours, key=lambda name: (name != self._completing, name)))
 
     def _is_ours(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._ours)
@@ -151,6 +154,16 @@ def _files(fs: Any, path: str) -> list[str]:
     """All files below a directory, relative to it."""
     prefix = path.rstrip("/") + "/"
     return [name[len(prefix) :] for name in fs.find(path) if name.startswith(prefix)]
+
+
+def _remove(fs: Any, path: str, names: list[str]) -> None:
+    """Removes files, given relative to a directory, in this order, and then the folders in it that are empty."""
+    for name in names:
+        fs.rm_file(join(path, name))
+    parents = {name[:end] for name in names for end in range(len(name)) if name[end] == "/"}
+    for parent in sorted(parents, reverse=True):
+        if fs.isdir(join(path, parent)) and not fs.ls(join(path, parent)):
+            fs.rmdir(join(path, parent))
 
 
 def _final_name(name: str) -> str:

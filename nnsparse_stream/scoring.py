@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from torch import Tensor
 
+from nnsparse_stream.blending import shares_of
 from nnsparse_stream.checkpoint import Checkpoint
 from nnsparse_stream.loader import fold_rows
+from nnsparse_stream.predictors import TilePredictor, row_tiles
+from nnsparse_stream.ranking import best_columns
 from nnsparse_stream.rows import SparseRows
 
 # Rows scored at once: with tiles of 65,536 columns, 64 MB of scores.
@@ -33,17 +37,64 @@ def top_k_tables(
     Yields:
         Tables of row_id, column_id, score (float32, not clipped), rank (int32, from 1), by row, then rank.
     """
-    model, num_columns = checkpoint.model, checkpoint.model.config.num_columns
+    return _ranked_tables(checkpoint, batches, folds, lambda _, known: checkpoint.model.top_k(known, k))
+
+
+def blended_top_k_tables(
+    checkpoint: Checkpoint,
+    others: Sequence[TilePredictor],
+    weights: Sequence[float],
+    batches: Iterable[pa.RecordBatch],
+    k: int,
+    folds: Sequence[int],
+) -> Iterator[pa.Table]:
+    """The best columns of each row by the weighted mean of several models' predictions, none of them clipped.
+
+    Args:
+        checkpoint: the first model; what it has not seen in training is not listed.
+        others: the other models.
+        weights: one a model, the first model's first; divided by their sum.
+        batches: rows as a shard of the first model's data set holds them.
+        k: columns a row.
+        folds: the folds of a row's ratings that the models see; columns rated in these are not listed.
+
+    Yields:
+        Tables as those of `top_k_tables`.
+    """
+    model, (share, *shares) = checkpoint.model, shares_of(weights).tolist()
+
+    def rank(ids: pa.Array, known: SparseRows) -> tuple[Tensor, Tensor]:
+        first, rest = row_tiles(model, known), [other.tiles(ids) for other in others]
+
+        def score(start: int, stop: int) -> Tensor:
+            mean = first(start, stop).mul_(share)
+            for part, tile in zip(shares, rest, strict=True):
+                mean.add_(tile(start, stop), alpha=part)
+            return mean
+
+        return best_columns(score, known, model.column_counts > 0, k)
+
+    return _ranked_tables(checkpoint, batches, folds, rank)
+
+
+def _ranked_tables(
+    checkpoint: Checkpoint,
+    batches: Iterable[pa.RecordBatch],
+    folds: Sequence[int],
+    rank_rows: Callable[[pa.Array, SparseRows], tuple[Tensor, Tensor]],
+) -> Iterator[pa.Table]:
+    """Tables of what `rank_rows` makes of some rows' ids and known ratings: columns and scores, the best first."""
+    model = checkpoint.model
     device = next(model.parameters()).device
     for batch in batches:
-        known = fold_rows(batch, folds, num_columns)
+        known = fold_rows(batch, folds, model.config.num_columns)
         for start in range(0, known.num_rows, _TOP_K_ROWS):
-            part = slice(start, start + _TOP_K_ROWS)
-            columns, scores = model.top_k(known[part].to(device), k)
+            ids = batch.column("row").slice(start, _TOP_K_ROWS)
+            columns, scores = rank_rows(ids, known[start : start + _TOP_K_ROWS].to(device))
             row, rank = (columns >= 0).cpu().nonzero(as_tuple=True)
             yield pa.table(
                 {
-                    "row_id": batch.column("row").take(pa.array(row.numpy() + start)),
+                    "row_id": ids.take(pa.array(row.numpy())),
                     "column_id": checkpoint.vocabulary.decode(columns.cpu()[row, rank].numpy()),
                     "score": scores.cpu()[row, rank].numpy(),
                     "rank": (rank + 1).int().numpy(),

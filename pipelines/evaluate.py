@@ -7,7 +7,7 @@ import json
 import tempfile
 from typing import Any
 
-from pipelines.options import urls
+from pipelines.options import add_weights_argument, blend_weights, urls
 
 DESCRIPTION = """\
 Judge a model on one fold of a data set: RMSE and MAE over all its ratings, and by how many training ratings a row has.
@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL[,URL...]",
         help="a run's directory or one checkpoint's; several, each with its --data, are judged by their mean",
     )
-    parser.add_argument(
-        "--weights", type=_weights, metavar="X,X[,X...]", help="of several models' predictions (default: equal)"
-    )
+    add_weights_argument(parser)
     parser.add_argument(
         "--fold", choices=("train", "validation", "test"), default="test", help="what to judge (default: test)"
     )
@@ -42,16 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the figures there, too (a URL that workers can write to, where they run elsewhere)",
     )
-
-
-def _weights(text: str) -> list[float]:
-    try:
-        weights = [float(part) for part in text.split(",")]
-    except ValueError:
-        weights = [-1.0]
-    if min(weights) < 0 or not sum(weights) > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers of 0 or more, one a model")
-    return weights
 
 
 def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
@@ -66,12 +54,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.errors import InputError
     from pipelines.running import run_pipeline
 
-    weights = args.weights or [1.0] * len(args.model)
-    if not len(args.data) == len(args.model) == len(weights):
-        raise InputError(
-            f"--model names {len(args.model)}, --data {len(args.data)} and --weights {len(weights)}: each model needs "
-            "its data set, and its weight where weights are given"
-        )
+    weights = blend_weights(args.model, args.data, args.weights)
     if args.json:
         fs, path = storage.filesystem(args.json)
         if fs.isdir(path):

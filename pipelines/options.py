@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 from typing import Any
+
+from nnsparse_stream.errors import InputError
 
 FORMATS = ("auto", "parquet", "csv", "tsv", "movielens", "jsonl")
 
@@ -88,6 +91,38 @@ def urls(text: str) -> list[str]:
     if not parts:
         raise argparse.ArgumentTypeError("no URL given")
     return parts
+
+
+def add_weights_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that blends several models: evaluate and score share it."""
+    parser.add_argument(
+        "--weights", type=_weights, metavar="X,X[,X...]", help="of several models' predictions (default: equal)"
+    )
+
+
+def _weights(text: str) -> list[float]:
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = [-1.0]
+    if min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers of 0 or more, one a model")
+    return weights
+
+
+def blend_weights(models: list[str], data: list[str], weights: list[float] | None) -> list[float]:
+    """The weights of the models that the flags name; equal ones where none are given.
+
+    Raises:
+        InputError: there are not as many data sets, or weights, as models.
+    """
+    found = weights or [1.0] * len(models)
+    if not len(data) == len(models) == len(found):
+        raise InputError(
+            f"--model names {len(models)}, --data {len(data)} and --weights {len(found)}: each model needs "
+            "its data set, and its weight where weights are given"
+        )
+    return found
 
 
 def pipeline_options(name: str) -> type[Any]:

@@ -1,4 +1,4 @@
-"""`nnsparse-stream score`: a model and ratings to top-K lists, or to predictions at given pairs."""
+"""`nnsparse-stream score`: models and ratings to top-K lists, or to predictions at given pairs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
-from pipelines.options import add_format_arguments, positive_int, urls
+from pipelines.options import add_format_arguments, add_weights_argument, blend_weights, positive_int, urls
+from pipelines.scoring import DEFAULT_TOP_K, SUMMARY, build_scoring
 
 if TYPE_CHECKING:
-    import apache_beam as beam
-
     from nnsparse_stream.checkpoint import Checkpoint
+    from nnsparse_stream.dataset import Dataset
     from nnsparse_stream.inputs import InputPlan
 
 DESCRIPTION = """\
@@ -23,11 +23,14 @@ Score with a trained model: the best unseen columns of each row, or the predicte
 The rows' known ratings come from a data set (--data) or from raw rating files (--input), which are read with the
 model's own vocabulary. Writes Parquet files with row_id, column_id, score, and for top-K rank (from 1).
 
+Several models, each with its data set, give the weighted mean of their predictions. They may be of either axis; the
+rows of the output are those of the first model's data set.
+
   nnsparse-stream score --model runs/ml --data data/ml --output scores/ml --top_k 10
   nnsparse-stream score --model runs/ml --input tonight.csv --output scores/tonight --pairs pairs.csv
+  nnsparse-stream score --model runs/users,runs/items --data data/users,data/items --weights 0.3,0.7 --output scores/ml
 """
 
-_SUMMARY = "_summary.json"
 _FOLDS = ("train", "validation", "test")
 # Bytes of the files of raw ratings, for one shard. Gzip and Parquet hold some ten times of what they weigh, so what is
 # grouped under one key stays near 20 MB, which every engine sorts in memory.
@@ -37,16 +40,30 @@ _BYTES_PER_SHARD = 2 << 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `score`."""
     parser.add_argument(
-        "--model", required=True, metavar="URL", help="a run's directory (its last checkpoint) or one checkpoint's"
+        "--model",
+        required=True,
+        type=urls,
+        metavar="URL[,URL...]",
+        help="a run's directory (its last checkpoint) or one checkpoint's; several, each with its --data, score by "
+        "their mean, the rows of the first",
     )
-    parser.add_argument("--data", metavar="URL", help="data set that holds the rows and their known ratings")
     parser.add_argument(
-        "--input", type=urls, metavar="URL[,URL...]", help="instead of --data: rating files with the known ratings"
+        "--data", type=urls, metavar="URL[,URL...]", help="data set that holds the rows and their known ratings"
+    )
+    add_weights_argument(parser)
+    parser.add_argument(
+        "--input",
+        type=urls,
+        metavar="URL[,URL...]",
+        help="instead of --data, with one model: rating files with the known ratings",
     )
     parser.add_argument("--output", required=True, metavar="URL", help="directory of the scores")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--top_k", type=positive_int, metavar="K", help="unseen columns for each row, the best first (default: 10)"
+        "--top_k",
+        type=positive_int,
+        metavar="K",
+        help=f"unseen columns for each row, the best first (default: {DEFAULT_TOP_K})",
     )
     what.add_argument(
         "--pairs",
@@ -83,6 +100,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     started = time.monotonic()
     if bool(args.data) == bool(args.input):
         raise InputError("pass either --data or --input: where the rows' known ratings come from")
+    if args.input and len(args.model) > 1:
+        raise InputError(
+            "--input goes with one --model: prepare the files once for each axis (--axis user, --axis item), and name "
+            "the data sets with --data"
+        )
+    # Raw files stand in for the one model's data set.
+    weights = blend_weights(args.model, args.data or args.model, args.weights)
 
     from nnsparse_stream import storage
     from nnsparse_stream.checkpoint import load_model
@@ -90,22 +114,27 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.output import OutputDirectory
     from pipelines.running import run_pipeline
     from transforms.read import check_bad_records
+    from transforms.score_blend import CODES
 
+    codes = f"{CODES}/*.parquet"
     # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
     output = OutputDirectory(
         args.output,
-        contents=("part-*.parquet", "_dead_letters/*.jsonl", _SUMMARY),
+        contents=("part-*.parquet", codes, "_dead_letters/*.jsonl", SUMMARY),
         completing="_manifest.json",
         overwrite=args.overwrite,
     )
-    storage.check_apart(args.output, [args.model, *([args.data] if args.data else args.input), *(args.pairs or [])])
+    storage.check_apart(args.output, [*args.model, *(args.data or args.input), *(args.pairs or [])])
     output.check()
-    checkpoint = load_model(args.model)
+    checkpoints = [load_model(url) for url in args.model]
+    checkpoint = checkpoints[0]
     ratings = pairs = None
     if args.data:
-        dataset = Dataset(args.data)
-        checkpoint.check_data(dataset.manifest, args.data)
-        num_shards = len(dataset.shards)
+        datasets = [Dataset(url) for url in args.data]
+        for held, dataset in zip(checkpoints, datasets, strict=True):
+            held.check_data(dataset.manifest, dataset.url)
+            _check_blend(datasets[0], dataset, args.history_folds)
+        num_shards = len(datasets[0].shards)
     else:
         ratings = _plan(args, args.input, checkpoint, with_rating=True)
         size = sum(storage.file_size(file.url) for file in ratings.files)
@@ -117,18 +146,25 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     output.begin()
     try:
         build = functools.partial(
-            _build, args=args, checkpoint=checkpoint, ratings=ratings, pairs=pairs, num_shards=num_shards
+            build_scoring,
+            args=args,
+            checkpoints=checkpoints,
+            weights=weights,
+            ratings=ratings,
+            pairs=pairs,
+            num_shards=num_shards,
         )
         run_pipeline(build, beam_flags)
-        summary = json.loads(storage.read_file(storage.join(args.output, _SUMMARY)))
+        summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
         bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
-        output.remove(_SUMMARY)
+        output.remove(SUMMARY)
+        output.remove_matching(codes)
         manifest = {
             "kind": "nnsparse-stream scores",
             "schema_version": 1,
             "axis": checkpoint.state["axis"],
-            "model": {"step": checkpoint.state["step"], "vocabulary": checkpoint.state["vocabulary"]},
-            "top_k": None if args.pairs else args.top_k or 10,
+            **_models(checkpoints, weights),
+            "top_k": None if args.pairs else args.top_k or DEFAULT_TOP_K,
             "rows": sum(file["rows"] for file in summary["files"]),
             "files": sorted(summary["files"], key=lambda file: file["path"]),
             "bad_records": sum(bad),
@@ -140,6 +176,47 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         raise
     _report(manifest, args.output, time.monotonic() - started)
     return manifest
+
+
+def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...]) -> None:
+    """Refuses a data set that cannot be blended with that of the first model.
+
+    Raises:
+        InputError: it holds other columns or shards, or ids of other types, or folds that would show the model ratings
+            that are hidden from the first.
+    """
+    from nnsparse_stream.checkpoint import vocabulary_fingerprint
+
+    one, two = first.manifest, other.manifest
+    if one.axis == two.axis:
+        if (vocabulary_fingerprint(one), len(one.shards)) != (vocabulary_fingerprint(two), len(two.shards)):
+            raise InputError(
+                f"{first.url} and {other.url} both have rows by {one.axis}, but differ in their vocabulary or in their "
+                "number of shards: prepare them from the same input with the same --num_shards, or train both models "
+                "on one data set"
+            )
+        ids = (two.row_id_type, two.column_id_type)
+    else:
+        ids = (two.column_id_type, two.row_id_type)
+    if ids != (one.row_id_type, one.column_id_type):
+        raise InputError(
+            f"{first.url} and {other.url} hold ids of different types, integers and strings: prepare both from the "
+            "same input with the same --id_type"
+        )
+    if set(history_folds) != set(_FOLDS) and one.folds != two.folds:
+        raise InputError(
+            f"{first.url} and {other.url} were cut into folds differently: with --history_folds, prepare both with the "
+            "same --folds and --fold_seed"
+        )
+
+
+def _models(checkpoints: list[Checkpoint], weights: list[float]) -> dict[str, Any]:
+    """What the manifest says of the models: `model`, or for a blend `models` and `weights`."""
+    states = [checkpoint.state for checkpoint in checkpoints]
+    if len(states) == 1:
+        return {"model": {"step": states[0]["step"], "vocabulary": states[0]["vocabulary"]}}
+    models = [{name: state[name] for name in ("axis", "step", "vocabulary")} for state in states]
+    return {"models": models, "weights": weights}
 
 
 def _plan(args: argparse.Namespace, files: list[str], checkpoint: Checkpoint, with_rating: bool) -> InputPlan:
@@ -163,125 +240,6 @@ def _plan(args: argparse.Namespace, files: list[str], checkpoint: Checkpoint, wi
             )
     # Ids that look like integers are read as the strings that they are to the model.
     return plan._replace(schema=plan.schema._replace(**types))
-
-
-def _build(
-    pipeline: beam.Pipeline,
-    args: argparse.Namespace,
-    checkpoint: Checkpoint,
-    ratings: InputPlan | None,
-    pairs: InputPlan | None,
-    num_shards: int,
-) -> None:
-    import apache_beam as beam
-
-    from nnsparse_stream.folds import FOLDS
-    from nnsparse_stream.storage import join
-    from transforms import ReadRatings, ScoreRatings
-    from transforms.score import KeyPairs, pair_block
-
-    axis = checkpoint.state["axis"]
-    dead_letters = join(args.output, "_dead_letters")
-    blocks, read_ratings, read_pairs, unknown = [], [], [], []
-    if ratings is None:
-        if pairs is None:
-            empty = _empty_rows(checkpoint)
-            shards = [(shard, empty) for shard in range(num_shards)]
-            blocks.append(pipeline | "Shards" >> beam.Create(shards).with_output_types(_keyed_block()))
-    else:
-        rows, summaries, left_out = _raw_rows(pipeline, args, checkpoint, ratings, num_shards)
-        blocks += rows
-        read_ratings, unknown = [summaries], [left_out]
-    if pairs is not None:
-        read = pipeline | "ReadPairs" >> ReadRatings(pairs, join(dead_letters, "pairs"))
-        blocks.append(read.ratings | "KeyPairs" >> KeyPairs(axis, num_shards))
-        # So that there is a file, with its columns, even where there is no pair.
-        none = [(0, pair_block(pairs.empty_block(), axis))]
-        blocks.append(pipeline | "NoPairs" >> beam.Create(none).with_output_types(_keyed_block()))
-        read_pairs = [read.summaries]
-    written = (
-        blocks
-        | "Blocks" >> beam.Flatten()
-        | "ScoreRatings"
-        >> ScoreRatings(
-            checkpoint.url,
-            args.output,
-            num_shards,
-            top_k=None if pairs is not None else args.top_k or 10,
-            folds=[FOLDS.index(fold) for fold in args.history_folds],
-            data=args.data,
-        )
-    )
-    lists = [
-        beam.pvalue.AsList(collections[0]) if collections else []
-        for collections in ([written], read_ratings, read_pairs, unknown)
-    ]
-    _ = pipeline | "Once" >> beam.Impulse() | "Summarise" >> beam.Map(_write_summary, args.output, *lists)
-
-
-def _raw_rows(
-    pipeline: beam.Pipeline, args: argparse.Namespace, checkpoint: Checkpoint, plan: InputPlan, num_shards: int
-) -> tuple[list[beam.PCollection], beam.PCollection, beam.PCollection]:
-    """Raw ratings as keyed blocks of rows, the summaries of their reading, and counts of ratings of unknown columns."""
-    import apache_beam as beam
-
-    from nnsparse_stream.grouping import HashFolds, partition
-    from nnsparse_stream.reading import describe_pair
-    from nnsparse_stream.storage import join
-    from transforms import ReadRatings, SparsifyRatings
-    from transforms.score import KnownColumns
-
-    axis = checkpoint.state["axis"]
-    read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "_dead_letters", "ratings"))
-    known = read.ratings | "KnownColumns" >> KnownColumns(checkpoint.url, axis)
-    vocabulary = pipeline | "Vocabulary" >> beam.Create([checkpoint.vocabulary_file()])
-    rows = (
-        known.ratings
-        | "SparsifyRatings"
-        >> SparsifyRatings(
-            axis,
-            vocabulary,
-            plan.empty_block(),
-            duplicates=args.duplicates,
-            folds=HashFolds((100, 0, 0)),
-            num_shards=num_shards,
-            describe_pair=functools.partial(describe_pair, plan.files, plan.schema),
-        )
-        | "KeyRows" >> beam.Map(_key_rows).with_output_types(_keyed_block())
-    )
-    maybe_cold = known.rows | "KeyColdRows" >> beam.FlatMap(partition, "row", num_shards).with_output_types(
-        _keyed_block()
-    )
-    return [rows, maybe_cold], read.summaries, known.unknown
-
-
-def _key_rows(shard: tuple[int, int, Any, int]) -> tuple[int, Any]:
-    return shard[0], shard[2]
-
-
-def _keyed_block() -> Any:
-    import pyarrow as pa
-
-    return tuple[int, pa.RecordBatch]
-
-
-def _empty_rows(checkpoint: Checkpoint) -> Any:
-    import pyarrow as pa
-
-    from nnsparse_stream.dataset import shard_schema
-
-    kinds = {"int64": pa.int64(), "string": pa.string()}
-    schema = shard_schema(kinds[checkpoint.state["row_id_type"]])
-    return pa.RecordBatch.from_pylist([], schema=schema)
-
-
-def _write_summary(
-    _: bytes, url: str, files: list[Any], ratings: list[Any], pairs: list[Any], unknown: list[int]
-) -> None:
-    from nnsparse_stream.storage import join, to_json, write_file
-
-    summary = {"files": files, "ratings": ratings, "pairs": pairs, "unknown": unknown}
-    write_file(join(url, _SUMMARY), to_json(summary))
 
 
 def _report(manifest: dict[str, Any], url: str, seconds: float) -> None:

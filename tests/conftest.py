@@ -46,3 +46,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     command("prepare", "--input", log, "--output", data, "--axis", "user", "--folds", "80,10,10", "--num_shards", "3")
     command("train", "--data", data, "--output", run, "--hidden", "16", "--epochs", "3", "--threads", "1")
     return Trained(log, data, run)
+
+
+@pytest.fixture(scope="session")
+def item_side(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The same log and folds by items, two shards, a model of two epochs. Read it, don't change it."""
+    where = tmp_path_factory.mktemp("items")
+    data, run = str(where / "data"), str(where / "run")
+    flags = ["--input", trained.log, "--output", data, "--axis", "item", "--folds", "80,10,10", "--num_shards", "2"]
+    command("prepare", *flags)
+    command("train", "--data", data, "--output", run, "--hidden", "8", "--epochs", "2", "--threads", "1")
+    return Trained(trained.log, data, run)

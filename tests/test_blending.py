@@ -13,17 +13,6 @@ from nnsparse_stream.evaluation import ErrorSums, evaluate_batch
 from pipelines import cli
 
 
-@pytest.fixture(scope="module")
-def item_side(trained, tmp_path_factory):
-    """The same log and folds by items, and a model of it."""
-    where = tmp_path_factory.mktemp("items")
-    data, run = str(where / "data"), str(where / "run")
-    flags = ["--input", trained.log, "--output", data, "--axis", "item", "--folds", "80,10,10", "--num_shards", "2"]
-    assert cli.main(["prepare", *flags]) == 0
-    assert cli.main(["train", "--data", data, "--output", run, "--hidden", "8", "--epochs", "2", "--threads", "1"]) == 0
-    return data, run
-
-
 def blocks(data, run, axis, position, fold=2):
     checkpoint = load_model(run)
     return [
@@ -41,7 +30,7 @@ def test_one_model_alone_has_the_errors_that_evaluation_finds(trained):
 
 def test_a_blend_is_the_weighted_mean_of_the_predictions(trained, item_side):
     users = blocks(trained.data, trained.run, "user", 0)
-    items = blocks(*item_side, "item", 1)
+    items = blocks(*item_side[1:], "item", 1)
     predicted = {}
     for block in [*users, *items]:
         for row in block.to_pylist():
@@ -57,15 +46,15 @@ def test_a_blend_is_the_weighted_mean_of_the_predictions(trained, item_side):
 
 
 def test_data_sets_with_other_ratings_in_the_fold_are_refused(trained, item_side):
-    users, items = blocks(trained.data, trained.run, "user", 0), blocks(*item_side, "item", 1, fold=1)
+    users, items = blocks(trained.data, trained.run, "user", 0), blocks(*item_side[1:], "item", 1, fold=1)
     with pytest.raises(InputError, match="do not hold the same ratings"):
         judge_blend([*users, *items], [1.0, 1.0], "user")
     with pytest.raises(InputError, match="do not hold the same ratings"):
-        judge_blend([*users, *blocks(*item_side, "item", 1)[1:]], [1.0, 1.0], "user")
+        judge_blend([*users, *blocks(*item_side[1:], "item", 1)[1:]], [1.0, 1.0], "user")
 
 
 def test_the_command_judges_a_blend(trained, item_side, tmp_path, capsys):
-    data, run = item_side
+    _, data, run = item_side
     figures = tmp_path / "figures.json"
     flags = ["--data", f"{trained.data},{data}", "--model", f"{trained.run},{run}", "--json", str(figures)]
     assert cli.main(["evaluate", *flags, "--weights", "1,3"]) == 0

@@ -134,3 +134,17 @@ def test_a_file_or_an_unwritable_place_is_refused(tmp_path: Path) -> None:
         output(str(tmp_path)).begin()
     with pytest.raises(InputError, match="cannot be written"):
         OutputDirectory(str(tmp_path / "out" / "below"), contents=()).begin()
+
+
+def test_what_is_needed_on_the_way_only_is_removed_with_its_folders(base: str) -> None:
+    directory = OutputDirectory(storage.join(base, "out"), contents=("_codes/*.bin", "part-*.bin"))
+    directory.begin()
+    directory.write("_codes/one/part-1.bin", b"1")
+    directory.write("_codes/one/part-2.bin." + uuid.uuid4().hex + ".tmp", b"1")  # its writer was killed
+    directory.write("part-1.bin", b"1")
+    directory.remove_matching("_codes/*.bin")
+    assert listing(directory.url) == ["_unfinished.json", "part-1.bin"]
+    fs, path = storage.filesystem(storage.join(directory.url, "_codes"))
+    assert not fs.exists(path)
+    directory.complete(COMPLETE)
+    assert listing(directory.url) == ["manifest.json", "part-1.bin"]

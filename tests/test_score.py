@@ -9,40 +9,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scores import by_row, dense_predictions, score, write_pairs
 
 from nnsparse_stream.checkpoint import load_model
 from nnsparse_stream.dataset import Dataset
-from nnsparse_stream.loader import fold_rows
 from nnsparse_stream.rows import SparseRows
 from pipelines import cli
-
-
-def score(tmp_path, *flags):
-    output = tmp_path / "scores"
-    assert cli.main(["score", "--output", str(output), "--overwrite", *flags]) == 0
-    return pq.read_table(output)
-
-
-def by_row(table):
-    """{row id: [(column id, score), ...]} in the file's order."""
-    found = {}
-    for row, column, value in zip(*(table[name].to_pylist() for name in ("row_id", "column_id", "score")), strict=True):
-        found.setdefault(row, []).append((column, value))
-    return found
-
-
-def dense_predictions(trained, folds=(0, 1, 2), clip=True):
-    """{row id: (known column ids, predictions for all columns)}, from the dense model."""
-    dataset, model = Dataset(trained.data), load_model(trained.run).model
-    ids = dataset.vocabulary().ids
-    found = {}
-    for batch in dataset.batches():
-        dense = model.predict(fold_rows(batch, folds, len(ids)), clip=clip)
-        rated = fold_rows(batch, folds, len(ids))
-        for index, row in enumerate(batch.column("row").to_pylist()):
-            known = {ids[column].as_py() for column in rated[index].columns.tolist()}
-            found[row] = (known, dict(zip(ids.to_pylist(), dense[index].tolist(), strict=True)))
-    return found
 
 
 @pytest.mark.parametrize("history", ["train,validation,test", "train"])
@@ -71,11 +43,6 @@ def test_a_data_set_and_its_raw_file_give_the_same_scores(trained, tmp_path):
     for row in from_data:
         assert [c for c, _ in from_data[row]] == [c for c, _ in from_log[row]]
         assert [v for _, v in from_data[row]] == pytest.approx([v for _, v in from_log[row]], abs=1e-6)
-
-
-def write_pairs(path, pairs):
-    path.write_text("user,item\n" + "".join(f"{user},{item}\n" for user, item in pairs))
-    return str(path)
 
 
 def test_every_pair_gets_a_score_cold_ones_by_the_documented_fallback(trained, tmp_path):

@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from transforms.evaluate import EvaluateRatings as EvaluateRatings
     from transforms.read import ReadRatings as ReadRatings
     from transforms.score import ScoreRatings as ScoreRatings
+    from transforms.score_blend import BlendPairs as BlendPairs
+    from transforms.score_blend import RankBlend as RankBlend
     from transforms.shards import WriteShards as WriteShards
     from transforms.sparsify import SparsifyRatings as SparsifyRatings
     from transforms.train import TrainAutoencoder as TrainAutoencoder
     from transforms.vocabulary import BuildVocabulary as BuildVocabulary
 
 _MODULE_OF = {
+    "BlendPairs": "score_blend",
     "BuildVocabulary": "vocabulary",
     "EvaluateBlend": "evaluate",
     "EvaluateRatings": "evaluate",
+    "RankBlend": "score_blend",
     "ReadRatings": "read",
     "ScoreRatings": "score",
     "SparsifyRatings": "sparsify",

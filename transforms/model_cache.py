@@ -1,30 +1,52 @@
-"""A model's checkpoint on a worker: read once in a process, shared by its threads."""
+"""Models, and the codes of rows, on a worker: read once in a process, shared by its threads."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from apache_beam.utils.shared import Shared
 
+from nnsparse_stream import storage
+
 if TYPE_CHECKING:
     from nnsparse_stream.checkpoint import Checkpoint
+    from nnsparse_stream.predictors import ColumnPredictor
+
+_T = TypeVar("_T")
 
 
-class CheckpointHandle:
-    """Travels to workers as a URL; `get` there reads the checkpoint on first use.
+class _Handle(Generic[_T]):
+    """Travels to workers without what it stands for; `get` there loads that on first use."""
+
+    def __init__(self) -> None:
+        self._shared = Shared()
+        self._held: _T | None = None
+
+    def get(self) -> _T:
+        """What the handle stands for; one object for all copies of the handle in a process."""
+        # Beam itself keeps only the object that a process asked for last, and a blend needs several by turns.
+        held = self._held
+        if held is None:
+            held = self._held = self._shared.acquire(self._load)
+        return held
+
+    def _load(self) -> _T:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": None}
+
+
+class CheckpointHandle(_Handle["Checkpoint"]):
+    """A checkpoint, on the GPU where the worker has one.
 
     Args:
         url: a checkpoint's directory (not a run's, whose last checkpoint may change while the job runs).
     """
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._url = url
-        self._shared = Shared()
-
-    def get(self) -> Checkpoint:
-        """The checkpoint, on the GPU where the worker has one."""
-        loaded: Checkpoint = self._shared.acquire(self._load, tag=self._url)
-        return loaded
 
     def _load(self) -> Checkpoint:
         from nnsparse_stream.checkpoint import load_model
@@ -33,3 +55,29 @@ class CheckpointHandle:
         checkpoint = load_model(self._url)
         checkpoint.model.to(pick_device("auto"))
         return checkpoint
+
+
+class ColumnPredictorHandle(_Handle["ColumnPredictor"]):
+    """A model of the other axis with the codes of its rows, aligned to the columns of a blend's first model.
+
+    Args:
+        checkpoint: the model.
+        first: the blend's first model.
+        files: URLs of the files of codes, to be there when `get` is called.
+    """
+
+    def __init__(self, checkpoint: CheckpointHandle, first: CheckpointHandle, files: list[str]) -> None:
+        super().__init__()
+        self._checkpoint, self._first, self._files = checkpoint, first, files
+
+    def _load(self) -> ColumnPredictor:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from nnsparse_stream.predictors import ColumnPredictor
+
+        # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
+        tables = (
+            pq.ParquetFile(pa.BufferReader(storage.read_file(url))).read(use_threads=False) for url in self._files
+        )
+        return ColumnPredictor(self._checkpoint.get(), self._first.get().vocabulary, tables)

@@ -157,19 +157,25 @@ class _ScoreShard(beam.DoFn):
             if not pairs:
                 return
             tables = pair_tables(checkpoint, rows, pa.Table.from_batches(pairs), self._folds)
-        yield self._write(shard, tables, _schema(checkpoint.state, self._top_k is not None))
+        state = checkpoint.state
+        schema = score_schema(state["row_id_type"], state["column_id_type"], self._top_k is not None)
+        yield write_scores(self._output, shard, self._num_shards, tables, schema)
 
-    def _write(self, shard: int, tables: Iterable[pa.Table], schema: pa.Schema) -> dict[str, Any]:
-        sink = pa.BufferOutputStream()
-        count = 0
-        with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-            for table in tables:
-                count += len(table)
-                writer.write_table(table.cast(schema))
-        name = f"part-{shard:05d}-of-{self._num_shards:05d}.parquet"
-        data = bytes(sink.getvalue())
-        storage.write_file(storage.join(self._output, name), data)
-        return {"path": name, "rows": count, "bytes": len(data)}
+
+def write_scores(
+    output: str, shard: int, num_shards: int, tables: Iterable[pa.Table], schema: pa.Schema
+) -> dict[str, Any]:
+    """Writes a shard's scores, whole, and returns `path` (relative to the output), `rows` and `bytes` of the file."""
+    sink = pa.BufferOutputStream()
+    count = 0
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for table in tables:
+            count += len(table)
+            writer.write_table(table.cast(schema))
+    name = f"part-{shard:05d}-of-{num_shards:05d}.parquet"
+    data = bytes(sink.getvalue())
+    storage.write_file(storage.join(output, name), data)
+    return {"path": name, "rows": count, "bytes": len(data)}
 
 
 def _rows_without_ratings(rows: Iterable[pa.RecordBatch], listed: list[pa.Array]) -> pa.RecordBatch:
@@ -187,7 +193,7 @@ def _rows_without_ratings(rows: Iterable[pa.RecordBatch], listed: list[pa.Array]
     return pa.record_batch([ids, *lists], schema=schema)
 
 
-def _schema(state: dict[str, Any], ranked: bool) -> pa.Schema:
-    kinds = {"int64": pa.int64(), "string": pa.string()}
-    ids = [("row_id", kinds[state["row_id_type"]]), ("column_id", kinds[state["column_id_type"]])]
+def score_schema(row_type: str, column_type: str, ranked: bool) -> pa.Schema:
+    """The schema of scores of ids of these types, "int64" or "string"; with `rank` where they are ranked."""
+    ids = [("row_id", pa.type_for_alias(row_type)), ("column_id", pa.type_for_alias(column_type))]
     return pa.schema([*ids, *_FIELDS[: 2 if ranked else 1]])

@@ -1,0 +1,188 @@
+"""The Beam pipeline of `score`: what is read, scored and written, and a summary of it for the driver."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from nnsparse_stream.checkpoint import Checkpoint
+    from nnsparse_stream.inputs import InputPlan
+
+#: Where, in the output, the workers leave what the driver needs to know.
+SUMMARY = "_summary.json"
+DEFAULT_TOP_K = 10
+
+
+def build_scoring(
+    pipeline: beam.Pipeline,
+    args: argparse.Namespace,
+    checkpoints: list[Checkpoint],
+    weights: list[float],
+    ratings: InputPlan | None,
+    pairs: InputPlan | None,
+    num_shards: int,
+) -> None:
+    """Applies everything that `score` does to a pipeline; leaves SUMMARY at the output.
+
+    Args:
+        pipeline: an empty one.
+        args: the flags.
+        checkpoints: the models, the first one's rows being those of the output.
+        weights: one a model.
+        ratings: where the known ratings are raw files: how to read them.
+        pairs: how to read the pairs that are to be predicted; None for top-K lists.
+        num_shards: of the first model's rows.
+    """
+    import apache_beam as beam
+
+    from nnsparse_stream.folds import FOLDS
+    from nnsparse_stream.storage import join
+    from transforms import ReadRatings
+
+    folds = [FOLDS.index(fold) for fold in args.history_folds]
+    read_pairs = read_ratings = unknown = None
+    if pairs is not None:
+        read_pairs = pipeline | "ReadPairs" >> ReadRatings(pairs, join(args.output, "_dead_letters", "pairs"))
+    if len(checkpoints) > 1:
+        written = _blended(pipeline, args, checkpoints, weights, read_pairs, folds)
+    else:
+        written, read_ratings, unknown = _scored(
+            pipeline, args, checkpoints[0], ratings, pairs, read_pairs, num_shards, folds
+        )
+    collections = (written, read_ratings, None if read_pairs is None else read_pairs.summaries, unknown)
+    lists = [[] if collection is None else beam.pvalue.AsList(collection) for collection in collections]
+    _ = pipeline | "Once" >> beam.Impulse() | "Summarise" >> beam.Map(_write_summary, args.output, *lists)
+
+
+def _blended(
+    pipeline: beam.Pipeline,
+    args: argparse.Namespace,
+    checkpoints: list[Checkpoint],
+    weights: list[float],
+    read_pairs: Any,
+    folds: list[int],
+) -> beam.PCollection:
+    """The files of several models' scores."""
+    from transforms import BlendPairs, RankBlend
+
+    models = [checkpoint.url for checkpoint in checkpoints]
+    if read_pairs is not None:
+        blend = BlendPairs(models, args.data, weights, args.output, folds=folds)
+        return read_pairs.ratings | "BlendPairs" >> blend
+    rank = RankBlend(models, args.data, weights, args.output, top_k=args.top_k or DEFAULT_TOP_K, folds=folds)
+    return pipeline | "RankBlend" >> rank
+
+
+def _scored(
+    pipeline: beam.Pipeline,
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    ratings: InputPlan | None,
+    pairs: InputPlan | None,
+    read_pairs: Any,
+    num_shards: int,
+    folds: list[int],
+) -> tuple[beam.PCollection, beam.PCollection | None, beam.PCollection | None]:
+    """The files of one model's scores and, of raw ratings, summaries of their reading and counts of unknown columns."""
+    import apache_beam as beam
+
+    from transforms import ScoreRatings
+    from transforms.score import KeyPairs, pair_block
+
+    axis = checkpoint.state["axis"]
+    blocks, summaries, unknown = [], None, None
+    if ratings is not None:
+        rows, summaries, unknown = _raw_rows(pipeline, args, checkpoint, ratings, num_shards)
+        blocks += rows
+    elif pairs is None:
+        empty = _empty_rows(checkpoint)
+        shards = [(shard, empty) for shard in range(num_shards)]
+        blocks.append(pipeline | "Shards" >> beam.Create(shards).with_output_types(_keyed_block()))
+    if pairs is not None:
+        blocks.append(read_pairs.ratings | "KeyPairs" >> KeyPairs(axis, num_shards))
+        # So that there is a file, with its columns, even where there is no pair.
+        none = [(0, pair_block(pairs.empty_block(), axis))]
+        blocks.append(pipeline | "NoPairs" >> beam.Create(none).with_output_types(_keyed_block()))
+    written = (
+        blocks
+        | "Blocks" >> beam.Flatten()
+        | "ScoreRatings"
+        >> ScoreRatings(
+            checkpoint.url,
+            args.output,
+            num_shards,
+            top_k=None if pairs is not None else args.top_k or DEFAULT_TOP_K,
+            folds=folds,
+            data=args.data[0] if args.data else None,
+        )
+    )
+    return written, summaries, unknown
+
+
+def _raw_rows(
+    pipeline: beam.Pipeline, args: argparse.Namespace, checkpoint: Checkpoint, plan: InputPlan, num_shards: int
+) -> tuple[list[beam.PCollection], beam.PCollection, beam.PCollection]:
+    """Raw ratings as keyed blocks of rows, the summaries of their reading, and counts of ratings of unknown columns."""
+    import apache_beam as beam
+
+    from nnsparse_stream.grouping import HashFolds, partition
+    from nnsparse_stream.reading import describe_pair
+    from nnsparse_stream.storage import join
+    from transforms import ReadRatings, SparsifyRatings
+    from transforms.score import KnownColumns
+
+    axis = checkpoint.state["axis"]
+    read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "_dead_letters", "ratings"))
+    known = read.ratings | "KnownColumns" >> KnownColumns(checkpoint.url, axis)
+    vocabulary = pipeline | "Vocabulary" >> beam.Create([checkpoint.vocabulary_file()])
+    rows = (
+        known.ratings
+        | "SparsifyRatings"
+        >> SparsifyRatings(
+            axis,
+            vocabulary,
+            plan.empty_block(),
+            duplicates=args.duplicates,
+            folds=HashFolds((100, 0, 0)),
+            num_shards=num_shards,
+            describe_pair=functools.partial(describe_pair, plan.files, plan.schema),
+        )
+        | "KeyRows" >> beam.Map(_key_rows).with_output_types(_keyed_block())
+    )
+    maybe_cold = known.rows | "KeyColdRows" >> beam.FlatMap(partition, "row", num_shards).with_output_types(
+        _keyed_block()
+    )
+    return [rows, maybe_cold], read.summaries, known.unknown
+
+
+def _key_rows(shard: tuple[int, int, Any, int]) -> tuple[int, Any]:
+    return shard[0], shard[2]
+
+
+def _keyed_block() -> Any:
+    import pyarrow as pa
+
+    return tuple[int, pa.RecordBatch]
+
+
+def _empty_rows(checkpoint: Checkpoint) -> Any:
+    import pyarrow as pa
+
+    from nnsparse_stream.dataset import shard_schema
+
+    kinds = {"int64": pa.int64(), "string": pa.string()}
+    schema = shard_schema(kinds[checkpoint.state["row_id_type"]])
+    return pa.RecordBatch.from_pylist([], schema=schema)
+
+
+def _write_summary(
+    _: bytes, url: str, files: list[Any], ratings: list[Any], pairs: list[Any], unknown: list[int]
+) -> None:
+    from nnsparse_stream.storage import join, to_json, write_file
+
+    summary = {"files": files, "ratings": ratings, "pairs": pairs, "unknown": unknown}
+    write_file(join(url, SUMMARY), to_json(summary))

@@ -1,0 +1,255 @@
+"""RankBlend and BlendPairs: top-K lists, and predictions at given pairs, by the weighted mean of several models.
+
+The models may be of either axis; the rows of the result are those of the first. Nothing here asks for a tensor of
+rows x columns: the ranking goes tile by tile, and pairs are joined by user and item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nnsparse_stream import storage
+from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.grouping import partition
+from transforms.model_cache import CheckpointHandle, ColumnPredictorHandle
+from transforms.score import pair_block, score_schema, write_scores
+
+#: Where, in the output, codes lie while the pipeline runs.
+CODES = "_codes"
+
+
+class _Member(NamedTuple):
+    """A model of a blend: its checkpoint, its data set, the axis of its rows and their number of shards."""
+
+    checkpoint: CheckpointHandle
+    data: str
+    axis: str
+    num_shards: int
+
+
+def _members(checkpoints: Sequence[str], data: Sequence[str]) -> list[_Member]:
+    datasets = [Dataset(url) for url in data]
+    return [
+        _Member(CheckpointHandle(checkpoint), dataset.url, dataset.manifest.axis, len(dataset.shards))
+        for checkpoint, dataset in zip(checkpoints, datasets, strict=True)
+    ]
+
+
+class RankBlend(beam.PTransform):
+    """The best columns of each row of the first model's data set: the root of a pipeline, or of a branch.
+
+    First the rows of models of the other axis are encoded, to files in `_codes/` of the output, which the caller
+    removes; then each shard is ranked, where a worker holds all models and these codes.
+
+    Args:
+        checkpoints: URLs of checkpoints' directories; those of the first one's axis have its vocabulary.
+        data: URLs of their data sets, in the same order; those of the first one's axis have as many shards.
+        weights: one a model; divided by their sum.
+        output: URL of the directory that receives the files.
+        top_k: how many columns a row.
+        folds: the folds of a row's ratings that the models see.
+
+    Returns:
+        A PCollection of one dictionary a shard, as that of `ScoreRatings`.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[str],
+        data: Sequence[str],
+        weights: Sequence[float],
+        output: str,
+        *,
+        top_k: int,
+        folds: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self._checkpoints, self._data, self._weights = checkpoints, data, list(weights)
+        self._output, self._top_k, self._folds = output, top_k, tuple(folds)
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
+        """Applies the transform to the pipeline."""
+        members = _members(self._checkpoints, self._data)
+        places = [
+            (position, shard)
+            for position, member in enumerate(members)
+            if member.axis != members[0].axis
+            for shard in range(member.num_shards)
+        ]
+        encoded = (
+            begin
+            | "Other axis" >> beam.Create(places).with_output_types(tuple[int, int])
+            | "Encode" >> beam.ParDo(_EncodeShard(members, self._output, self._folds))
+        )
+        rank = _RankShard(members, self._weights, self._output, self._top_k, self._folds)
+        return (
+            begin
+            | "Shards" >> beam.Create(list(range(members[0].num_shards)))
+            # As a side input: no shard is ranked before all codes are written.
+            | "Rank" >> beam.ParDo(rank, beam.pvalue.AsList(encoded))
+        )
+
+
+def _codes_file(output: str, position: int, shard: int, num_shards: int) -> str:
+    return storage.join(output, CODES, f"model-{position}", f"part-{shard:05d}-of-{num_shards:05d}.parquet")
+
+
+class _EncodeShard(beam.DoFn):
+    def __init__(self, members: list[_Member], output: str, folds: tuple[int, ...]) -> None:
+        self._members, self._output, self._folds = members, output, folds
+
+    def process(self, place: tuple[int, int]) -> Iterator[str]:
+        from nnsparse_stream.predictors import encoded_schema, encoded_tables
+
+        position, shard = place
+        member = self._members[position]
+        model = member.checkpoint.get().model
+        dataset = Dataset(member.data)
+        schema = encoded_schema(pa.type_for_alias(dataset.manifest.row_id_type), model.config.hidden[0])
+        sink = pa.BufferOutputStream()
+        # Codes hardly compress, and no two are equal.
+        with pq.ParquetWriter(sink, schema, compression="none", use_dictionary=False) as writer:
+            for table in encoded_tables(model, dataset.shard_batches(shard), self._folds):
+                writer.write_table(table.cast(schema))
+        url = _codes_file(self._output, position, shard, member.num_shards)
+        storage.write_file(url, bytes(sink.getvalue()))
+        yield url
+
+
+class _RankShard(beam.DoFn):
+    def __init__(
+        self, members: list[_Member], weights: list[float], output: str, top_k: int, folds: tuple[int, ...]
+    ) -> None:
+        self._members, self._weights, self._output, self._top_k, self._folds = members, weights, output, top_k, folds
+        first = members[0]
+        self._columns = {
+            position: ColumnPredictorHandle(
+                member.checkpoint,
+                first.checkpoint,
+                [_codes_file(output, position, shard, member.num_shards) for shard in range(member.num_shards)],
+            )
+            for position, member in enumerate(members)
+            if member.axis != first.axis
+        }
+
+    def process(self, shard: int, _encoded: list[str]) -> Iterator[dict[str, Any]]:
+        from nnsparse_stream.predictors import RowPredictor
+        from nnsparse_stream.scoring import blended_top_k_tables
+
+        first = self._members[0]
+        checkpoint = first.checkpoint.get()
+        others = [
+            self._columns[position].get()
+            if position in self._columns
+            else RowPredictor(member.checkpoint.get().model, Dataset(member.data).shard_batches(shard), self._folds)
+            for position, member in enumerate(self._members[1:], 1)
+        ]
+        tables = blended_top_k_tables(
+            checkpoint, others, self._weights, Dataset(first.data).shard_batches(shard), self._top_k, self._folds
+        )
+        schema = score_schema(checkpoint.state["row_id_type"], checkpoint.state["column_id_type"], ranked=True)
+        yield write_scores(self._output, shard, first.num_shards, tables, schema)
+
+
+class BlendPairs(beam.PTransform):
+    """Predicts given pairs with each model as if it were alone, joins by user and item, and writes the weighted means.
+
+    Takes a PCollection of blocks of pairs (columns user and item). The models' data sets need not have the same rows,
+    columns or shards.
+
+    Args:
+        checkpoints: URLs of checkpoints' directories.
+        data: URLs of their data sets, in the same order.
+        weights: one a model; divided by their sum.
+        output: URL of the directory that receives the files.
+        folds: the folds of a row's ratings that the models see.
+
+    Returns:
+        A PCollection of one dictionary a file, as that of `ScoreRatings`; there is a file even where there is no pair.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[str],
+        data: Sequence[str],
+        weights: Sequence[float],
+        output: str,
+        *,
+        folds: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self._checkpoints, self._data, self._weights = checkpoints, data, list(weights)
+        self._output, self._folds = output, tuple(folds)
+
+    def expand(self, pairs: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
+        """Applies the transform."""
+        members = _members(self._checkpoints, self._data)
+        manifest = Dataset(self._data[0]).manifest
+        kinds = (manifest.row_id_type, manifest.column_id_type)
+        keyed = tuple[int, pa.RecordBatch]
+        predicted = (
+            pairs
+            | "For each model"
+            >> beam.ParDo(_KeyPairs(members)).with_output_types(tuple[tuple[int, int], pa.RecordBatch])
+            | "By model and shard" >> beam.GroupByKey()
+            | "Predict" >> beam.ParDo(_PredictPairs(members, self._folds)).with_output_types(keyed)
+        )
+        none = pairs.pipeline | "No pairs" >> beam.Create([(0, _no_predictions(*kinds))]).with_output_types(keyed)
+        return (
+            (predicted, none)
+            | beam.Flatten()
+            | "By row" >> beam.GroupByKey()
+            | "Write" >> beam.Map(_write_pairs, self._weights, self._output, members[0].num_shards, kinds)
+        )
+
+
+class _KeyPairs(beam.DoFn):
+    def __init__(self, members: list[_Member]) -> None:
+        self._places = [(member.axis, member.num_shards) for member in members]
+
+    def process(self, block: pa.RecordBatch) -> Iterator[tuple[tuple[int, int], pa.RecordBatch]]:
+        for position, (axis, num_shards) in enumerate(self._places):
+            for shard, part in partition(pair_block(block, axis), "row", num_shards):
+                yield (position, shard), part
+
+
+class _PredictPairs(beam.DoFn):
+    """Predictions of one model for a shard of its rows, cut by the rows of the first model."""
+
+    def __init__(self, members: list[_Member], folds: tuple[int, ...]) -> None:
+        self._members, self._folds = members, folds
+
+    def process(self, keyed: tuple[tuple[int, int], Iterable[pa.RecordBatch]]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        from nnsparse_stream.blending import predicted_pairs
+        from nnsparse_stream.scoring import pair_tables
+
+        (position, shard), blocks = keyed
+        member, first = self._members[position], self._members[0]
+        rows = Dataset(member.data).shard_batches(shard)
+        for scored in pair_tables(member.checkpoint.get(), rows, pa.Table.from_batches(blocks), self._folds):
+            block = predicted_pairs(scored, member.axis != first.axis, position)
+            yield from partition(block, "row", first.num_shards)
+
+
+def _no_predictions(row_type: str, column_type: str) -> pa.RecordBatch:
+    kinds = {"row": row_type, "column": column_type, "prediction": "float32", "model": "uint8"}
+    return pa.record_batch({name: pa.array([], type=pa.type_for_alias(kind)) for name, kind in kinds.items()})
+
+
+def _write_pairs(
+    keyed: tuple[int, Iterable[pa.RecordBatch]],
+    weights: list[float],
+    output: str,
+    num_shards: int,
+    kinds: tuple[str, str],
+) -> dict[str, Any]:
+    from nnsparse_stream.blending import blend_pairs
+
+    shard, blocks = keyed
+    tables = [blend_pairs(list(blocks), weights)]
+    return write_scores(output, shard, num_shards, tables, score_schema(*kinds, ranked=False))
