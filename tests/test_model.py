@@ -127,3 +127,17 @@ def test_inputs_are_scaled_by_their_visible_entries_and_rows_have_offsets():
     torch.testing.assert_close(
         model.predict_at(RATINGS, every).view(3, 8), model.predict(RATINGS), rtol=1e-6, atol=1e-6
     )
+
+
+def test_a_bfloat16_model_predicts_as_its_widened_weights_do():
+    narrow = RatingAutoencoder(ModelConfig(9, (4,), storage="bfloat16"), torch.Generator().manual_seed(1))
+    wide = RatingAutoencoder(ModelConfig(9, (4,)))
+    wide.load_state_dict(narrow.state_dict())
+    for model in (narrow, wide):
+        model.column_counts.fill_(1)
+    rows = SparseRows.from_rows(
+        [(torch.tensor([1, 4]), torch.tensor([0.5, -1.0])), (torch.tensor([8]), torch.ones(1))], 9
+    )
+    torch.testing.assert_close(narrow.predict(rows), wide.predict(rows))
+    torch.testing.assert_close(narrow.predict_at(rows, rows), wide.predict_at(rows, rows))
+    assert narrow.encoder.dtype == torch.bfloat16
