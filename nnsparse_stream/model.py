@@ -42,10 +42,12 @@ class ModelConfig:
         mean_damping: a row's mean is damped by so many ratings of the mean training rating.
         input_scale: where not None, a row's input is multiplied by this and divided by the square root of its number of
             visible entries, so that its code does not grow with the number of ratings.
+        presence: whether a second matrix encodes which columns are visible, whatever their ratings, divided by the
+            square root of their number (as the implicit feedback of SVD++, Koren 2008).
         row_offset: whether a linear function of the code is added to all estimates of a row.
         rating_min: lowest rating of the data set, in any fold.
         rating_max: highest.
-        storage: dtype of the two matrices that have a row for each column, "float32" or "bfloat16"; all arithmetic
+        storage: dtype of the matrices that have a row for each column, "float32" or "bfloat16"; all arithmetic
             is in float32.
     """
 
@@ -58,6 +60,7 @@ class ModelConfig:
     mean_damping: float = 0.0
     input_scale: float | None = None
     row_offset: bool = False
+    presence: bool = False
     rating_min: float = -1.0
     rating_max: float = 1.0
     storage: str = "float32"
@@ -129,6 +132,9 @@ class RatingAutoencoder(nn.Module):
             return nn.Parameter(torch.zeros(size)) if initial_std is not None else weight(size, inputs=inputs)
 
         self.encoder = weight(config.num_columns, sizes[0], inputs=max(config.num_columns, 1))
+        self.presence = (
+            weight(config.num_columns, sizes[0], inputs=max(config.num_columns, 1)) if config.presence else None
+        )
         self.encoder_bias = bias(sizes[0], inputs=max(config.num_columns, 1))
         self.inner = nn.ModuleList()
         for inputs, outputs in [*pairwise(sizes), *pairwise(sizes[::-1])]:
@@ -138,8 +144,9 @@ class RatingAutoencoder(nn.Module):
             self.inner.append(layer)
         self.decoder = weight(config.num_columns, sizes[0], inputs=sizes[0])
         self.decoder_bias = bias(config.num_columns, inputs=sizes[0])
-        for matrix in (self.encoder, self.decoder):
-            matrix.data = matrix.data.to(_STORAGE[config.storage])
+        for matrix in (self.encoder, self.presence, self.decoder):
+            if matrix is not None:
+                matrix.data = matrix.data.to(_STORAGE[config.storage])
         self.row_offset = nn.Parameter(torch.zeros(sizes[0])) if config.row_offset else None
         # Training ratings of each column: a column without one keeps its random weights, which must not predict.
         self.register_buffer("column_counts", torch.zeros(config.num_columns, dtype=torch.int64))
@@ -171,19 +178,20 @@ class RatingAutoencoder(nn.Module):
 
         Args:
             residuals: the block's input, in residual units; what is hidden from it has the value 0.
-            visible: bool (entries,), which entries are not hidden; all where None. It counts only for `input_scale`.
+            visible: bool (entries,), which entries are not hidden; all where None. It counts only for `input_scale` and
+                `presence`.
             transposed: the block's transpose.
             layers: pass through so many hidden layers only.
         """
-        if self.config.input_scale is not None:
-            row = residuals.row_indices()
-            counts = residuals.lengths().to(residuals.dtype)
-            if visible is not None:
-                counts = torch.zeros_like(counts).index_add_(0, row, visible.to(residuals.dtype))
-            scale = self.config.input_scale * counts.clamp(min=1).rsqrt()
-            residuals = residuals.with_values(residuals.values * scale[row])
         activation = _ACTIVATIONS[self.config.activation]
-        code = activation(encode(self.encoder, residuals, transposed) + self.encoder_bias)
+        inputs = self.encoder_bias
+        if self.presence is not None:
+            present = residuals.with_values(_shares(residuals, visible))
+            inputs = inputs + encode(self.presence, present, transposed)
+        if self.config.input_scale is not None:
+            scale = self.config.input_scale * _shares(residuals, visible)
+            residuals = residuals.with_values(residuals.values * scale)
+        code = activation(encode(self.encoder, residuals, transposed) + inputs)
         for layer in self.inner[: None if layers is None else layers - 1]:
             code = activation(layer(code))
         return code
@@ -315,3 +323,10 @@ class RatingAutoencoder(nn.Module):
     def _check(self, rows: SparseRows) -> None:
         if rows.num_columns != self.config.num_columns:
             raise ValueError(f"rows have {rows.num_columns} columns, but the model has {self.config.num_columns}")
+
+
+def _shares(rows: SparseRows, visible: Tensor | None) -> Tensor:
+    """1 / sqrt(the row's visible entries) at each of them, 0 at the others, (entries,)."""
+    seen = torch.ones_like(rows.values) if visible is None else visible.to(rows.dtype)
+    row = rows.row_indices()
+    return seen * seen.new_zeros(rows.num_rows).index_add_(0, row, seen).clamp(min=1).rsqrt()[row]

@@ -44,9 +44,10 @@ class Recipe:
     unit: float = _field(0.0, "rating units of one unit of a residual (rating less row mean); 0: half the range")
     mean_damping: float = _field(0.0, "a row's mean is damped by so many ratings of the mean training rating")
     input_scale: float = _field(0.0, "a row's input is multiplied by this / sqrt(its visible ratings); 0: not")
+    presence: bool = _field(False, "encode which columns are visible, too, by a second matrix")
     row_offset: bool = _field(False, "add a linear function of the code to all estimates of a row")
     initial_std: float = _field(0.0, "of normal initial weights; 0: uniform, as the original")
-    storage: str = _field("float32", "of the two large matrices: float32, or bfloat16 (half the memory; for GPUs)")
+    storage: str = _field("float32", "of the large matrices: float32, or bfloat16 (half the memory; for GPUs)")
     alpha: float = _field(1.0, "weight of the squared error at hidden entries")
     beta: float = _field(1.0, "weight of the squared error at the other observed entries")
     hide_ratio: float = _field(0.25, "fraction of a row's ratings that are hidden from the input")
@@ -58,7 +59,9 @@ class Recipe:
     schedule: str = _field("constant", "constant; inverse: / (1 + epoch * decay); cosine: to 0 at the end of the run")
     learning_rate_decay: float = _field(0.0, "of the inverse schedule")
     warmup: float = _field(0.0, "fraction of the run in which the learning rate rises to the schedule's")
-    weight_decay: float = _field(0.0, "L2 of the encoder (its rows in a minibatch) and inner layers; never of biases")
+    weight_decay: float = _field(
+        0.0, "L2 of encoder and presence (their rows in a minibatch) and inner layers; never of biases"
+    )
     decoder_weight_decay: float = _field(0.0, "L2 of the decoder's rows in a minibatch")
     decay_by_count: bool = _field(False, "both times sqrt(a column's entries in the minibatch / their mean)")
     clip_norm: float = _field(0.0, "the gradient's norm is cut to this; 0: not")
@@ -167,6 +170,24 @@ _BEST = Recipe(
     epochs=16,
 )
 
+# For some hundred thousand ratings: fewer units, stronger L2 and more damping; what is rated counts beside how.
+_SMALL = replace(
+    _BEST,
+    hidden=(128,),
+    activation="tanh",
+    mean_damping=5.0,
+    input_scale=7.0,
+    presence=True,
+    initial_std=0.005,
+    alpha=1.5,
+    hide_ratio=0.35,
+    learning_rate=2e-3,
+    weight_decay=4e-3,
+    decoder_weight_decay=4e-3,
+    batch_rows=64,
+    epochs=20,
+)
+
 #: The recipes that `train --preset` knows.
 PRESETS: dict[str, Recipe] = {
     "cfn": _CFN,
@@ -182,6 +203,17 @@ PRESETS: dict[str, Recipe] = {
         weight_decay=4e-4,
         decoder_weight_decay=2e-3,
         epochs=12,
+    ),
+    "best-small": _SMALL,
+    "best-small-user": replace(
+        _SMALL,
+        hidden=(256,),
+        input_scale=9.0,
+        initial_std=0.01,
+        alpha=1.0,
+        hide_ratio=0.25,
+        learning_rate=1e-3,
+        weight_decay=3e-3,
     ),
 }
 

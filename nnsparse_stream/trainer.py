@@ -171,7 +171,8 @@ def _make_optimizer(model: RatingAutoencoder, recipe: Recipe, layer: int | None)
     else:
         trained = [*model.inner[layer - 2].parameters(), *model.inner[1 - layer].parameters()]
     decays = {id(linear.weight): recipe.weight_decay for linear in model.inner}
-    decays |= {id(model.encoder): recipe.weight_decay, id(model.decoder): recipe.decoder_weight_decay}
+    decays |= {id(matrix): recipe.weight_decay for matrix in (model.encoder, model.presence)}
+    decays[id(model.decoder)] = recipe.decoder_weight_decay
     groups: list[dict[str, Any]] = [
         {"params": [parameter], "weight_decay": decays.get(id(parameter), 0.0)} for parameter in trained
     ]

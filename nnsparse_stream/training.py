@@ -183,6 +183,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset) -> Checkpoint:
         unit=recipe.unit or (high - low) / 2 or 1.0,
         mean_damping=recipe.mean_damping,
         input_scale=recipe.input_scale or None,
+        presence=recipe.presence,
         row_offset=recipe.row_offset,
         rating_min=low,
         rating_max=high,

@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="cfn",
         metavar="NAME",
         help="the recipe: cfn (the default; that of CFN on MovieLens-1M), cfn-stacked (two layers, pretrained one by "
-        "one), best (rows are items), best-user (rows are users)",
+        "one), best (rows are items), best-user (rows are users), best-small and best-small-user (the same for some "
+        "hundred thousand ratings)",
     )
     from nnsparse_stream.presets import Recipe
 

@@ -141,3 +141,17 @@ def test_a_bfloat16_model_predicts_as_its_widened_weights_do():
     torch.testing.assert_close(narrow.predict(rows), wide.predict(rows))
     torch.testing.assert_close(narrow.predict_at(rows, rows), wide.predict_at(rows, rows))
     assert narrow.encoder.dtype == torch.bfloat16
+
+
+def test_presence_adds_the_visible_columns_own_rows_over_the_root_of_their_number():
+    generator = torch.Generator().manual_seed(1)
+    model = RatingAutoencoder(ModelConfig(9, (4,), activation="identity", presence=True, input_scale=3.0), generator)
+    values, columns = torch.tensor([0.5, -1.0, 0.0]), torch.tensor([1, 4, 6])
+    rows = SparseRows.from_rows([(columns, values)], 9)
+    visible = torch.tensor([True, True, False])
+    found = model.code(rows, visible)[0]
+    kept = columns[:2]
+    expected = model.encoder_bias + 2**-0.5 * (
+        model.presence[kept].sum(0) + 3.0 * (values[:2, None] * model.encoder[kept]).sum(0)
+    )
+    torch.testing.assert_close(found, expected)

@@ -88,7 +88,7 @@ def wait_for_checkpoints(output, count, process):
     ("preset", "fields"),
     [
         ("cfn", {"hidden": "8", "epochs": 30, "refeed_columns": 6}),
-        ("best-user", {"hidden": "8", "epochs": 30, "storage": "bfloat16"}),
+        ("best-small-user", {"hidden": "8", "epochs": 30, "storage": "bfloat16"}),
         ("cfn-stacked", {"hidden": "8,6,4", "pretrain_epochs": 4, "epochs": 18, "momentum": 0.5}),
     ],
 )
