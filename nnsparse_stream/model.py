@@ -184,7 +184,7 @@ class RatingAutoencoder(nn.Module):
             layers: pass through so many hidden layers only.
         """
         activation = _ACTIVATIONS[self.config.activation]
-        inputs = self.encoder_bias
+        inputs: Tensor = self.encoder_bias
         if self.presence is not None:
             present = residuals.with_values(_shares(residuals, visible))
             inputs = inputs + encode(self.presence, present, transposed)
