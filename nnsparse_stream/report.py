@@ -217,9 +217,11 @@ def _logarithmic_ticks(values: Sequence[float]) -> list[float]:
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     factors = (1, 2, 5) if high - low < 5 else (1,)
     ticks = [factor * 10.0**power for power in range(low, high) for factor in factors] + [10.0**high]
-    first = max((index for index, tick in enumerate(ticks) if tick <= min(values)), default=0)
-    last = min((index for index, tick in enumerate(ticks) if tick >= max(values)), default=len(ticks) - 1)
-    return ticks[first : last + 1]
+    below, above = (
+        max(tick for tick in ticks if tick <= min(values)),
+        min(tick for tick in ticks if tick >= max(values)),
+    )
+    return [tick for tick in ticks if below <= tick <= above]
 
 
 def _grid(ticks: Sequence[float], y_of: Callable[[float], float]) -> str:
