@@ -1,7 +1,10 @@
 """The plots of docs/training.md, drawn from what train_step.py and training runs wrote.
 
-For MovieLens-1M, prepared with `--axis item --folds 90,5,5`, and a run of each preset:
+The curve is of MovieLens-1M:
 
+    nnsparse-stream prepare --input ml-1m.parquet --output data/ml --axis item --folds 90,5,5
+    nnsparse-stream train --data data/ml --output runs/cfn --preset cfn
+    nnsparse-stream train --data data/ml --output runs/best --preset best
     python benchmarks/train_step.py --json steps.json
     python benchmarks/plots.py --steps steps.json --runs cfn=runs/cfn best=runs/best --output docs
 """
