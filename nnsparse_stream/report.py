@@ -35,7 +35,7 @@ tr.strong td { font-weight: 650; }
 )
 
 _WIDTH, _HEIGHT = 820, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 32, 30, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 32, 30, 44
 
 
 @dataclass(frozen=True)
