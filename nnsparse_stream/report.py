@@ -1,15 +1,21 @@
-"""A report as one HTML file: headings, tables and charts in inline SVG, no network, no script."""
+"""A report as one HTML file, with charts in inline SVG, no network, no script; or one chart as an SVG file."""
 
 from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-_STYLE = """
-:root { --ink: #1c2330; --dim: #667085; --line: #d9dee7; --paper: #ffffff; --panel: #f6f8fb;
-  --s0: #2563a8; --s1: #d9722e; --s2: #2e8b6f; --s3: #8a94a6; }
+_LIGHT = {
+    "ink": "#1c2330", "dim": "#667085", "line": "#d9dee7", "paper": "#ffffff", "panel": "#f6f8fb",
+    "s0": "#2563a8", "s1": "#d9722e", "s2": "#2e8b6f", "s3": "#8a94a6",
+}  # fmt: skip
+_SVG_STYLE = "svg text { fill: var(--dim); font: 12px system-ui, sans-serif; } svg .label { fill: var(--ink); }"
+_STYLE = (
+    f":root {{ {' '.join(f'--{name}: {colour};' for name, colour in _LIGHT.items())} }}"
+    """
 @media (prefers-color-scheme: dark) { :root { --ink: #e7ebf2; --dim: #98a3b5; --line: #343d4d; --paper: #151a22;
   --panel: #1d2430; --s0: #6aa9e9; --s1: #f09a5d; --s2: #5fc4a3; --s3: #8a94a6; } }
 * { box-sizing: border-box; }
@@ -21,15 +27,15 @@ figure { margin: .8rem 0; padding: 1rem; background: var(--panel); border: 1px s
   border-radius: 10px; }
 figcaption { color: var(--dim); font-size: .9rem; margin-top: .4rem; }
 svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--dim); font: 12px system-ui, sans-serif; } svg .label { fill: var(--ink); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .94rem; }
 th, td { padding: .38rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 th { color: var(--dim); font-weight: 600; } .n { text-align: right; font-variant-numeric: tabular-nums; }
 tr.strong td { font-weight: 650; }
-"""
+""" + _SVG_STYLE
+)
 
 _WIDTH, _HEIGHT = 820, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 16, 30, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 32, 30, 44
 
 
 @dataclass(frozen=True)
@@ -80,22 +86,60 @@ def line_chart(
     series: Sequence[Series], x_label: str, y_label: str, caption: str, levels: Sequence[tuple[str, float]] = ()
 ) -> str:
     """Lines over a common x axis, and dashed horizontal lines at named levels."""
+    return _figure(_lines(series, x_label, y_label, caption, levels), caption)
+
+
+def line_chart_file(
+    series: Sequence[Series], x_label: str, y_label: str, caption: str, logarithmic: bool = False
+) -> str:
+    """Lines over a common x axis as an SVG file: on white, in fixed colours, for whatever viewer.
+
+    Args:
+        series: the lines.
+        x_label: what x is, with its unit.
+        y_label: what y is, with its unit.
+        caption: what the chart shows; its title.
+        logarithmic: both axes, and all values are positive.
+    """
+    svg = _lines(series, x_label, y_label, caption, logarithmic=logarithmic)
+    start = svg.index(">") + 1
+    head = svg[:start].replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"')
+    ground = '<rect width="100%" height="100%" fill="var(--paper)"/>'
+    file = f"{head}<title>{html.escape(caption)}</title><style>{_SVG_STYLE}</style>{ground}{svg[start:]}\n"
+    return re.sub(r"var\(--(\w+)\)", lambda name: _LIGHT[name[1]], file)
+
+
+def _lines(
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    caption: str,
+    levels: Sequence[tuple[str, float]] = (),
+    logarithmic: bool = False,
+) -> str:
     xs = [x for line in series for x in line.x]
-    ticks = _ticks([y for line in series for y in line.y] + [level for _, level in levels])
+    ys = [y for line in series for y in line.y] + [level for _, level in levels]
+    ticks = _logarithmic_ticks(ys) if logarithmic else _ticks(ys)
     low, high = ticks[0], ticks[-1]
     first, last = min(xs), max(xs)
 
+    def share(value: float, start: float, end: float) -> float:
+        if logarithmic:
+            value, start, end = math.log(value), math.log(start), math.log(end)
+        return (value - start) / (end - start) if end > start else 0.5
+
     def at(x: float, y: float) -> tuple[float, float]:
-        share = (x - first) / (last - first) if last > first else 0.5
         return (
-            _LEFT + share * (_WIDTH - _LEFT - _RIGHT),
-            _TOP + (high - y) / (high - low) * (_HEIGHT - _TOP - _BOTTOM),
+            _LEFT + share(x, first, last) * (_WIDTH - _LEFT - _RIGHT),
+            _TOP + (1 - share(y, low, high)) * (_HEIGHT - _TOP - _BOTTOM),
         )
 
     parts = [_grid(ticks, lambda y: at(first, y)[1])]
     step = max(1, math.ceil(len(set(xs)) / 12))
     for x in sorted(set(xs))[::step]:
-        parts.append(f'<text x="{at(x, low)[0]:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:g}</text>')
+        parts.append(
+            f'<text x="{at(x, low)[0]:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{x:,.10g}</text>'
+        )
     for name, level in levels:
         y = at(first, level)[1]
         parts.append(
@@ -115,7 +159,7 @@ def line_chart(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="var(--s{index % 4})">'
                 f"<title>{html.escape(line.name)}: {value:.4f}</title></circle>"
             )
-    return _figure(parts, _legend([line.name for line in series]), x_label, y_label, caption)
+    return _svg(parts, _legend([line.name for line in series]), x_label, y_label, caption)
 
 
 def bar_chart(
@@ -148,7 +192,7 @@ def bar_chart(
                     f'<text class="label" x="{middle:.1f}" y="{_HEIGHT - _BOTTOM - bar - 6:.1f}" '
                     f'text-anchor="middle">{values[position]:.3f}</text>'
                 )
-    return _figure(parts, _legend([name for name, _ in series]), x_label, y_label, caption)
+    return _figure(_svg(parts, _legend([name for name, _ in series]), x_label, y_label, caption), caption)
 
 
 def _text(cell: object) -> str:
@@ -168,13 +212,26 @@ def _ticks(values: Sequence[float]) -> list[float]:
     return [index * step for index in range(first, max(last, first + 1) + 1)]
 
 
+def _logarithmic_ticks(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times powers of ten that enclose the values; powers of ten alone where they span many."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    factors = (1, 2, 5) if high - low < 5 else (1,)
+    ticks = [factor * 10.0**power for power in range(low, high) for factor in factors] + [10.0**high]
+    below, above = (
+        max(tick for tick in ticks if tick <= min(values)),
+        min(tick for tick in ticks if tick >= max(values)),
+    )
+    return [tick for tick in ticks if below <= tick <= above]
+
+
 def _grid(ticks: Sequence[float], y_of: Callable[[float], float]) -> str:
     parts = []
+    decimals = max(len(f"{round(tick, 10):.10g}".partition(".")[2]) for tick in ticks)
     for tick in ticks:
         y = y_of(tick)
         parts.append(
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
-            f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{round(tick, 10):g}</text>'
+            f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:,.{decimals}f}</text>'
         )
     return "".join(parts)
 
@@ -192,13 +249,17 @@ def _legend(names: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def _figure(parts: Sequence[str], legend: str, x_label: str, y_label: str, caption: str) -> str:
+def _svg(parts: Sequence[str], legend: str, x_label: str, y_label: str, caption: str) -> str:
     axes = (
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">'
         f'{html.escape(x_label)}</text><text text-anchor="middle" '
         f'transform="translate(14 {(_TOP + _HEIGHT - _BOTTOM) / 2:.0f}) rotate(-90)">{html.escape(y_label)}</text>'
     )
     return (
-        f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(caption)}">'
-        f"{''.join(parts)}{legend}{axes}</svg><figcaption>{html.escape(caption)}</figcaption></figure>"
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(caption)}">'
+        f"{''.join(parts)}{legend}{axes}</svg>"
     )
+
+
+def _figure(svg: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
