@@ -52,7 +52,7 @@ def prepared(ratings: str | None, entries: int, where: Path) -> Dataset:
 def drain(stream: TrainingStream, epoch: int) -> dict[str, float]:
     """Entries a second of one epoch, and how many cores it kept busy."""
     started, processor = time.perf_counter(), time.process_time()
-    entries = sum(minibatch.rows.num_entries for minibatch in stream.epoch(epoch))
+    entries = sum(minibatch.rows.num_entries for minibatch in stream.epochs(epoch, epoch) if minibatch)
     seconds = time.perf_counter() - started
     return {"entries_per_second": entries / seconds, "cores": (time.process_time() - processor) / seconds}
 
@@ -75,7 +75,7 @@ def measure(dataset: Dataset, preset: str, epochs: int, where: Path) -> dict[str
     batchifier = Batchifier(chosen.batch_rows, chosen.batch_entries)
     stream = TrainingStream(dataset, 0, batchifier, CPU, readers=1)
     first = drain(stream, 1)
-    minibatches = [minibatch.rows for minibatch in stream.epoch(1)]
+    minibatches = [minibatch.rows for minibatch in stream.epochs(1, 1) if minibatch]
     loaded, trained = [], []
     for epoch in range(2, epochs + 1):
         loaded.append(drain(stream, epoch))

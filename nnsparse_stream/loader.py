@@ -18,8 +18,10 @@ from nnsparse_stream.batchifier import Batchifier
 from nnsparse_stream.dataset import Dataset, Manifest
 from nnsparse_stream.rows import SparseRows
 
-#: Entries that are shuffled together at most; at 8 bytes an entry and one copy, some 64 MB.
+#: Entries that are shuffled together at most; at 8 bytes an entry, some 32 MB.
 SHUFFLE_ENTRIES = 4_000_000
+# Entries that are copied in the order of the shuffle at once, about.
+_CHUNK_ENTRIES = 1 << 18
 #: Bytes of minibatches that wait to be trained on at most.
 PREFETCH_BYTES = 64 << 20
 
@@ -106,7 +108,8 @@ class TrainingStream:
     batchifier; a minibatch never crosses blocks. Rows without a training entry are left out: there is nothing to learn
     from them. Of a row with more entries than the batchifier's bound, as many as the bound are drawn anew each epoch.
 
-    Memory: two blocks of `shuffle_entries`, `prefetch_bytes` of minibatches, and one row group for each reader.
+    Memory: a block of `shuffle_entries` and, for a moment, a copy of it; `prefetch_bytes` of minibatches; one row group
+    for each reader.
 
     Attributes:
         dataset: the data set.
@@ -168,44 +171,57 @@ class TrainingStream:
                 blocks = shuffle_blocks(self.dataset.manifest, self.seed, epoch, self.shuffle_entries)
                 for block in range(start.block, len(blocks)):
                     # In the order of the block, whichever reader is done first.
-                    groups = list(pool.map(self._read, blocks[block]))
-                    rows = self._shuffled(SparseRows.concatenate(groups), _random(self.seed, epoch, block + 1))
-                    yield from self._cut(rows, block, start.minibatch if block == start.block else 0)
+                    rows = SparseRows.concatenate(list(pool.map(self._read, blocks[block])))
+                    shuffled = self._shuffled(rows, _random(self.seed, epoch, block + 1))
+                    del rows  # the chunks hold it as long as they need it
+                    yield from self._cut(shuffled, block, start.minibatch if block == start.block else 0)
                 yield None
                 start = Cursor()
 
-    def _cut(self, rows: SparseRows, block: int, skipped: int) -> Iterator[Minibatch]:
+    def _cut(self, chunks: Iterator[SparseRows], block: int, skipped: int) -> Iterator[Minibatch]:
         """The minibatches of a block, on the training device, without the first `skipped`."""
-        cut = list(self.batchifier(rows))
-        for index, minibatch in enumerate(cut[skipped:], skipped + 1):
-            after = Cursor(block, index) if index < len(cut) else Cursor(block + 1)
+        minibatches = self.batchifier(chunks)
+        following = next(minibatches, None)
+        index = 0
+        while (minibatch := following) is not None:
+            following = next(minibatches, None)
+            index += 1
+            if index <= skipped:
+                continue
             if self.device.type == "cuda":
                 minibatch = minibatch.pin_memory().to(self.device, non_blocking=True)
-            yield Minibatch(minibatch, after)
+            yield Minibatch(minibatch, Cursor(block + 1) if following is None else Cursor(block, index))
 
     def _read(self, place: tuple[int, int]) -> SparseRows:
         return fold_rows(self.dataset.read_row_group(*place), (0,), self.dataset.manifest.num_columns)
 
-    def _shuffled(self, rows: SparseRows, random: np.random.Generator) -> SparseRows:
+    def _shuffled(self, rows: SparseRows, random: np.random.Generator) -> Iterator[SparseRows]:
+        """The rows that have entries, permuted, in chunks: a minibatch that waits keeps no more than one alive."""
         lengths = rows.lengths().numpy()
         order = random.permutation(np.flatnonzero(lengths > 0))
-        rows = rows.select(torch.from_numpy(order))
-        bound = self.batchifier.max_entries
-        if lengths.max(initial=0) <= bound:
-            return rows
-        # Rank the entries of each row in a random order, and keep those of the lowest ranks in the row's own order.
-        offsets = rows.offsets.numpy()
-        row = rows.row_indices().numpy()
-        shuffled = np.lexsort((random.random(len(row), dtype=np.float32), row))
-        keep = np.empty(len(row), dtype=bool)
-        keep[shuffled] = np.arange(len(row)) - offsets[row] < bound
-        kept = np.minimum(np.diff(offsets), bound)
-        return SparseRows(
-            torch.from_numpy(np.concatenate([[0], np.cumsum(kept)])),
-            rows.columns[torch.from_numpy(keep)],
-            rows.values[torch.from_numpy(keep)],
-            rows.num_columns,
-        )
+        ends = np.cumsum(lengths[order], dtype=np.int64)
+        cuts = np.searchsorted(ends, np.arange(_CHUNK_ENTRIES, rows.num_entries, _CHUNK_ENTRIES))
+        for part in np.split(order, np.unique(cuts)):
+            chunk = rows.select(torch.from_numpy(part))
+            heavy = lengths[part].max(initial=0) > self.batchifier.max_entries
+            yield _sampled(chunk, self.batchifier.max_entries, random) if heavy else chunk
+
+
+def _sampled(rows: SparseRows, bound: int, random: np.random.Generator) -> SparseRows:
+    """At most `bound` entries of each row, drawn with equal probability, in the row's own order."""
+    # Rank the entries of each row in a random order, and keep those of the lowest ranks.
+    offsets = rows.offsets.numpy()
+    row = rows.row_indices().numpy()
+    shuffled = np.lexsort((random.random(len(row), dtype=np.float32), row))
+    keep = np.empty(len(row), dtype=bool)
+    keep[shuffled] = np.arange(len(row)) - offsets[row] < bound
+    kept = np.minimum(np.diff(offsets), bound)
+    return SparseRows(
+        torch.from_numpy(np.concatenate([[0], np.cumsum(kept)])),
+        rows.columns[torch.from_numpy(keep)],
+        rows.values[torch.from_numpy(keep)],
+        rows.num_columns,
+    )
 
 
 class _Prefetched:

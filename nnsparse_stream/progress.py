@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 from nnsparse_stream import report
@@ -13,6 +14,9 @@ from nnsparse_stream.presets import Recipe
 
 def peak_memory() -> int:
     """The process's peak resident memory in bytes."""
+    if sys.platform == "linux":  # where ru_maxrss counts the parent's memory, too
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -318,7 +318,8 @@ class Run:
                 sums["seconds"] = seconds_before + time.perf_counter() - started
                 sums["waited"] = waited_before + self.stream.waited
                 bar.update(rows.num_entries)
-                bar.set_postfix_str(progress_text(sums, recipe), refresh=False)
+                if not bar.disable:
+                    bar.set_postfix_str(progress_text(sums, recipe), refresh=False)
                 if not math.isfinite(loss):
                     raise self._diverged(epoch)
                 if self._is_due():

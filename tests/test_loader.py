@@ -80,6 +80,13 @@ def test_epochs_follow_one_another_as_if_each_were_read_alone(dataset):
     assert list(map(taken, epochs)) == list(map(taken, alone))
 
 
+@pytest.mark.parametrize("chunk", [1, 60])
+def test_the_chunks_in_which_a_block_is_copied_do_not_show(dataset, monkeypatch, chunk):
+    whole = taken(one_epoch(stream(dataset), 1))
+    monkeypatch.setattr("nnsparse_stream.loader._CHUNK_ENTRIES", chunk)
+    assert taken(one_epoch(stream(dataset), 1)) == whole
+
+
 def test_every_row_group_is_in_one_shuffle_block_within_the_bound(dataset):
     for bound in (1, 5_000, 10**9):
         blocks = shuffle_blocks(dataset.manifest, 3, 1, bound)
@@ -149,7 +156,7 @@ def test_the_sample_of_a_heavy_row_is_fair(dataset):
     row = rows[heaviest]
     sampler = stream(dataset, entries=8)
     for epoch in range(600):
-        drawn = sampler._shuffled(row, np.random.default_rng(epoch))
+        (drawn,) = sampler._shuffled(row, np.random.default_rng(epoch))
         assert drawn.num_entries == 8
         counts[drawn.columns.numpy()] += 1
     expected = 600 * 8 / row.num_entries
