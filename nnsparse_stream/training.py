@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -114,6 +115,9 @@ def train(request: TrainingRequest) -> dict[str, Any]:
     """
     if request.tensorboard:
         check_installed()
+    # Rows of a large matrix are read at random, each from a page of its own: torch asks Linux for huge pages, where its
+    # first large tensor is still to come.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     directory = run_directory(request)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
