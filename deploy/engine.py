@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -26,17 +26,20 @@ class Engine(ABC):
 
     Args:
         directory: of the logs and of what is remembered between commands; one engine each.
-        first_port: the engine listens on this port and those that follow; by default it takes free ones. The ports of
-            an engine that runs stay what they are.
+        first_port: the engine listens on this port and those that follow; by default it takes free ones.
+        sizes: values for some of SIZES. Ports and sizes are those of the first start, until the engine is stopped.
     """
 
     #: What the engine's ports are for, in their order.
     PORTS: ClassVar[tuple[str, ...]]
+    #: Name -> default and explanation of what else can be chosen.
+    SIZES: ClassVar[Mapping[str, tuple[int, str]]] = {}
 
-    def __init__(self, directory: Path, first_port: int | None = None) -> None:
+    def __init__(self, directory: Path, first_port: int | None = None, **sizes: int) -> None:
         self.servers = Servers(directory)
         self._first_port = first_port
-        self._file = self.servers.directory / "ports.json"
+        self._sizes = {name: default for name, (default, _) in self.SIZES.items()} | sizes
+        self._file = self.servers.directory / "engine.json"
 
     @classmethod
     @abstractmethod
@@ -71,13 +74,22 @@ class Engine(ABC):
 
     @property
     def ports(self) -> dict[str, int]:
-        """The engine's ports by their purpose; chosen when they are first asked for, kept until it is stopped."""
+        """The engine's ports by their purpose."""
+        return self._chosen()["ports"]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The values of SIZES."""
+        return self._chosen()["sizes"]
+
+    def _chosen(self) -> dict[str, dict[str, int]]:
         if not self._file.exists():
             count = len(self.PORTS)
             first = self._first_port
-            chosen = free_ports(count) if first is None else list(range(first, first + count))
+            ports = free_ports(count) if first is None else list(range(first, first + count))
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(json.dumps(dict(zip(self.PORTS, chosen, strict=True))))
+            chosen = {"ports": dict(zip(self.PORTS, ports, strict=True)), "sizes": self._sizes}
+            self._file.write_text(json.dumps(chosen, indent=1))
         return dict(json.loads(self._file.read_text()))
 
     def stop(self) -> None:
@@ -177,6 +189,8 @@ def main(engine: type[Engine], description: str | None, argv: Sequence[str] | No
         command.add_argument("--directory", required=True, type=Path, help="of the logs and of what is remembered")
         if name == "start":
             command.add_argument("--first_port", type=int, metavar="N", help="(default: free ones)")
+            for size, (default, explained) in engine.SIZES.items():
+                command.add_argument(f"--{size}", type=int, default=default, metavar="N", help=f"{explained} (default: {default})")
     args = parser.parse_args(argv)
     try:
         return _run(engine, args)
@@ -189,7 +203,8 @@ def _run(engine: type[Engine], args: argparse.Namespace) -> int:
     if args.command == "install":
         engine.install()
         return 0
-    served = engine(args.directory, getattr(args, "first_port", None))
+    sizes = {name: getattr(args, name) for name in engine.SIZES if args.command == "start"}
+    served = engine(args.directory, getattr(args, "first_port", None), **sizes)
     if args.command == "stop":
         served.stop()
         return 0
