@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nnsparse_stream.errors import InputError
@@ -18,6 +21,8 @@ _STEP = re.compile(r" \[while running '.*'\]$")
 
 # These log the whole traceback of a failed bundle, which the driver reports in a line.
 _TRACEBACK_LOGGERS = ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker")
+
+_CANCEL_SECONDS = 60.0
 
 
 def input_error_in(text: str) -> InputError | None:
@@ -84,8 +89,13 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
     try:
         pipeline = beam.Pipeline(runner=_quiet_runner(options), options=options)
         build(pipeline)
-        result = pipeline.run()
-        result.wait_until_finish()
+        with _no_job_tracebacks():
+            result = pipeline.run()
+            try:
+                result.wait_until_finish()
+            except KeyboardInterrupt:
+                _cancel(result)
+                raise
         return result
     except InputError as error:
         raise InputError(_STEP.sub("", str(error))) from None
@@ -94,6 +104,37 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
         if cause is None:
             raise
         raise cause from None
+
+
+@contextlib.contextmanager
+def _no_job_tracebacks() -> Iterator[None]:
+    """Keeps the errors of a remote job from the log: the exception at its end holds the last of them."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.module != "portable_runner" or record.levelno < logging.ERROR
+
+    root = logging.getLogger()
+    if os.environ.get("NNSPARSE_STREAM_DEBUG"):
+        yield
+        return
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
+
+
+def _cancel(result: Any) -> None:
+    """Ends a job that an engine would run on without its driver, and write to an output that is given up."""
+    from apache_beam.runners.runner import PipelineState
+
+    end = time.monotonic() + _CANCEL_SECONDS
+    try:
+        result.cancel()
+        while not PipelineState.is_terminal(result.state) and time.monotonic() < end:
+            time.sleep(0.2)
+    except Exception as error:  # whatever the runner's client raises; the interrupt is what is to be told
+        logging.getLogger(__name__).warning("the job could not be cancelled, and may go on: %s", error)
 
 
 def _quiet_runner(options: Any) -> Any:

@@ -14,6 +14,7 @@ _NETWORK_MB = 128
 _METASPACE_MB = 256
 _OVERHEAD_MB = 192  # not limited by a flag: stacks, the code cache
 _START_SECONDS = 120.0
+_ENDED = ("CANCELED", "FAILED", "FINISHED")
 _LOG4J = Path(__file__).with_name("log4j.properties")
 # What Flink and its serialisers reach for in the JDK since version 17 closed it.
 _OPENS = [
@@ -98,8 +99,17 @@ class FlinkCluster(Engine):
         Raises:
             OSError: nobody answers.
         """
-        with urllib.request.urlopen(f"http://localhost:{self.ports['rest']}/{path}", timeout=10) as answer:
+        with urllib.request.urlopen(self._url(path), timeout=10) as answer:
             return dict(json.load(answer))
+
+    def cancel(self, job: str) -> None:
+        """Ends a job, and waits until its tasks have ended. A driver that is killed leaves its job running."""
+        request = urllib.request.Request(self._url(f"jobs/{job}?mode=cancel"), method="PATCH")
+        urllib.request.urlopen(request, timeout=10).close()
+        self.servers.wait(f"the end of job {job}", lambda: self.rest(f"jobs/{job}")["state"] in _ENDED, _START_SECONDS)
+
+    def _url(self, path: str) -> str:
+        return f"http://localhost:{self.ports['rest']}/{path}"
 
     def _write_configuration(self) -> None:
         ports, directory = self.ports, self.servers.directory
