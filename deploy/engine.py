@@ -87,6 +87,9 @@ class Engine(ABC):
             count = len(self.PORTS)
             first = self._first_port
             ports = free_ports(count) if first is None else list(range(first, first + count))
+            taken = [port for port in ports if listens(port)]
+            if taken:
+                raise EngineError(f"somebody listens on port {taken[0]} already; name another --first_port, or none")
             self._file.parent.mkdir(parents=True, exist_ok=True)
             chosen = {"ports": dict(zip(self.PORTS, ports, strict=True)), "sizes": self._sizes}
             self._file.write_text(json.dumps(chosen, indent=1))
@@ -100,7 +103,7 @@ class Engine(ABC):
     def start_pool(self) -> None:
         """Starts the pool of Python workers; they import the project as this process does."""
         path = os.pathsep.join(entry for entry in (str(_ROOT), os.environ.get("PYTHONPATH")) if entry)
-        command = [sys.executable, "-m", "deploy.worker_pool", str(self.ports["pool"]), self.servers.logs]
+        command = [sys.executable, "-m", "deploy.worker_pool", str(self.ports["pool"]), str(self.servers.logs)]
         self.servers.start("pool", command, {"PYTHONPATH": path})
 
     def wait_for_ports(self, *purposes: str) -> None:
@@ -190,7 +193,9 @@ def main(engine: type[Engine], description: str | None, argv: Sequence[str] | No
         if name == "start":
             command.add_argument("--first_port", type=int, metavar="N", help="(default: free ones)")
             for size, (default, explained) in engine.SIZES.items():
-                command.add_argument(f"--{size}", type=int, default=default, metavar="N", help=f"{explained} (default: {default})")
+                command.add_argument(
+                    f"--{size}", type=int, default=default, metavar="N", help=f"{explained} (default: {default})"
+                )
     args = parser.parse_args(argv)
     try:
         return _run(engine, args)

@@ -1,6 +1,6 @@
 """Beam's portable job service for Python, and a pool of workers beside it.
 
-    python -m deploy.portable start --directory DIR
+python -m deploy.portable start --directory DIR
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Prism, Beam's own portable engine: built with Go, and a pool of workers beside it.
 
-    python -m deploy.prism start --directory DIR
+python -m deploy.prism start --directory DIR
 """
 
 from __future__ import annotations

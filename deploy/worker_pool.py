@@ -1,9 +1,9 @@
 """An EXTERNAL worker pool: starts a Python worker process whenever an engine asks for one.
 
-Beam's own pool names a worker by the id that the engine gives. Two Flink task managers on one host both call their first
-worker "1-1", and the end of one then ends the other's: the job hangs. Here a worker ends by itself, when the engine
-closes its connection; a request to stop one is answered and ignored. Workers are forked from a process that has imported
-Beam, pyarrow and the transforms already, and start in milliseconds instead of seconds.
+Beam's own pool knows a worker by the id that the engine gives. Two Flink task managers on one host both call their
+first worker "1-1", and the end of one then ends the other's: the job hangs. Here a worker ends by itself, when the
+engine closes its connection; a request to stop one is answered and ignored. Workers are forked from a process that has
+imported Beam, pyarrow and the transforms already, and start in milliseconds instead of seconds.
 
     python -m deploy.worker_pool PORT LOG_DIRECTORY
 """
@@ -67,9 +67,7 @@ def _work(control: str, worker_id: str, logs: str) -> None:
     os.dup2(log, 2)
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    SdkHarness(
-        control, worker_id=worker_id, state_cache_size=_STATE_CACHE_BYTES, data_buffer_time_limit_ms=-1
-    ).run()
+    SdkHarness(control, worker_id=worker_id, state_cache_size=_STATE_CACHE_BYTES, data_buffer_time_limit_ms=-1).run()
 
 
 def main(port: int, logs: Path) -> None:

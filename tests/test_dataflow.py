@@ -1,9 +1,8 @@
-"""The job that prepare makes for Dataflow, up to where credentials would be needed: Beam's own dry run of its runner."""
+"""The job that prepare makes for Dataflow, up to where credentials would be needed: the dry run of Beam's runner."""
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -37,7 +37,7 @@ def flink_jars() -> Path:
 
 
 def runner_jar() -> Path:
-    """Beam's Flink runner with its job server and all that they need but Flink: one jar, built anew where the POM changed."""
+    """Beam's Flink runner, its job server and what they need but Flink, in one jar; a changed POM builds it anew."""
 
     def build(directory: Path) -> None:
         shutil.copy(_POM, directory)

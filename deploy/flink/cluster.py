@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from deploy.engine import Engine, missing_tools
 from deploy.flink.artefacts import flink_jars, runner_jar
@@ -65,9 +66,11 @@ class FlinkCluster(Engine):
     def start(self) -> None:
         """Starts what does not run, and waits until every task manager has registered."""
         wanted = self.sizes["task_managers"]
-        self._write_configuration()
+        self.write_configuration()
         with self.stopped_on_failure():
-            self._java("job-manager", 768, 256, "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint")
+            self._java(
+                "job-manager", 768, 256, "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+            )
             for number in range(wanted):
                 self._task_manager(f"task-manager-{number}")
             self._job_server()
@@ -93,7 +96,7 @@ class FlinkCluster(Engine):
         except OSError:
             return 0
 
-    def rest(self, path: str) -> dict[str, object]:
+    def rest(self, path: str) -> dict[str, Any]:
         """What Flink's monitoring interface answers, for instance to "jobs/overview".
 
         Raises:
@@ -111,7 +114,8 @@ class FlinkCluster(Engine):
     def _url(self, path: str) -> str:
         return f"http://localhost:{self.ports['rest']}/{path}"
 
-    def _write_configuration(self) -> None:
+    def write_configuration(self) -> None:
+        """Writes the configuration of all servers below the directory."""
         ports, directory = self.ports, self.servers.directory
         heap, off_heap, managed = self._memory()
         settings = {

@@ -7,7 +7,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ class Job(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def job(flink: FlinkCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+def job(flink: FlinkCluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
     import pyarrow.csv
 
     where = tmp_path_factory.mktemp("job")
@@ -73,7 +73,7 @@ def job(flink: FlinkCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         started = time.monotonic()
         assert driver.wait() == 0
         assert checksums(where / name) == unkilled.expected
-    yield unkilled._replace(seconds=time.monotonic() - started)
+    return unkilled._replace(seconds=time.monotonic() - started)
 
 
 def kill_a_task_manager(cluster: FlinkCluster, generator: random.Random) -> bool:
@@ -127,9 +127,7 @@ def test_a_job_survives(
     record_property("checksum", f"{digest(job.expected)}, {killed} kills of {runs} hit, {recovered} failures recovered")
 
 
-def test_a_killed_driver_runs_again(
-    job: Job, tmp_path: Path, record_property: Callable[[str, Any], None]
-) -> None:
+def test_a_killed_driver_runs_again(job: Job, tmp_path: Path, record_property: Callable[[str, Any], None]) -> None:
     """Its job goes on without it: it is cancelled, or comes to its end; the next run does not mind either."""
     generator = random.Random(1)
     started = time.monotonic()
