@@ -62,7 +62,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
 def _work(control: str, worker_id: str, logs: str) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-    log = os.open(os.path.join(logs, f"worker-{os.getpid()}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(os.path.join(logs, f"worker-{os.getpid()}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     from apache_beam.runners.worker.sdk_worker import SdkHarness

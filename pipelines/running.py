@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,7 +21,7 @@ _STEP = re.compile(r" \[while running '.*'\]$")
 # These log the whole traceback of a failed bundle, which the driver reports in a line.
 _TRACEBACK_LOGGERS = ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker")
 
-_CANCEL_SECONDS = 60.0
+_LOGGER = logging.getLogger(__name__)
 
 
 def input_error_in(text: str) -> InputError | None:
@@ -124,17 +123,21 @@ def _no_job_tracebacks() -> Iterator[None]:
         root.removeFilter(keep)
 
 
-def _cancel(result: Any) -> None:
-    """Ends a job that an engine would run on without its driver, and write to an output that is given up."""
-    from apache_beam.runners.runner import PipelineState
+def outlives_driver(beam_flags: list[str]) -> bool:
+    """Whether a job with these flags may go on, and write, when this process has ended or was interrupted."""
+    from apache_beam.options.pipeline_options import StandardOptions
 
-    end = time.monotonic() + _CANCEL_SECONDS
+    return bool(checked_options(beam_flags).view_as(StandardOptions).runner != IN_PROCESS_RUNNER)
+
+
+def _cancel(result: Any) -> None:
+    """Asks the engine to end a job. Not all do: Beam's job server for Flink says so, and lets a batch job run on."""
+    hint = "it may go on: end it on the engine before another run writes to the same output"
     try:
         result.cancel()
-        while not PipelineState.is_terminal(result.state) and time.monotonic() < end:
-            time.sleep(0.2)
+        _LOGGER.warning("the job was asked to end; %s", hint)
     except Exception as error:  # whatever the runner's client raises; the interrupt is what is to be told
-        logging.getLogger(__name__).warning("the job could not be cancelled, and may go on: %s", error)
+        _LOGGER.warning("the job could not be asked to end (%s); %s", error, hint)
 
 
 def _quiet_runner(options: Any) -> Any:
