@@ -149,10 +149,11 @@ class FlinkCluster(Engine):
             "pekko.ask.timeout": "60 s",
             "heartbeat.interval": 1000,
             "heartbeat.timeout": 20000,
-            # Without it a failed task is the end of the job. Errors in the input are retried as well: not too often.
+            # Without it a failed task is the end of the job. Tasks fail again until the job manager has noticed that a
+            # task manager is gone, some seconds; errors in the input are retried as well: not too often.
             "restart-strategy.type": "fixed-delay",
-            "restart-strategy.fixed-delay.attempts": 3,
-            "restart-strategy.fixed-delay.delay": "1 s",
+            "restart-strategy.fixed-delay.attempts": 6,
+            "restart-strategy.fixed-delay.delay": "2 s",
         }
         for name in ("conf", "tmp", "artifacts"):
             (directory / name).mkdir(parents=True, exist_ok=True)

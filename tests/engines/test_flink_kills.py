@@ -85,9 +85,12 @@ def kill_a_task_manager(cluster: FlinkCluster, generator: random.Random) -> bool
 
 
 def kill_a_worker(cluster: FlinkCluster, generator: random.Random) -> bool:
-    """Kills a Python worker; there may be none for a moment."""
-    pids = [int(log.stem.partition("-")[2]) for log in cluster.servers.logs.glob("worker-*.log")]
-    alive = [pid for pid in pids if "forkserver" in _command_line(pid)]
+    """Kills a Python worker; there may be none for a moment.
+
+    Not in the first second of its life: Beam waits three minutes for a worker that ends while it connects.
+    """
+    logs = [log for log in cluster.servers.logs.glob("worker-*.log") if time.time() - log.stat().st_mtime > 1]
+    alive = [pid for pid in (int(log.stem.partition("-")[2]) for log in logs) if "forkserver" in _command_line(pid)]
     if alive:
         os.kill(generator.choice(alive), signal.SIGKILL)
     return bool(alive)
