@@ -17,7 +17,7 @@ from pipelines import prepare
 from pipelines.cli import parser_for
 from pipelines.running import run_pipeline
 
-IMAGE = "europe-docker.pkg.dev/my-project/images/nnsparse-stream:0.1.0"
+IMAGE = "registry.example/my-project/nnsparse-stream:0.1.0"
 FLAGS = [
     "--runner=DataflowRunner",
     "--project=my-project",

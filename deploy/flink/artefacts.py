@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deploy.engine import cached, run_tool
 
-#: The newest that Beam's Flink runner on Maven Central supports.
+#: What the runner of pom.xml is made for.
 FLINK_VERSION = "1.19.3"
 _JARS = ("flink-dist-", "log4j-")
 _POM = Path(__file__).with_name("pom.xml")
