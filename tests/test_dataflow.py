@@ -62,8 +62,8 @@ def test_the_job_names_the_pool_of_workers_and_where_files_are_staged(job: Any) 
     assert pool.autoscaling_settings.max_num_workers == 20
     assert [image.container_image for image in pool.sdk_harness_container_images] == [IMAGE]
     (package,) = pool.packages
-    assert package.location.startswith("storage.googleapis.com/my-bucket/staging/prepare-ratings.")
-    assert described.temp_storage_prefix == "storage.googleapis.com/my-bucket/temp"
+    assert "/my-bucket/staging/prepare-ratings." in package.location
+    assert "/my-bucket/temp/prepare-ratings." in described.temp_storage_prefix
     assert (job.proto.name, job.proto.type_.name) == ("prepare-ratings", "JOB_TYPE_BATCH")
 
 
