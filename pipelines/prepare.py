@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.inputs import plan_inputs
     from nnsparse_stream.output import OutputDirectory
     from nnsparse_stream.storage import check_apart
-    from pipelines.running import outlives_driver, run_pipeline
+    from pipelines.running import run_pipeline, written_by_job
 
     output = OutputDirectory(
         args.output,
@@ -113,17 +113,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     folds = HashFolds(args.folds or (90, 0, 10), args.fold_seed) if args.input else None
-    output.begin()
-    try:
+    with written_by_job(output, beam_flags):
         run_pipeline(functools.partial(_build, args=args, plan=plan, folds=folds), beam_flags)
         manifest = _manifest(args, plan, folds)
         output.remove(_SUMMARY)
         output.complete(manifest.to_json())
-    except BaseException as error:
-        # What a job writes after an abort would have no marker, and the next run would take it for somebody else's.
-        if not (isinstance(error, KeyboardInterrupt) and outlives_driver(beam_flags)):
-            output.abort()
-        raise
     _report(manifest, args.output, len(plan.files), time.monotonic() - started)
     return manifest
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.output import OutputDirectory
 
 #: Used where the flags name no runner: the whole pipeline in this process.
 IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -123,7 +124,21 @@ def _no_job_tracebacks() -> Iterator[None]:
         root.removeFilter(keep)
 
 
-def outlives_driver(beam_flags: list[str]) -> bool:
+@contextlib.contextmanager
+def written_by_job(output: OutputDirectory, beam_flags: list[str]) -> Iterator[None]:
+    """Begins an output that a pipeline with these flags writes to, and removes what was written where it fails."""
+    output.begin()
+    try:
+        yield
+    except BaseException as error:
+        # An engine's job may go on writing when this process was interrupted. What comes after an abort would have no
+        # marker, and the next run would take it for somebody else's.
+        if not (isinstance(error, KeyboardInterrupt) and _outlives_driver(beam_flags)):
+            output.abort()
+        raise
+
+
+def _outlives_driver(beam_flags: list[str]) -> bool:
     """Whether a job with these flags may go on, and write, when this process has ended or was interrupted."""
     from apache_beam.options.pipeline_options import StandardOptions
 
