@@ -49,7 +49,7 @@ def dataset(tmp_path: Path) -> Dataset:
         fold_entries={"train": 18, "validation": 14, "test": 16},
         folds={"method": "hash", "percent": [90, 0, 10], "seed": 0},
         ratings={"min": 0.0, "max": 7.0, "mean": 3.0, "std": 1.0},
-        records={"read": 48, "bad": 0, "duplicates": 0},
+        records={"read": 48, "bad": 0, "filtered": 0, "duplicates": 0},
         duplicates="error",
         columns=(write_vocabulary(url, vocabulary),),
         shards=shards,

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnsparse_stream.folds import assign_folds, hash_ids
+from nnsparse_stream.folds import HashFolds, assign_folds, hash_ids
 from nnsparse_stream.grouping import (
     DuplicateRatingError,
-    HashFolds,
     encode_block,
     group_rows,
     partition,

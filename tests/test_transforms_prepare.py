@@ -16,7 +16,7 @@ import transforms.sparsify
 import transforms.vocabulary
 from nnsparse_stream.dataset import ColumnsFile
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.grouping import HashFolds
+from nnsparse_stream.folds import HashFolds
 from nnsparse_stream.inputs import InputPlan, plan_inputs
 from nnsparse_stream.reading import BLOCK_BYTES
 from nnsparse_stream.storage import join
@@ -98,7 +98,11 @@ def test_blocks_become_shards(
         shards = read.ratings | SparsifyRatings(
             "user", vocabulary, plan.empty_block(), folds=HashFolds((100, 0, 0)), num_shards=50
         )
-        _ = shards | beam.Map(lambda shard: [*shard[:2], shard[2].to_pylist(), shard[3]]) | collect(tmp_path, "shards")
+        _ = (
+            shards
+            | beam.Map(lambda shard: [*shard[:2], shard[2].to_pylist(), *shard[3:]])
+            | collect(tmp_path, "shards")
+        )
         _ = shards | WriteShards(str(tmp_path / "data")) | "Written" >> collect(tmp_path, "written")
 
     run_pipeline(build, [])
@@ -107,16 +111,16 @@ def test_blocks_become_shards(
     vocabulary = Vocabulary.read([join(built["url"], ColumnsFile(**built["file"]).path)])
     assert vocabulary.ids.to_pylist() == [f"i{item}" for item in range(7)]
     shards = sorted(read_lines(tmp_path / "shards"))
-    assert [(shard, of, merged) for shard, of, _, merged in shards] == [(shard, 50, 0) for shard in range(50)]
+    assert [(shard, of, merged) for shard, of, _, merged, _ in shards] == [(shard, 50, 0) for shard in range(50)]
     found = {
         (row["row"], f"i{column}", value)
-        for _, _, rows, _ in shards
+        for _, _, rows, _, _ in shards
         for row in rows
         for column, value in zip(row["columns"], row["values"], strict=True)
     }
     assert found == set(RECORDS)
     written = sorted(read_lines(tmp_path / "written"), key=lambda entry: entry["shard"])
-    assert [entry["file"]["rows"] for entry in written] == [len(rows) for _, _, rows, _ in shards]
+    assert [entry["file"]["rows"] for entry in written] == [len(rows) for _, _, rows, _, _ in shards]
     assert len(list((tmp_path / "data" / "rows").iterdir())) == 50
 
 
@@ -125,7 +129,7 @@ def test_shuffled_elements_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transforms.sparsify, "load_vocabulary", lambda built: built["vocabulary"])
     rows = np.arange(300_000)
     ratings = pa.record_batch({"user": rows, "item": rows % 10, "rating": np.ones(len(rows), np.float32)})
-    do_fn = transforms.sparsify._Partition("user", 1)
+    do_fn = transforms.sparsify._Partition("user", 1, False)
     do_fn.start_bundle()
     built = {"vocabulary": order_counts(count_ids(ratings["item"])), "ratings": len(rows)}
     assert list(do_fn.process(ratings, built)) == []
