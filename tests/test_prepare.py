@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from preparing import files_of, prepare, ratings_of
 
 from nnsparse_stream import storage
 from nnsparse_stream.dataset import Dataset
@@ -27,28 +28,6 @@ from nnsparse_stream.folds import FOLDS
 from pipelines import cli
 
 Record = tuple[int | str, int | str, float]
-
-
-def prepare(*flags: object) -> int:
-    return cli.main(["prepare", *map(str, flags)])
-
-
-def files_of(url: str) -> dict[str, bytes]:
-    """Every file of a directory, by its path in it."""
-    fs, path = storage.filesystem(url)
-    return {name[len(path) :].lstrip("/"): fs.cat_file(name) for name in fs.find(path)} if fs.exists(path) else {}
-
-
-def ratings_of(url: str) -> list[tuple]:
-    """Every entry of a data set as (row, column, value, fold)."""
-    dataset = Dataset(url)
-    ids = dataset.vocabulary().ids.to_pylist()
-    return [
-        (row["row"], ids[column], value, fold)
-        for batch in dataset.batches()
-        for row in batch.to_pylist()
-        for column, value, fold in zip(row["columns"], row["values"], row["fold"], strict=True)
-    ]
 
 
 def make_records(strings: bool, count: int = 600, seed: int = 0) -> list[Record]:
