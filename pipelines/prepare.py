@@ -38,6 +38,7 @@ leaves a directory that the same command recognises and begins anew.
 
   nnsparse-stream prepare --input ratings.csv --output data/mine --axis user
   nnsparse-stream prepare --train_input u1.base --test_input u1.test --output data/u1 --axis item
+  nnsparse-stream prepare --input ratings.dat --output data/dat --axis user --test_from 2001-01-01
 """
 
 _SUMMARY = "_summary.json"
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         file_format=args.format,
         id_type=args.id_type,
         duplicates=args.duplicates,
-        timed_flag=timed_flag(args),
+        timed_for=timed_flag(args),
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     folds, times = chosen_folds(args, plan.calendar), chosen_times(args, plan.calendar)
