@@ -278,6 +278,7 @@ def adam(
         _prefetch_row(weight, factors.columns, index + _AHEAD)
         _prefetch_row(first, factors.columns, index + _AHEAD)
         _prefetch_row(second, factors.columns, index + _AHEAD)
+        _prefetch_row(updates, factors.columns, index + _AHEAD)
         _gradient_row(factors, index, gradient)
         column = factors.columns[index]
         row, mean, square, decay = weight[column], first[column], second[column], decays[index]

@@ -12,6 +12,7 @@ _NOT_NEGATIVE = (
     "unit", "mean_damping", "input_scale", "initial_std", "learning_rate", "learning_rate_decay", "weight_decay",
     "decoder_weight_decay", "clip_norm",
 )  # fmt: skip
+_LEAST = {"batch_rows": 1, "batch_entries": 1, "epochs": 1, "pretrain_epochs": 0, "refeed_columns": 0}
 OPTIMIZERS = ("sgd", "adagrad", "adam", "row_adam")
 SCHEDULES = ("constant", "inverse", "cosine")
 
@@ -80,10 +81,11 @@ class Recipe:
             raise ValueError(f"storage is {self.storage!r}, not float32 or bfloat16")
         if self.loss_average not in ("rows", "entries"):
             raise ValueError(f"loss_average is {self.loss_average!r}, not rows or entries")
-        if min(self.hidden, default=0) < 1 or min(self.batch_rows, self.batch_entries, self.epochs) < 1:
-            raise ValueError("hidden, batch_rows, batch_entries and epochs must be 1 or more")
-        if min(self.pretrain_epochs, self.refeed_columns) < 0:
-            raise ValueError("pretrain_epochs and refeed_columns must be 0 or more")
+        if min(self.hidden, default=0) < 1:
+            raise ValueError(f"hidden is {self.hidden}, not one or more sizes of 1 or more")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, not {least} or more")
         if self.pretrain_epochs and len(self.hidden) < 2:
             raise ValueError("pretrain_epochs needs two or more hidden layers: one alone is trained as a whole")
         for name in ("hide_ratio", "warmup", "momentum", "second_moment"):

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.output import OutputDirectory
     from nnsparse_stream.storage import check_apart
     from pipelines.metrics import sizes
-    from pipelines.running import run_pipeline
+    from pipelines.running import run_pipeline, written_by_job
 
     output = OutputDirectory(
         args.output,
@@ -103,16 +103,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     folds, times = chosen_folds(args, plan.calendar), chosen_times(args, plan.calendar)
-    output.begin()
-    try:
+    with written_by_job(output, beam_flags):
         build = functools.partial(_build, args=args, plan=plan, folds=folds, times=times)
         result = run_pipeline(build, beam_flags)
         manifest = _manifest(args, plan, folds, times)
         output.remove(_SUMMARY)
         output.complete(manifest.to_json())
-    except BaseException:
-        output.abort()
-        raise
     _report(manifest, args.output, len(plan.files), sizes(result), time.monotonic() - started)
     return manifest
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.output import OutputDirectory
 
 #: Used where the flags name no runner: the whole pipeline in this process.
 IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -18,6 +21,8 @@ _STEP = re.compile(r" \[while running '.*'\]$")
 
 # These log the whole traceback of a failed bundle, which the driver reports in a line.
 _TRACEBACK_LOGGERS = ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker")
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def input_error_in(text: str) -> InputError | None:
@@ -84,8 +89,13 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
     try:
         pipeline = beam.Pipeline(runner=_quiet_runner(options), options=options)
         build(pipeline)
-        result = pipeline.run()
-        result.wait_until_finish()
+        with _no_job_tracebacks():
+            result = pipeline.run()
+            try:
+                result.wait_until_finish()
+            except KeyboardInterrupt:
+                _cancel(result)
+                raise
         return result
     except InputError as error:
         raise InputError(_STEP.sub("", str(error))) from None
@@ -94,6 +104,55 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
         if cause is None:
             raise
         raise cause from None
+
+
+@contextlib.contextmanager
+def _no_job_tracebacks() -> Iterator[None]:
+    """Keeps the errors of a remote job from the log: the exception at its end holds the last of them."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.module != "portable_runner" or record.levelno < logging.ERROR
+
+    root = logging.getLogger()
+    if os.environ.get("NNSPARSE_STREAM_DEBUG"):
+        yield
+        return
+    root.addFilter(keep)
+    try:
+        yield
+    finally:
+        root.removeFilter(keep)
+
+
+@contextlib.contextmanager
+def written_by_job(output: OutputDirectory, beam_flags: list[str]) -> Iterator[None]:
+    """Begins an output that a pipeline with these flags writes to, and removes what was written where it fails."""
+    output.begin()
+    try:
+        yield
+    except BaseException as error:
+        # An engine's job may go on writing when this process was interrupted. What comes after an abort would have no
+        # marker, and the next run would take it for somebody else's.
+        if not (isinstance(error, KeyboardInterrupt) and _outlives_driver(beam_flags)):
+            output.abort()
+        raise
+
+
+def _outlives_driver(beam_flags: list[str]) -> bool:
+    """Whether a job with these flags may go on, and write, when this process has ended or was interrupted."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    return bool(checked_options(beam_flags).view_as(StandardOptions).runner != IN_PROCESS_RUNNER)
+
+
+def _cancel(result: Any) -> None:
+    """Asks the engine to end a job. Not all do: Beam's job server for Flink says so, and lets a batch job run on."""
+    hint = "it may go on: end it on the engine before another run writes to the same output"
+    try:
+        result.cancel()
+        _LOGGER.warning("the job was asked to end; %s", hint)
+    except Exception as error:  # whatever the runner's client raises; the interrupt is what is to be told
+        _LOGGER.warning("the job could not be asked to end (%s); %s", error, hint)
 
 
 def _quiet_runner(options: Any) -> Any:

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.checkpoint import load_model
     from nnsparse_stream.dataset import Dataset
     from nnsparse_stream.output import OutputDirectory
-    from pipelines.running import run_pipeline
+    from pipelines.running import run_pipeline, written_by_job
     from transforms.read import check_bad_records
     from transforms.score_blend import CODES
 
@@ -143,8 +143,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         pairs = _plan(args, args.pairs, checkpoint, with_rating=False)
     matched = [file.url for plan in (ratings, pairs) if plan for file in plan.files]
     storage.check_apart(args.output, matched)  # what globs matched
-    output.begin()
-    try:
+    with written_by_job(output, beam_flags):
         build = functools.partial(
             build_scoring,
             args=args,
@@ -171,9 +170,6 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             "ratings_of_unknown_columns": sum(summary["unknown"]),
         }
         output.complete(storage.to_json(manifest))
-    except BaseException:
-        output.abort()
-        raise
     _report(manifest, args.output, time.monotonic() - started)
     return manifest
 

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
     chosen = recipe(args.preset, **{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
 
-    from nnsparse_stream.training import TrainingRequest, stop_requested
+    from nnsparse_stream.run import TrainingRequest, stop_requested
     from transforms.train import TrainAutoencoder
 
     request = TrainingRequest(

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
-
-from pipelines import cli
+from samples import Trained, command
 
 _DATA = Path(os.environ.get("NNSPARSE_STREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-
-class Trained(NamedTuple):
-    """Where a rating log, its data set, and a model of it lie."""
-
-    log: str
-    data: str
-    run: str
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +18,6 @@ def movielens() -> Path:
     if not _DATA.is_dir():
         pytest.skip(f"no MovieLens in {_DATA}; set NNSPARSE_STREAM_DATA to a directory that holds it")
     return _DATA
-
-
-def command(*argv: str) -> None:
-    """Runs a command in this process and expects it to succeed."""
-    assert cli.main(list(argv)) == 0, argv
 
 
 @pytest.fixture(scope="session")

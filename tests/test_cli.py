@@ -21,7 +21,7 @@ def test_the_overview_names_every_command(capsys):
         (["prepare", "--output", "x", "--axis", "movie"], "invalid choice: 'movie'"),
         (["prepare", "--output", "x", "--axis", "user", "--folds", "90,20,10"], "sum to 100"),
         (["train", "--data", "x", "--output", "y", "--epoch", "3"], "unknown flag '--epoch'"),
-        (["train", "--data", "x", "--output", "y", "--epochs", "0"], "'0' is not a whole number of 1 or more"),
+        (["train", "--data", "x", "--output", "y", "--epochs", "0"], "epochs is 0, not 1 or more"),
         (["train", "--data", "x", "--output", "y", "--resume", "--overwrite"], "contradict each other"),
         (["train", "--data", "x", "--output", "y", "--preset", "none"], "there is no preset 'none'"),
         (["train", "--data", "/nowhere/x", "--output", "y"], "/nowhere/x is not a data set"),

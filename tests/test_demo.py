@@ -10,8 +10,6 @@ def small(monkeypatch):
     """The demo's way on a sample that takes seconds."""
     for name, value in {"_USERS": 300, "_ITEMS": 80, "_RATINGS": 15_000}.items():
         monkeypatch.setattr(demo, name, value)
-    monkeypatch.setattr(demo, "_RECIPE", ("--hidden", "16", "--epochs", "6", "--learning_rate", "0.15",
-                                          "--weight_decay", "0.005", "--decoder_weight_decay", "0.05"))  # fmt: skip
 
 
 def test_the_demo_goes_the_whole_way(small, tmp_path, capsys, monkeypatch):

@@ -33,8 +33,8 @@ def test_the_epochs_of_a_stacked_recipe_are_its_layers_and_then_all():
     ("fields", "said"),
     [
         ({"pretrain_epochs": 2}, "two or more hidden layers"),
-        ({"refeed_columns": -1}, "refeed_columns must be 0 or more"),
-        ({"epochs": 0}, "must be 1 or more"),
+        ({"refeed_columns": -1}, "refeed_columns is -1, not 0 or more"),
+        ({"epochs": 0}, "epochs is 0, not 1 or more"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(fields, said):

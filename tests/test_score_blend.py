@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import Trained, command
+from samples import Trained, command
 from scores import by_row, dense_predictions, score, write_pairs
 
 from nnsparse_stream.blending import blend_pairs

@@ -19,8 +19,9 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.loader import fold_rows
 from nnsparse_stream.presets import Recipe, recipe
 from nnsparse_stream.rows import SparseRows
+from nnsparse_stream.run import TrainingRequest, stop_requested
 from nnsparse_stream.trainer import Trainer
-from nnsparse_stream.training import TrainingRequest, stop_requested, train
+from nnsparse_stream.training import train
 from pipelines import cli
 
 SMALL = recipe("cfn", hidden=(8,), epochs=3)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 
 if TYPE_CHECKING:
-    from nnsparse_stream.training import TrainingRequest
+    from nnsparse_stream.run import TrainingRequest
 
 
 class _Train(beam.DoFn):
@@ -24,7 +24,7 @@ class TrainAutoencoder(beam.PTransform):
     The run's directory receives the checkpoints, `metrics.jsonl` and, last, `run.json`.
 
     Args:
-        request: data set, output, recipe, seed, device; see `nnsparse_stream.training.TrainingRequest`.
+        request: data set, output, recipe, seed, device; see `nnsparse_stream.run.TrainingRequest`.
 
     Returns:
         A PCollection of one dictionary: what `run.json` holds.

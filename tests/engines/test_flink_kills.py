@@ -1,0 +1,162 @@
+"""Flink with parts of it killed in the middle of a job: it recovers by itself, and the data set is the same."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from commands import ROOT, checksums, command, digest, run_command
+from deploy.flink.cluster import FlinkCluster
+from nnsparse_stream.synthetic import make_ratings
+
+#: Kills of each kind; a longer run asks for more.
+KILLS = int(os.environ.get("NNSPARSE_STREAM_KILLS", "2"))
+FILES = 6
+
+
+class Job(NamedTuple):
+    """What prepares a data set that keeps Flink busy for seconds, the flags of it, and its files."""
+
+    cluster: FlinkCluster
+    flags: list[str]
+    expected: dict[str, str]
+    seconds: float
+
+    def start(self, output: Path) -> tuple[subprocess.Popen[bytes], str]:
+        """Starts the driver, and returns it with the id of its job when that runs."""
+        before = set(self.jobs())
+        arguments = command("prepare", *self.flags, "--output", output, *self.cluster.flags())
+        driver = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT)
+        while driver.poll() is None:
+            started = [job for job, state in self.jobs().items() if job not in before and state == "RUNNING"]
+            if started:
+                return driver, started[0]
+            time.sleep(0.05)
+        raise AssertionError(driver.communicate()[1].decode())
+
+    def jobs(self) -> dict[str, str]:
+        """The state of each job that the cluster knows."""
+        found: Any = self.cluster.rest("jobs")["jobs"]
+        return {job["id"]: job["status"] for job in found}
+
+    def recoveries(self, job: str) -> int:
+        """How many failures a job has gone through."""
+        history: Any = self.cluster.rest(f"jobs/{job}/exceptions")["exceptionHistory"]
+        return len(history["entries"])
+
+
+@pytest.fixture(scope="module")
+def job(flink: FlinkCluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    import pyarrow.csv
+
+    where = tmp_path_factory.mktemp("job")
+    ratings = make_ratings(4000, 1000, 600_000, 0.5, seed=3).ratings
+    rows = -(-len(ratings) // FILES)
+    (where / "in").mkdir()
+    for part in range(FILES):
+        pyarrow.csv.write_csv(ratings.slice(part * rows, rows), where / "in" / f"{part}.csv")
+    flags = ["--input", str(where / "in"), "--axis", "user", "--num_shards", "24"]
+    done = run_command("prepare", *flags, "--output", where / "data")
+    assert done.returncode == 0, done.stderr
+    # A first run compiles what the others find compiled, and the second tells for how long a job runs.
+    for name in ("first", "second"):
+        unkilled = Job(flink, flags, checksums(where / "data"), 0.0)
+        driver, _ = unkilled.start(where / name)
+        started = time.monotonic()
+        assert driver.wait() == 0
+        assert checksums(where / name) == unkilled.expected
+    return unkilled._replace(seconds=time.monotonic() - started)
+
+
+def kill_a_task_manager(cluster: FlinkCluster, generator: random.Random) -> bool:
+    """Kills one, and replaces it some time later."""
+    cluster.servers.kill(generator.choice(["task-manager-0", "task-manager-1"]))
+    time.sleep(generator.uniform(0, 3))
+    cluster.start()
+    return True
+
+
+def kill_a_worker(cluster: FlinkCluster, generator: random.Random) -> bool:
+    """Kills a Python worker; there may be none for a moment.
+
+    Not in the first second of its life: Beam waits three minutes for a worker that ends while it connects.
+    """
+    logs = [log for log in cluster.servers.logs.glob("worker-*.log") if time.time() - log.stat().st_mtime > 1]
+    alive = [pid for pid in (int(log.stem.partition("-")[2]) for log in logs) if "forkserver" in _command_line(pid)]
+    if alive:
+        os.kill(generator.choice(alive), signal.SIGKILL)
+    return bool(alive)
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("kill", [kill_a_task_manager, kill_a_worker])
+def test_a_job_survives(
+    job: Job,
+    kill: Callable[[FlinkCluster, random.Random], bool],
+    tmp_path: Path,
+    record_property: Callable[[str, Any], None],
+) -> None:
+    generator = random.Random(kill.__name__)
+    started, killed, recovered, runs = time.monotonic(), 0, 0, 0
+    while killed < KILLS:
+        runs += 1
+        assert runs <= 3 * KILLS + 3, "kills keep missing the job"
+        output = tmp_path / str(runs)
+        driver, name = job.start(output)
+        time.sleep(generator.uniform(0, 0.8 * job.seconds))
+        while job.jobs()[name] == "RUNNING" and not kill(job.cluster, generator):
+            time.sleep(0.05)
+        message = driver.communicate()[1].decode()
+        assert driver.returncode == 0, message
+        assert checksums(output) == job.expected
+        failures = job.recoveries(name)
+        killed += failures > 0  # a kill that no task noticed is none
+        recovered += failures
+    record_property("seconds", f"{time.monotonic() - started:.1f}")
+    record_property("checksum", f"{digest(job.expected)}, {killed} kills of {runs} hit, {recovered} failures recovered")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_was_ended_runs_again(
+    job: Job, sign: signal.Signals, tmp_path: Path, record_property: Callable[[str, Any], None]
+) -> None:
+    """Its job goes on without it. It is cancelled, or left to itself; the next run minds neither."""
+    generator = random.Random(int(sign))
+    started, ended, runs = time.monotonic(), 0, 0
+    while ended < KILLS:
+        runs += 1
+        assert runs <= 3 * KILLS + 3, "signals keep missing the job"
+        output = tmp_path / str(runs)
+        driver, name = job.start(output)
+        time.sleep(generator.uniform(0, 0.6 * job.seconds))
+        driver.send_signal(sign)
+        message = driver.communicate()[1].decode()
+        unfinished = (output / "_unfinished.json").exists()
+        if (output / "manifest.json").exists() and not unfinished:  # it was faster
+            continue
+        ended += 1
+        assert unfinished
+        if sign == signal.SIGINT:
+            assert message.splitlines()[-1] == "nnsparse-stream prepare: interrupted"
+            assert "end it on the engine" in message
+        if ended % 2 and job.jobs()[name] == "RUNNING":
+            job.cluster.cancel(name)
+        again = run_command("prepare", *job.flags, "--output", output, *job.cluster.flags())
+        assert again.returncode == 0, again.stderr
+        assert checksums(output) == job.expected
+    record_property("seconds", f"{time.monotonic() - started:.1f}")
+    record_property("checksum", f"{digest(job.expected)}, {ended} of {runs} signals hit")
