@@ -25,8 +25,8 @@ import pyarrow as pa
 
 from nnsparse_stream import storage
 from nnsparse_stream.dataset import Manifest, write_shard, write_vocabulary
-from nnsparse_stream.folds import FOLDS, hash_ids
-from nnsparse_stream.grouping import HashFolds, encode_block, group_rows
+from nnsparse_stream.folds import FOLDS, HashFolds, hash_ids
+from nnsparse_stream.grouping import encode_block, group_rows
 from nnsparse_stream.rating_statistics import RatingStatistics, add_statistics
 from nnsparse_stream.vocabulary import count_ids, merge_counts, order_counts
 
@@ -77,9 +77,9 @@ def make(url: str, num_rows: int, num_columns: int, num_ratings: int) -> Manifes
         num_rows=sum(shard.rows for shard in shards),
         num_entries=entries,
         fold_entries=dict(zip(FOLDS, total.fold_entries, strict=True)),
-        folds={"method": "hash", "percent": list(folds.percent), "seed": folds.seed},
+        folds=folds.to_json(),
         ratings=total.to_json(),
-        records={"read": entries + duplicates, "bad": 0, "duplicates": duplicates},
+        records={"read": entries + duplicates, "bad": 0, "filtered": 0, "duplicates": duplicates},
         duplicates="mean",
         columns=(write_vocabulary(url, vocabulary),),
         shards=tuple(shards),

@@ -54,13 +54,14 @@ class Manifest:
         row_id_type, column_id_type: "int64" or "string".
         num_columns, num_rows, num_entries: sizes over all shards and folds.
         fold_entries: entries of "train", "validation", "test".
-        folds: {"method": "hash", "percent": [90, 0, 10], "seed": 0} or {"method": "files"}.
+        folds: the "method", "hash", "time", "last" or "files", with its parameters.
         ratings: "min" and "max" over all folds; "mean" and "std" (population) over the train fold, None where it is
             empty.
-        records: "read", "bad" and "duplicates" (merged away); read = num_entries + bad + duplicates.
+        records: "read", "bad", "filtered" (left out) and "duplicates" (merged away); read = num_entries + the others.
         duplicates: the policy, "error", "first", "last" or "mean".
         columns: the vocabulary's files.
         shards: the shards; a row lies in shard `hash of its id % len(shards)`.
+        filters: the filters that were asked for: "time_from", "time_to", "min_row_ratings", "min_column_ratings".
     """
 
     axis: str
@@ -76,6 +77,7 @@ class Manifest:
     duplicates: str
     columns: tuple[ColumnsFile, ...]
     shards: tuple[ShardFile, ...]
+    filters: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`: equal manifests give equal bytes."""

@@ -65,7 +65,8 @@ class RatingFile(NamedTuple):
         positions: of the same in CSV, TSV and MovieLens, from 0; else empty.
         num_fields: fields of every record of CSV, TSV and MovieLens; else 0.
         row_groups: records of each row group of a Parquet file.
-        fold: fold of all its ratings, or -1 where folds are by hash.
+        fold: fold of all its ratings, or -1 where files don't tell it.
+        calendar: whether its times are timestamps or dates, which are read as microseconds since 1970 (UTC).
     """
 
     url: str
@@ -78,6 +79,7 @@ class RatingFile(NamedTuple):
     num_fields: int
     row_groups: tuple[int, ...]
     fold: int
+    calendar: bool = False
 
 
 class IdKind(NamedTuple):
@@ -335,7 +337,8 @@ def _inspect_parquet(url: str, number: int, fold: int, names: FieldNames) -> tup
         columns.append(name)
         _check_parquet_type(url, field, name, schema.field(name).type)
     groups = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-    file = RatingFile(url, number, "parquet", False, False, tuple(columns), (), 0, groups, fold)
+    calendar = names.timestamp is not None and not pa.types.is_integer(_plain(schema.field(columns[-1]).type))
+    file = RatingFile(url, number, "parquet", False, False, tuple(columns), (), 0, groups, fold, calendar)
     users, items = (
         IdKind("int64" if pa.types.is_integer(_plain(schema.field(columns[place]).type)) else "string", True)
         for place in (0, 1)

@@ -7,15 +7,14 @@ An *encoded block* has row (the row axis' id) and column (int32, the column axis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nnsparse_stream.dataset import shard_schema
-from nnsparse_stream.folds import assign_folds, hash_ids
+from nnsparse_stream.folds import FoldKeys, Folds, hash_ids
 from nnsparse_stream.vocabulary import Vocabulary
 
 
@@ -31,28 +30,51 @@ class DuplicateRatingError(ValueError):
         self.user, self.item = user, item
 
 
-class HashFolds(NamedTuple):
-    """Folds by hash; see `folds.assign_folds`."""
+def encode_block(
+    ratings: pa.RecordBatch, axis: str, vocabulary: Vocabulary, known_columns_only: bool = False
+) -> pa.RecordBatch:
+    """Turns a block of ratings into an encoded block.
 
-    percent: tuple[float, float, float] = (90, 0, 10)
-    seed: int = 0
-
-
-def encode_block(ratings: pa.RecordBatch, axis: str, vocabulary: Vocabulary) -> pa.RecordBatch:
-    """Turns a block of ratings into an encoded block; every column id is in the vocabulary.
+    Args:
+        ratings: the block.
+        axis: "user" or "item", the axis of the rows.
+        vocabulary: of the column axis.
+        known_columns_only: whether a rating of a column that is not in the vocabulary gets the column -1, for
+            `filter_rows` to leave out.
 
     Raises:
-        KeyError: a column id is not in the vocabulary.
+        KeyError: a column id is not in the vocabulary, and all are to be.
     """
     column_axis = "item" if axis == "user" else "user"
     indices = vocabulary.encode(ratings[column_axis])
-    if len(indices) and indices.min() < 0:
+    if not known_columns_only and len(indices) and indices.min() < 0:
         unknown = ratings[column_axis][int(indices.argmin())].as_py()
         raise KeyError(f"{column_axis} {unknown!r} is not in the vocabulary")
     rest = [name for name in ratings.schema.names if name not in ("user", "item")]
     return pa.record_batch(
         [ratings[axis], pa.array(indices), *(ratings[name] for name in rest)], names=["row", "column", *rest]
     )
+
+
+def filter_rows(blocks: Sequence[pa.RecordBatch], min_row_ratings: int = 1) -> tuple[pa.RecordBatch, int]:
+    """Leaves out the ratings of rows with too few ratings, and those whose column is -1.
+
+    A row's ratings are counted before any is left out, so rows and columns are judged by the same ratings.
+
+    Args:
+        blocks: encoded blocks that together hold every rating of their rows; at least one, maybe empty.
+        min_row_ratings: rows with fewer are left out.
+
+    Returns:
+        The ratings that are left, as one block, and how many were left out.
+    """
+    block = blocks[0] if len(blocks) == 1 else pa.concat_batches(blocks)
+    keep = block["column"].to_numpy() >= 0
+    if min_row_ratings > 1:
+        rows = block["row"].dictionary_encode().indices.to_numpy()
+        keep &= np.bincount(rows)[rows] >= min_row_ratings
+    filtered = len(block) - int(keep.sum())
+    return (block.filter(pa.array(keep)) if filtered else block), filtered
 
 
 def partition(block: pa.RecordBatch, column: str, parts: int) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -72,7 +94,7 @@ def partition(block: pa.RecordBatch, column: str, parts: int) -> Iterator[tuple[
 
 
 def group_rows(
-    blocks: Sequence[pa.RecordBatch], axis: str, vocabulary: Vocabulary, duplicates: str, folds: HashFolds | None
+    blocks: Sequence[pa.RecordBatch], axis: str, vocabulary: Vocabulary, duplicates: str, folds: Folds | None
 ) -> tuple[pa.RecordBatch, int]:
     """Makes one shard: all ratings of some rows, grouped by row, sorted, merged and assigned to folds.
 
@@ -83,9 +105,9 @@ def group_rows(
         axis: "user" or "item", the axis of the rows.
         vocabulary: of the column axis.
         duplicates: what to do where a (row, column) occurs more than once. "error"; "mean"; "first" and "last" by
-            timestamp (then by rating), or, where the blocks have no timestamp, by position. The fold of a merged rating
-            is that of the rating kept, and for "mean" the last of the folds.
-        folds: None where the blocks have a column fold.
+            timestamp (then by rating), or, where the blocks have no timestamp, by position. The fold, and the time, of
+            a merged rating is that of the rating kept, and for "mean" the last of them.
+        folds: None where the blocks have a column fold; the blocks need a timestamp where these need times.
 
     Returns:
         The shard's rows, and how many ratings were merged away. Columns row (ascending), columns (list<int32>,
@@ -94,7 +116,7 @@ def group_rows(
     Raises:
         DuplicateRatingError: a pair occurs more than once and the policy is "error".
     """
-    block = _concatenate(blocks)
+    block = blocks[0] if len(blocks) == 1 else pa.concat_batches(blocks)
     row_ids, codes = rank_ids(block["row"])
     columns = block["column"].to_numpy()
     keys = codes * max(len(vocabulary), 1) + columns
@@ -102,26 +124,61 @@ def group_rows(
     ordered = keys[order]
     merged = int((ordered[1:] == ordered[:-1]).sum())
     values = block["rating"].to_numpy()
-    fold = None if folds else block["fold"].to_numpy()
-    if not merged:
-        values = values[order]
-        fold = None if fold is None else fold[order]
-    elif duplicates == "error":
+    latest: Callable[[np.ndarray], np.ndarray] | None = None
+    if merged and duplicates == "error":
         first = order[np.flatnonzero(ordered[1:] == ordered[:-1])[0]]
         row, column = block["row"][int(first)].as_py(), vocabulary.ids[int(columns[first])].as_py()
         raise DuplicateRatingError(*((row, column) if axis == "user" else (column, row)))
-    elif duplicates == "mean":
-        order, values, fold = _mean(keys, values, fold)
+    if merged and duplicates == "mean":
+        order, values, latest = _mean(keys, values)
     else:
-        order = _first_or_last(keys, block, duplicates)
+        order = _first_or_last(keys, block, duplicates) if merged else order
         values = values[order]
-        fold = None if fold is None else fold[order]
+
+    def carried(name: str) -> np.ndarray:
+        carries = block[name].to_numpy()
+        return latest(carries) if latest else carries[order]
+
     codes, columns = codes[order], columns[order]
     if folds:
-        row_hash, column_hash = hash_ids(row_ids)[codes], vocabulary.hashes[columns]
-        user_hash, item_hash = (row_hash, column_hash) if axis == "user" else (column_hash, row_hash)
-        fold = assign_folds(user_hash, item_hash, folds.percent, folds.seed)
+        fold_keys = FoldKeys(
+            hashes=lambda: _by_axis(axis, hash_ids(row_ids)[codes], vocabulary.hashes[columns]),
+            times=carried("timestamp") if folds.timed else None,
+            rows=lambda: codes,
+            ties=lambda: rank_ids(vocabulary.decode(columns))[1],
+        )
+    fold = folds.assign(fold_keys) if folds else carried("fold")
     return _list_rows(row_ids, codes, columns, values, fold), merged
+
+
+def fold_block(ratings: pa.RecordBatch, folds: Folds) -> pa.RecordBatch:
+    """Adds the column fold (uint8) to a block of ratings, each record for itself, as the last column.
+
+    Args:
+        ratings: the block; where the folds need whole rows, it holds every rating of its rows.
+        folds: how to fold; the block needs a timestamp where they need times.
+    """
+    row_axis = folds.row_axis or "user"
+    column_axis = "item" if row_axis == "user" else "user"
+
+    def ties() -> np.ndarray:
+        """The order by column id; of records of one pair, which wait for being merged, by rating."""
+        order = np.lexsort((ratings["rating"].to_numpy(), rank_ids(ratings[column_axis])[1]))
+        ranks = np.empty(len(order), dtype=np.int64)
+        ranks[order] = np.arange(len(order))
+        return ranks
+
+    keys = FoldKeys(
+        hashes=lambda: (hash_ids(ratings["user"]), hash_ids(ratings["item"])),
+        times=ratings["timestamp"].to_numpy() if folds.timed else None,
+        rows=lambda: rank_ids(ratings[row_axis])[1],
+        ties=ties,
+    )
+    return ratings.append_column("fold", pa.array(folds.assign(keys)))
+
+
+def _by_axis(axis: str, row: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (row, column) if axis == "user" else (column, row)
 
 
 def rank_ids(ids: pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -133,19 +190,17 @@ def rank_ids(ids: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return encoded.dictionary.take(order), ranks[encoded.indices.to_numpy()]
 
 
-def _mean(
-    keys: np.ndarray, values: np.ndarray, fold: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Means of the ratings of equal keys; summed in the order of their values, so the input's order does not matter."""
+def _mean(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Means of the ratings of equal keys; summed in the order of their values, so the input's order does not matter.
+
+    Returns:
+        The place of one rating of each key; the means; and what takes the largest of the values of each key.
+    """
     order = np.lexsort((values, keys))
     starts = _group_starts(keys[order])
     counts = np.diff(starts, append=len(keys))
     means = np.add.reduceat(values[order].astype(np.float64), starts) / counts
-    return (
-        order[starts],
-        means.astype(np.float32),
-        None if fold is None else np.maximum.reduceat(fold[order], starts),
-    )
+    return order[starts], means.astype(np.float32), lambda carried: np.maximum.reduceat(carried[order], starts)
 
 
 def _first_or_last(keys: np.ndarray, block: pa.RecordBatch, which: str) -> np.ndarray:
@@ -173,7 +228,3 @@ def _list_rows(
         for name, entries in (("columns", columns), ("values", values), ("fold", fold))
     ]
     return pa.record_batch([row_ids, *lists], schema=schema)
-
-
-def _concatenate(blocks: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    return blocks[0] if len(blocks) == 1 else pa.concat_batches(blocks)

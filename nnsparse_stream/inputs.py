@@ -30,6 +30,11 @@ class InputPlan(NamedTuple):
         """The pieces that workers read."""
         return [split for file in self.files for split in split_file(file)]
 
+    @property
+    def calendar(self) -> bool:
+        """Whether times are microseconds since 1970; else they are the column's own integers."""
+        return any(file.calendar for file in self.files)
+
     def empty_block(self) -> pa.RecordBatch:
         """A block of ratings with no rows."""
         fields = [(name, pa.float32() if name == "rating" else kind) for name, kind in self.schema.fields()]
@@ -47,6 +52,7 @@ def plan_inputs(
     file_format: str = "auto",
     id_type: str = "auto",
     duplicates: str = "error",
+    timed_for: str | None = None,
 ) -> InputPlan:
     """Looks at every file's first bytes or footer, and checks that the files fit together.
 
@@ -56,9 +62,11 @@ def plan_inputs(
         file_format: of all files; "auto" tells it from each file's content.
         id_type: "auto", "int" or "string".
         duplicates: the policy; "first" and "last" need the time, or else the position, of each rating.
+        timed_for: what else needs the time of each rating, for the error's message; None where nothing does.
 
     Raises:
-        InputError: a file is missing, empty, damaged, or lacks a column; or the types of ids disagree.
+        InputError: a file is missing, empty, damaged, or lacks a column; the types of ids, or of times, disagree; or
+            there is no time, and it is needed.
     """
     roles = [f"--{field}_column" for field, name in names._asdict().items() if [*names].count(name) > 1 and name]
     if roles:
@@ -73,10 +81,17 @@ def plan_inputs(
     item_type = choose_id_type("item", [(file.url, kind) for file, _, kind in inspected], id_type)
     files = [file for file, _, _ in inspected]
     ordered = duplicates in ("first", "last")
-    timed = ordered and names.timestamp is not None
-    if ordered and not timed and names == FieldNames() and all(_is_movielens_with_time(file) for file in files):
+    wanted = ordered or timed_for is not None
+    timed = wanted and names.timestamp is not None
+    if wanted and not timed and names == FieldNames() and all(_is_movielens_with_time(file) for file in files):
         files = [file._replace(positions=(0, 1, 2, 3)) for file in files]
         timed = True
+    if timed_for and not timed:
+        raise InputError(f"{timed_for} needs the time of each rating; name its column by --timestamp_column")
+    calendar = [file.url for file in files if file.calendar]
+    if timed and 0 < len(calendar) < len(files):
+        other = next(file.url for file in files if not file.calendar)
+        raise InputError(f"times are timestamps in {calendar[0]} and integers in {other}; convert one of them")
     if not timed:
         read = 2 if names.rating is None else 3
         files = [file._replace(names=file.names[:read], positions=file.positions[:read]) for file in files]

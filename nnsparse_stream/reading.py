@@ -15,6 +15,7 @@ from nnsparse_stream import storage
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.formats import BOM, GZIP_ERRORS, RatingFile, damaged_gzip
 from nnsparse_stream.text_records import BadRecord, BlockSchema, Records, is_storable, parse_lines
+from nnsparse_stream.times import TimeRange
 
 #: A block that goes between workers is at most about this large.
 BLOCK_BYTES = 1 << 20
@@ -78,15 +79,22 @@ def read_split(split: Split, schema: BlockSchema) -> Iterator[ReadBlock]:
             bad = []
 
 
-def describe_pair(files: Sequence[RatingFile], schema: BlockSchema, user: int | str, item: int | str) -> str:
-    """Says where the first two records of a user and an item are, by reading the input until they are found.
+def describe_pair(
+    files: Sequence[RatingFile],
+    schema: BlockSchema,
+    user: int | str,
+    item: int | str,
+    times: TimeRange = TimeRange(),  # noqa: B008 (immutable)
+) -> str:
+    """Says where the first two records of a user and an item are in a range of time, by reading until they are found.
 
     It is for an error's message: so no run has to carry the position of every rating for an error that seldom comes.
     """
     found: list[str] = []
     schema = schema._replace(position=True)
     for split in (split for file in files for split in split_file(file)):
-        for ratings, _ in read_split(split, schema):
+        for block, _ in read_split(split, schema):
+            ratings = times.filter(block)
             same = pc.and_(pc.equal(ratings["user"], user), pc.equal(ratings["item"], item))
             numbers = [
                 position & ((1 << _RECORD_BITS) - 1) for position in ratings["position"].filter(same).to_pylist()

@@ -161,6 +161,11 @@ def merge_counts(counts: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
     return pa.record_batch([_one_chunk(merged["id"]), _one_chunk(merged["count_sum"])], names=["id", "count"])
 
 
+def keep_frequent(counts: pa.RecordBatch, min_ratings: int) -> pa.RecordBatch:
+    """The rows of merged counts with a count of at least `min_ratings`."""
+    return counts.filter(pc.greater_equal(counts["count"], min_ratings))
+
+
 def order_counts(counts: pa.RecordBatch) -> Vocabulary:
     """The vocabulary of merged counts: the most frequent id first, ties in ascending order of the ids."""
     ordered = counts.sort_by([("count", "descending"), ("id", "ascending")])

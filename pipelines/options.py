@@ -36,8 +36,9 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timestamp_column",
         metavar="NAME",
-        help="name or position of a time column (integer, for instance Unix seconds); decides which duplicate is the "
-        "first or last (default: none; movielens: position 3)",
+        help="name or position of a time column (integers, for instance Unix seconds, or in Parquet timestamps); which "
+        "duplicate is the first or last, and what prepare cuts or leaves out by time, go by it (default: none; "
+        "movielens: position 3)",
     )
     group.add_argument(
         "--id_type",

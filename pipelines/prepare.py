@@ -11,13 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
 from pipelines.options import add_format_arguments, positive_int, urls
+from pipelines.prepare_options import (
+    FILE_FLAGS,
+    add_selection_arguments,
+    check_fold_flags,
+    chosen_folds,
+    chosen_times,
+    filters_to_json,
+    timed_flag,
+)
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
     from nnsparse_stream.dataset import Manifest
-    from nnsparse_stream.grouping import HashFolds
+    from nnsparse_stream.folds import Folds
     from nnsparse_stream.inputs import InputPlan
+    from nnsparse_stream.times import TimeRange
+    from pipelines.metrics import Sizes
 
 DESCRIPTION = """\
 Turn rating files into a data set: shards of sparse rows, a vocabulary of the columns, and a manifest.
@@ -27,10 +38,12 @@ leaves a directory that the same command recognises and begins anew.
 
   nnsparse-stream prepare --input ratings.csv --output data/mine --axis user
   nnsparse-stream prepare --train_input u1.base --test_input u1.test --output data/u1 --axis item
+  nnsparse-stream prepare --input ratings.dat --output data/dat --axis user --test_from 2001-01-01
 """
 
 _SUMMARY = "_summary.json"
-_FOLD_FLAGS = ("train_input", "validation_input", "test_input")
+#: The report's lines of what went between the stages, and the Beam distribution of each.
+_STAGES = {"blocks read": "read_block_bytes", "shuffled": "shuffled_block_bytes"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,32 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_shards", type=positive_int, metavar="N", help="shards (default: one for every 500,000 ratings)"
     )
-    folds = parser.add_argument_group("folds")
-    folds.add_argument(
-        "--folds",
-        type=_percent,
-        metavar="T,V,E",
-        help="percent of the ratings for train, validation and test, by a hash of user, item and seed (default: "
-        "90,0,10)",
-    )
-    folds.add_argument("--fold_seed", type=int, default=0, metavar="N", help="of that hash (default: 0)")
-    for flag in _FOLD_FLAGS:
-        folds.add_argument(f"--{flag}", type=urls, metavar="URL[,URL...]", help=f"rating files of the {flag[:-6]} fold")
+    add_selection_arguments(parser)
     add_format_arguments(parser)
-
-
-def _percent(text: str) -> tuple[float, float, float]:
-    wanted = "three percentages of train, validation and test that sum to 100, as 80,10,10"
-    try:
-        parts = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
-    if len(parts) != 3 or any(not 0 <= part <= 100 for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-    if abs(sum(parts) - 100) > 1e-6:
-        raise argparse.ArgumentTypeError(f"{text!r} sums to {sum(parts):g}, and is to be {wanted}")
-    train, validation, test = (int(part) if part == int(part) else part for part in parts)
-    return train, validation, test
 
 
 def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
@@ -90,10 +79,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     inputs = _inputs(args)
 
     from nnsparse_stream.formats import FieldNames
-    from nnsparse_stream.grouping import HashFolds
     from nnsparse_stream.inputs import plan_inputs
     from nnsparse_stream.output import OutputDirectory
     from nnsparse_stream.storage import check_apart
+    from pipelines.metrics import sizes
     from pipelines.running import run_pipeline, written_by_job
 
     output = OutputDirectory(
@@ -110,44 +99,50 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         file_format=args.format,
         id_type=args.id_type,
         duplicates=args.duplicates,
+        timed_for=timed_flag(args),
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
-    folds = HashFolds(args.folds or (90, 0, 10), args.fold_seed) if args.input else None
+    folds, times = chosen_folds(args, plan.calendar), chosen_times(args, plan.calendar)
     with written_by_job(output, beam_flags):
-        run_pipeline(functools.partial(_build, args=args, plan=plan, folds=folds), beam_flags)
-        manifest = _manifest(args, plan, folds)
+        build = functools.partial(_build, args=args, plan=plan, folds=folds, times=times)
+        result = run_pipeline(build, beam_flags)
+        manifest = _manifest(args, plan, folds, times)
         output.remove(_SUMMARY)
         output.complete(manifest.to_json())
-    _report(manifest, args.output, len(plan.files), time.monotonic() - started)
+    _report(manifest, args.output, len(plan.files), sizes(result), time.monotonic() - started)
     return manifest
 
 
 def _inputs(args: argparse.Namespace) -> Sequence[str] | Mapping[int, Sequence[str]]:
     """The input URLs, or those of each fold."""
-    by_fold = {fold: getattr(args, flag) for fold, flag in enumerate(_FOLD_FLAGS) if getattr(args, flag)}
+    by_fold = {fold: getattr(args, flag) for fold, flag in enumerate(FILE_FLAGS) if getattr(args, flag)}
     if args.input and by_fold:
-        raise InputError(f"--input and --{_FOLD_FLAGS[min(by_fold)]} contradict each other; give one of them")
+        raise InputError(f"--input and --{FILE_FLAGS[min(by_fold)]} contradict each other; give one of them")
+    check_fold_flags(args)
     if args.input:
         return list(args.input)
     if 0 not in by_fold:
         raise InputError("there is no input: pass --input, or --train_input with --test_input or --validation_input")
-    if args.folds:
-        raise InputError("--folds and --train_input contradict each other; give one of them")
     return by_fold
 
 
-def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None) -> None:
+def _build(
+    pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange
+) -> None:
     import apache_beam as beam
 
     from nnsparse_stream.reading import describe_pair
     from nnsparse_stream.storage import join
-    from transforms import BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
+    from transforms import BuildVocabulary, FilterByTime, ReadRatings, SparsifyRatings, WriteShards
 
     column = "item" if args.axis == "user" else "user"
     read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "dead_letters"))
-    vocabulary = read.ratings | "BuildVocabulary" >> BuildVocabulary(column, getattr(plan.schema, column), args.output)
+    kept = read.ratings | "FilterByTime" >> FilterByTime(times)
+    vocabulary = kept.ratings | "BuildVocabulary" >> BuildVocabulary(
+        column, getattr(plan.schema, column), args.output, args.min_column_ratings
+    )
     shards = (
-        read.ratings
+        kept.ratings
         | "SparsifyRatings"
         >> SparsifyRatings(
             args.axis,
@@ -156,7 +151,9 @@ def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, f
             duplicates=args.duplicates,
             folds=folds,
             num_shards=args.num_shards,
-            describe_pair=functools.partial(describe_pair, plan.files, plan.schema),
+            min_row_ratings=args.min_row_ratings,
+            known_columns_only=args.min_column_ratings > 1,
+            describe_pair=functools.partial(describe_pair, plan.files, plan.schema, times=times),
         )
         | "WriteShards" >> WriteShards(args.output)
     )
@@ -168,6 +165,7 @@ def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, f
             _write_summary,
             args.output,
             beam.pvalue.AsList(read.summaries),
+            beam.pvalue.AsList(kept.filtered),
             beam.pvalue.AsSingleton(vocabulary),
             beam.pvalue.AsList(shards),
         )
@@ -175,15 +173,21 @@ def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, f
 
 
 def _write_summary(
-    _: bytes, url: str, read: list[dict[str, Any]], vocabulary: dict[str, Any], shards: list[dict[str, Any]]
+    _: bytes,
+    url: str,
+    read: list[dict[str, Any]],
+    filtered: list[int],
+    vocabulary: dict[str, Any],
+    shards: list[dict[str, Any]],
 ) -> None:
     """Brings the small results of all workers to the driver, on any runner: through the output's own storage."""
     from nnsparse_stream.storage import join, write_file
 
-    write_file(join(url, _SUMMARY), json.dumps({"read": read, "vocabulary": vocabulary, "shards": shards}).encode())
+    summary = {"read": read, "filtered": filtered, "vocabulary": vocabulary, "shards": shards}
+    write_file(join(url, _SUMMARY), json.dumps(summary).encode())
 
 
-def _manifest(args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None) -> Manifest:
+def _manifest(args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange) -> Manifest:
     from nnsparse_stream.dataset import ColumnsFile, Manifest, ShardFile
     from nnsparse_stream.folds import FOLDS
     from nnsparse_stream.rating_statistics import RatingStatistics, add_statistics
@@ -199,6 +203,22 @@ def _manifest(args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None
     statistics = add_statistics(
         RatingStatistics(tuple(entries), *numbers) for entries, *numbers in (shard["statistics"] for shard in shards)
     )
+    filtered, filters = sum(summary["filtered"]), filters_to_json(args, times)
+    merged, left_out = (sum(shard[name] for shard in shards) for name in ("merged", "filtered"))
+    counted = summary["vocabulary"]["ratings"]
+    num_entries = sum(file.entries for file in files)
+    if read != bad + filtered + counted or counted != num_entries + merged + left_out:
+        raise RuntimeError(
+            f"the runner lost or repeated ratings: of {read - bad} read it left out {filtered} and counted {counted}; "
+            f"of these it wrote {num_entries}, merged {merged} and left out {left_out}"
+        )
+    if not num_entries:
+        raise InputError(f"no rating is left of {read - bad}: the filters {filters} leave all of them out")
+    if folds and folds.timed and not statistics.fold_entries[0]:
+        raise InputError(
+            f"no rating comes before the first cut in time, so there is nothing to train on: {folds.to_json()}; where "
+            "the time column holds integers, a date is taken for Unix seconds"
+        )
     columns = ColumnsFile(**summary["vocabulary"]["file"])
     row_type, column_type = plan.schema.user, plan.schema.item
     if args.axis == "item":
@@ -209,18 +229,19 @@ def _manifest(args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None
         column_id_type=column_type,
         num_columns=columns.rows,
         num_rows=sum(file.rows for file in files),
-        num_entries=sum(file.entries for file in files),
+        num_entries=num_entries,
         fold_entries=dict(zip(FOLDS, statistics.fold_entries, strict=True)),
-        folds={"method": "hash", "percent": list(folds.percent), "seed": folds.seed} if folds else {"method": "files"},
+        folds=folds.to_json() if folds else {"method": "files"},
         ratings=statistics.to_json(),
-        records={"read": read, "bad": bad, "duplicates": sum(shard["merged"] for shard in shards)},
+        records={"read": read, "bad": bad, "filtered": filtered + left_out, "duplicates": merged},
         duplicates=args.duplicates,
         columns=(columns,),
         shards=files,
+        filters=filters,
     )
 
 
-def _report(manifest: Manifest, url: str, num_files: int, seconds: float) -> None:
+def _report(manifest: Manifest, url: str, num_files: int, stages: dict[str, Sizes], seconds: float) -> None:
     records, size = manifest.records, sum(shard.bytes for shard in manifest.shards)
     column = "item" if manifest.axis == "user" else "user"
     folds = ", ".join(f"{fold} {count:,}" for fold, count in manifest.fold_entries.items())
@@ -228,14 +249,23 @@ def _report(manifest: Manifest, url: str, num_files: int, seconds: float) -> Non
         ("data set", url),
         ("records read", f"{records['read']:,} from {num_files:,} file{'s' if num_files > 1 else ''}"),
         ("bad records", f"{records['bad']:,}" + (f" (see {url.rstrip('/')}/dead_letters)" if records["bad"] else "")),
+        *_filtered_line(manifest),
         ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
         ("rows", f"{manifest.num_rows:,} {manifest.axis}s ({manifest.row_id_type} ids)"),
         ("columns", f"{manifest.num_columns:,} {column}s ({manifest.column_id_type} ids)"),
         ("entries", f"{manifest.num_entries:,}: {folds}"),
         ("shards", f"{len(manifest.shards):,}, {size / 1e6:,.1f} MB"),
+        *((label, str(stages[name])) for label, name in _STAGES.items() if name in stages),
         ("time", f"{seconds:.1f} s, {records['read'] / max(seconds, 1e-9):,.0f} records/s"),
     ]
     print("\n".join(f"{name:<13} {text}" for name, text in lines))
+
+
+def _filtered_line(manifest: Manifest) -> list[tuple[str, str]]:
+    if not manifest.filters:
+        return []
+    filters = ", ".join(f"{flag} {value}" for flag, value in sorted(manifest.filters.items()))
+    return [("filtered", f"{manifest.records['filtered']:,} ({filters})")]
 
 
 if __name__ == "__main__":

@@ -202,7 +202,7 @@ def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...])
     if set(history_folds) != set(_FOLDS) and one.folds != two.folds:
         raise InputError(
             f"{first.url} and {other.url} were cut into folds differently: with --history_folds, prepare both with the "
-            "same --folds and --fold_seed"
+            "same flags of folds (--validation_last and --test_last cut the two axes differently)"
         )
 
 

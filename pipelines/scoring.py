@@ -129,7 +129,8 @@ def _raw_rows(
     """Raw ratings as keyed blocks of rows, the summaries of their reading, and counts of ratings of unknown columns."""
     import apache_beam as beam
 
-    from nnsparse_stream.grouping import HashFolds, partition
+    from nnsparse_stream.folds import HashFolds
+    from nnsparse_stream.grouping import partition
     from nnsparse_stream.reading import describe_pair
     from nnsparse_stream.storage import join
     from transforms import ReadRatings, SparsifyRatings
@@ -159,7 +160,7 @@ def _raw_rows(
     return [rows, maybe_cold], read.summaries, known.unknown
 
 
-def _key_rows(shard: tuple[int, int, Any, int]) -> tuple[int, Any]:
+def _key_rows(shard: tuple[int, int, Any, int, int]) -> tuple[int, Any]:
     return shard[0], shard[2]
 
 

@@ -11,8 +11,9 @@ pytest.importorskip("google.cloud.dataflow", reason="no client of Dataflow; the 
 
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from nnsparse_stream.grouping import HashFolds
+from nnsparse_stream.folds import HashFolds
 from nnsparse_stream.inputs import plan_inputs
+from nnsparse_stream.times import TimeRange
 from pipelines import prepare
 from pipelines.cli import parser_for
 from pipelines.running import run_pipeline
@@ -40,7 +41,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ratings.write_text("user,item,rating\n1,2,3\n")
     flags = ["--input", str(ratings), "--output", "gs://my-bucket/data", "--axis", "user"]
     args = parser_for("prepare").parse_args(flags)
-    build = functools.partial(prepare._build, args=args, plan=plan_inputs([str(ratings)]), folds=HashFolds())
+    plan = plan_inputs([str(ratings)])
+    build = functools.partial(prepare._build, args=args, plan=plan, folds=HashFolds(), times=TimeRange())
     return run_pipeline(build, [*FLAGS, "--dry_run=True"]).job
 
 

@@ -49,7 +49,7 @@ def dataset(tmp_path: Path) -> Dataset:
         fold_entries={"train": 18, "validation": 14, "test": 16},
         folds={"method": "hash", "percent": [90, 0, 10], "seed": 0},
         ratings={"min": 0.0, "max": 7.0, "mean": 3.0, "std": 1.0},
-        records={"read": 48, "bad": 0, "duplicates": 0},
+        records={"read": 48, "bad": 0, "filtered": 0, "duplicates": 0},
         duplicates="error",
         columns=(write_vocabulary(url, vocabulary),),
         shards=shards,
@@ -152,3 +152,11 @@ def test_no_manifest_is_no_data_set(tmp_path: Path) -> None:
 def test_every_field_of_the_manifest_is_written(dataset: Dataset) -> None:
     written = json.loads(dataset.manifest.to_json())
     assert set(written) == {field.name for field in dataclasses.fields(Manifest)} | {"kind", "schema_version"}
+
+
+def test_a_manifest_of_before_there_were_filters_is_read(dataset: Dataset) -> None:
+    path = Path(dataset.url) / "manifest.json"
+    value = json.loads(path.read_text())
+    assert value.pop("filters") == {}
+    path.write_text(json.dumps(value))
+    assert Dataset(dataset.url).manifest == dataset.manifest

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnsparse_stream.folds import assign_folds, hash_ids
+from nnsparse_stream.folds import FoldKeys, HashFolds, LastFolds, TimeFolds, assign_folds, hash_ids
 
 MASK = 2**64 - 1
 
@@ -69,3 +72,72 @@ def test_integers_and_strings_of_the_same_digits_hash_apart() -> None:
     integers = hash_ids(pa.array(range(1000)))
     strings = hash_ids(pa.array([str(value) for value in range(1000)]))
     assert not set(integers.tolist()) & set(strings.tolist())
+
+
+def not_needed() -> np.ndarray:
+    raise AssertionError("these folds do not go by it")
+
+
+@given(st.lists(st.integers(-5, 5)), *[st.none() | st.integers(-4, 4)] * 2)
+def test_a_cut_in_time(times: list[int], validation_from: int | None, test_from: int | None) -> None:
+    if validation_from is None and test_from is None:
+        with pytest.raises(ValueError, match="neither validation_from nor test_from"):
+            TimeFolds()
+        return
+    if validation_from is not None and test_from is not None and validation_from >= test_from:
+        with pytest.raises(ValueError, match=f"validation_from {validation_from} is not before test_from {test_from}"):
+            TimeFolds(validation_from, test_from)
+        return
+    folds = TimeFolds(validation_from, test_from)
+    keys = FoldKeys(not_needed, np.array(times, dtype=np.int64), not_needed, not_needed)  # type: ignore[arg-type]
+    found = folds.assign(keys)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [
+        2
+        if test_from is not None and time >= test_from
+        else int(validation_from is not None and time >= validation_from)
+        for time in times
+    ]
+    assert folds.to_json() == {"method": "time", "validation_from": validation_from, "test_from": test_from}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=30),
+    st.integers(0, 4),
+    st.integers(0, 4),
+    st.randoms(use_true_random=False),
+)
+def test_the_latest_of_each_row(
+    ratings: list[tuple[int, int]], validation: int, test: int, shuffler: random.Random
+) -> None:
+    numbers = {row: number for number, row in enumerate(sorted({row for row, _ in ratings}))}
+    # Each rating of a row is of another column, which breaks ties.
+    columns = list(range(len(ratings)))
+    shuffler.shuffle(columns)
+    keys = FoldKeys(
+        hashes=not_needed,  # type: ignore[arg-type]
+        times=np.array([time for _, time in ratings], dtype=np.int64),
+        rows=lambda: np.array([numbers[row] for row, _ in ratings], dtype=np.int64),
+        ties=lambda: np.array(columns, dtype=np.int64),
+    )
+    folds = LastFolds("item", validation, test)
+    found = folds.assign(keys).tolist()
+    for row in numbers:
+        mine = sorted((time, columns[i], found[i]) for i, (other, time) in enumerate(ratings) if other == row)
+        expected = []
+        for place in range(len(mine)):  # from the latest; the earliest stays for training
+            is_first = place == len(mine) - 1
+            expected.append(0 if is_first else 2 if place < test else 1 if place < test + validation else 0)
+        assert [fold for _, _, fold in mine] == expected[::-1]
+    assert (folds.row_axis, folds.to_json()) == (
+        "item",
+        {"method": "last", "axis": "item", "validation": validation, "test": test},
+    )
+
+
+def test_hash_folds_ask_for_hashes_only() -> None:
+    users, items = hash_ids(pa.array([1, 2, 3])), hash_ids(pa.array(["a", "b", "c"]))
+    keys = FoldKeys(lambda: (users, items), None, not_needed, not_needed)
+    folds = HashFolds((50, 25, 25), 7)
+    assert folds.assign(keys).tolist() == assign_folds(users, items, (50, 25, 25), 7).tolist()
+    assert folds.to_json() == {"method": "hash", "percent": [50, 25, 25], "seed": 7}

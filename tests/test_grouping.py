@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnsparse_stream.folds import assign_folds, hash_ids
+from nnsparse_stream.folds import Folds, HashFolds, LastFolds, TimeFolds, assign_folds, hash_ids
 from nnsparse_stream.grouping import (
     DuplicateRatingError,
-    HashFolds,
     encode_block,
+    filter_rows,
+    fold_block,
     group_rows,
     partition,
     rank_ids,
@@ -160,3 +162,107 @@ def test_ranks_order_strings_by_bytes() -> None:
     ids, ranks = rank_ids(pa.array(["b", "Z", "é", "a", "b"]))
     assert ids.to_pylist() == ["Z", "a", "b", "é"]
     assert ranks.tolist() == [2, 0, 3, 1, 2]
+
+
+FOLDS_BY_TIME = st.sampled_from([TimeFolds(1, 3), TimeFolds(test_from=2), (1, 1), (0, 2), (2, 0)])
+
+
+@given(
+    RECORDS,
+    FOLDS_BY_TIME,
+    st.sampled_from(["user", "item"]),
+    st.sampled_from(["first", "last", "mean"]),
+    st.randoms(use_true_random=False),
+)
+def test_folds_by_time_go_by_the_ratings_that_are_kept(
+    records: list[tuple], cut: Any, axis: str, policy: str, shuffler: random.Random
+) -> None:
+    folds: Folds = LastFolds(axis, *cut) if isinstance(cut, tuple) else cut
+    blocks, vocabulary = blocks_of(records, axis)
+    rows, _ = group_rows(blocks, axis, vocabulary, policy, folds)
+    times: dict[tuple, int] = {}
+    for user, item, _, time, _ in records:
+        pair = (user, item) if axis == "user" else (item, user)
+        better = min if policy == "first" else max
+        times[pair] = better(times.get(pair, time), time)
+    found = {pair: fold for pair, (_, fold) in entries(rows, vocabulary).items()}
+    assert found.keys() == times.keys()
+    if isinstance(folds, TimeFolds):
+        starts = [float("inf") if start is None else start for start in (folds.validation_from, folds.test_from)]
+        assert found == {pair: 2 if t >= starts[1] else int(t >= starts[0]) for pair, t in times.items()}
+    else:
+        for row in {row for row, _ in times}:
+            latest = sorted(((t, _bytes(column)) for (r, column), t in times.items() if r == row), reverse=True)
+            expected = [2] * folds.test + [1] * folds.validation
+            expected = [*expected[: len(latest) - 1], *[0] * len(latest)][: len(latest)]
+            by_column = {_bytes(column): fold for (r, column), fold in found.items() if r == row}
+            assert [by_column[column] for _, column in latest] == expected
+    shuffled = records.copy()
+    shuffler.shuffle(shuffled)
+    assert group_rows(blocks_of(shuffled, axis, 3)[0], axis, vocabulary, policy, folds)[0].equals(rows)
+
+
+@given(RECORDS, FOLDS_BY_TIME | st.just(HashFolds((40, 30, 30))), st.randoms(use_true_random=False))
+def test_a_block_is_folded_like_the_rows_that_it_becomes(
+    records: list[tuple], cut: Any, shuffler: random.Random
+) -> None:
+    records = list({record[:2]: record for record in records}.values())  # nothing to merge
+    folds: Folds = LastFolds("item", *cut) if isinstance(cut, tuple) else cut
+    blocks, vocabulary = blocks_of(records, "item")
+    rows, _ = group_rows(blocks, "item", vocabulary, "error", folds)
+    shuffler.shuffle(records)
+    users, items, ratings, times, _ = zip(*records, strict=True)
+    block = pa.record_batch(
+        {"user": users, "item": items, "rating": pa.array(ratings, pa.float32()), "timestamp": pa.array(times)}
+    )
+    folded = fold_block(block, folds)
+    assert folded.select(block.schema.names).equals(block)
+    found = zip(folded["item"].to_pylist(), folded["user"].to_pylist(), folded["fold"].to_pylist(), strict=True)
+    assert {(item, user): fold for item, user, fold in found} == {
+        pair: fold for pair, (_, fold) in entries(rows, vocabulary).items()
+    }
+
+
+def test_records_of_one_pair_and_time_are_folded_alike_in_any_order() -> None:
+    block = pa.record_batch(
+        {"user": [1, 1, 1], "item": [2, 2, 2], "rating": pa.array([3, 1, 2], pa.float32()), "timestamp": [5, 5, 5]}
+    )
+    for order in ([0, 1, 2], [2, 0, 1]):
+        folded = fold_block(block.take(pa.array(order)), LastFolds("user", 1, 1))
+        assert sorted(zip(folded["rating"].to_pylist(), folded["fold"].to_pylist(), strict=True)) == [
+            (1.0, 0),
+            (2.0, 1),
+            (3.0, 2),
+        ]
+
+
+@given(RECORDS, st.sampled_from(["user", "item"]), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_filters_count_once_before_anything_is_left_out(
+    records: list[tuple], axis: str, least_of_row: int, least_of_column: int, cuts: int
+) -> None:
+    row, column = (0, 1) if axis == "user" else (1, 0)
+    by_row, by_column = (Counter(record[place] for record in records) for place in (row, column))
+    frequent = pa.array([name for name, count in by_column.items() if count >= least_of_column])
+    if not len(frequent):
+        return
+    vocabulary = order_counts(count_ids(frequent))
+    users, items, ratings, _, _ = zip(*records, strict=True)
+    block = pa.record_batch({"user": users, "item": items, "rating": pa.array(ratings, pa.float32())})
+    size = -(-len(block) // cuts)
+    encoded = [
+        encode_block(block.slice(start, size), axis, vocabulary, known_columns_only=True)
+        for start in range(0, len(block), size)
+    ]
+    kept, filtered = filter_rows(encoded, least_of_row)
+    expected = [
+        (record[row], record[column])
+        for record in records
+        if by_row[record[row]] >= least_of_row and by_column[record[column]] >= least_of_column
+    ]
+    columns = vocabulary.decode(kept["column"].to_numpy()).to_pylist()
+    assert list(zip(kept["row"].to_pylist(), columns, strict=True)) == expected
+    assert filtered == len(records) - len(expected)
+
+
+def _bytes(name: int | str) -> int | bytes:
+    return name.encode() if isinstance(name, str) else name

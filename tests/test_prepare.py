@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from preparing import files_of, prepare, ratings_of
 
 from nnsparse_stream import storage
 from nnsparse_stream.dataset import Dataset
@@ -27,28 +28,6 @@ from nnsparse_stream.folds import FOLDS
 from pipelines import cli
 
 Record = tuple[int | str, int | str, float]
-
-
-def prepare(*flags: object) -> int:
-    return cli.main(["prepare", *map(str, flags)])
-
-
-def files_of(url: str) -> dict[str, bytes]:
-    """Every file of a directory, by its path in it."""
-    fs, path = storage.filesystem(url)
-    return {name[len(path) :].lstrip("/"): fs.cat_file(name) for name in fs.find(path)} if fs.exists(path) else {}
-
-
-def ratings_of(url: str) -> list[tuple]:
-    """Every entry of a data set as (row, column, value, fold)."""
-    dataset = Dataset(url)
-    ids = dataset.vocabulary().ids.to_pylist()
-    return [
-        (row["row"], ids[column], value, fold)
-        for batch in dataset.batches()
-        for row in batch.to_pylist()
-        for column, value, fold in zip(row["columns"], row["values"], row["fold"], strict=True)
-    ]
 
 
 def make_records(strings: bool, count: int = 600, seed: int = 0) -> list[Record]:
@@ -108,7 +87,7 @@ def test_formats_splits_and_orders_give_the_same_bytes(tmp_path: Path, strings: 
     swap = axis == "item"
     assert {entry[:3] for entry in found} == {((i, u) if swap else (u, i)) + (r,) for u, i, r in records}
     manifest = Dataset(str(tmp_path / "out" / "one")).manifest
-    assert manifest.records == {"read": 600, "bad": 0, "duplicates": 0}
+    assert manifest.records == {"read": 600, "bad": 0, "filtered": 0, "duplicates": 0}
     counts = [manifest.fold_entries[fold] for fold in FOLDS]
     assert counts == np.bincount([entry[3] for entry in found]).tolist()
     assert (manifest.row_id_type, manifest.column_id_type) == (("string",) * 2 if strings else ("int64",) * 2)
@@ -142,7 +121,7 @@ def test_duplicates(tmp_path: Path, policy: str, value: float, timed: bool) -> N
     urls = ",".join(str(tmp_path / name) for name in order)
     assert prepare("--input", urls, "--output", tmp_path / "out", "--axis", "user", "--duplicates", policy) == 0
     assert [entry[:3] for entry in ratings_of(str(tmp_path / "out"))] == [(1, 2, value), (3, 2, 4.0)]
-    assert Dataset(str(tmp_path / "out")).manifest.records == {"read": 4, "bad": 0, "duplicates": 2}
+    assert Dataset(str(tmp_path / "out")).manifest.records == {"read": 4, "bad": 0, "filtered": 0, "duplicates": 2}
 
 
 def test_bad_records_go_to_dead_letters_and_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +135,7 @@ def test_bad_records_go_to_dead_letters_and_are_counted(tmp_path: Path, capsys: 
         {"file": str(tmp_path / "a.csv"), "position": 202, "reason": "rating is not finite", "text": "1,2,nan,0"},
         {"file": str(tmp_path / "a.csv"), "position": 204, "reason": "1 fields where 4 are expected", "text": "oops"},
     ]
-    assert Dataset(str(out)).manifest.records == {"read": 202, "bad": 2, "duplicates": 0}
+    assert Dataset(str(out)).manifest.records == {"read": 202, "bad": 2, "filtered": 0, "duplicates": 0}
     printed = capsys.readouterr().out
     assert "records read  202" in printed
     assert "bad records   2" in printed
@@ -399,7 +378,7 @@ def test_all_of_movielens_1m(tmp_path: Path, movielens: Path) -> None:
     assert prepare(*flags, "--output", tmp_path / "whole") == 0
     manifest = Dataset(str(tmp_path / "whole")).manifest
     assert (manifest.num_rows, manifest.num_columns, manifest.num_entries) == (6040, 3706, 1_000_209)
-    assert manifest.records == {"read": 1_000_209, "bad": 0, "duplicates": 0}
+    assert manifest.records == {"read": 1_000_209, "bad": 0, "filtered": 0, "duplicates": 0}
     shares = [manifest.fold_entries[fold] / manifest.num_entries for fold in FOLDS]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.002)
 

@@ -272,7 +272,7 @@ def test_data_sets_that_cannot_be_blended_are_refused(trained, item_side, tmp_pa
     trained = trained._replace(log=str(tmp_path / "part.parquet"))
     assert "differ in their vocabulary" in refused(other("part", "--axis", "user", "--num_shards", "3"))
     folds = other("folds", "--axis", "item", "--folds", "70,20,10")
-    assert "the same --folds and --fold_seed" in refused(folds, "--history_folds", "train")
+    assert "the same flags of folds" in refused(folds, "--history_folds", "train")
     numbers = part.set_column(0, "user", pc.cast(part["user"].combine_chunks().dictionary_encode().indices, pa.int64()))
     pq.write_table(numbers, tmp_path / "numbers.parquet")
     trained = trained._replace(log=str(tmp_path / "numbers.parquet"))

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 from shuffles import carries_blocks, coders_of_shuffles, falls_back
 
+from nnsparse_stream.folds import LastFolds
 from nnsparse_stream.formats import RatingFile
 from nnsparse_stream.inputs import plan_inputs
 from nnsparse_stream.reading import Split
-from transforms import BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
+from transforms import AssignFolds, BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
 from transforms.coders import RecordBatchCoder, SplitCoder
 
 
@@ -43,3 +44,13 @@ def test_no_shuffled_element_falls_back_to_pickle(tmp_path: Path) -> None:
     assert blocks == {"BuildVocabulary/By part", "SparsifyRatings/By shard"}
     assert len(found) >= 3  # and the Reshuffle of the splits
     assert not [label for label, parts in found.items() if falls_back(parts)]
+
+
+def test_folding_by_row_shuffles_blocks() -> None:
+    pipeline = beam.Pipeline("apache_beam.runners.portability.fn_api_runner.FnApiRunner")
+    block = pa.record_batch({"user": [1], "item": [1], "rating": [1.0], "timestamp": [1]})
+    ratings = pipeline | beam.Create([block], reshuffle=False).with_output_types(pa.RecordBatch)
+    _ = ratings | AssignFolds(LastFolds("user"))
+    found = coders_of_shuffles(pipeline)
+    assert carries_blocks(found["AssignFolds/By part"])
+    assert not falls_back(found["AssignFolds/By part"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ import transforms.sparsify
 import transforms.vocabulary
 from nnsparse_stream.dataset import ColumnsFile
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.grouping import HashFolds
+from nnsparse_stream.folds import Folds, HashFolds, LastFolds, TimeFolds
+from nnsparse_stream.grouping import fold_block
 from nnsparse_stream.inputs import InputPlan, plan_inputs
 from nnsparse_stream.reading import BLOCK_BYTES
 from nnsparse_stream.storage import join
+from nnsparse_stream.times import TimeRange
 from nnsparse_stream.vocabulary import Vocabulary, count_ids, order_counts
+from pipelines.metrics import sizes
 from pipelines.running import run_pipeline
-from transforms import BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
+from transforms import AssignFolds, BuildVocabulary, FilterByTime, ReadRatings, SparsifyRatings, WriteShards
 from transforms.read import check_bad_records
 from transforms.sparsify import shard_count
 
@@ -98,7 +102,11 @@ def test_blocks_become_shards(
         shards = read.ratings | SparsifyRatings(
             "user", vocabulary, plan.empty_block(), folds=HashFolds((100, 0, 0)), num_shards=50
         )
-        _ = shards | beam.Map(lambda shard: [*shard[:2], shard[2].to_pylist(), shard[3]]) | collect(tmp_path, "shards")
+        _ = (
+            shards
+            | beam.Map(lambda shard: [*shard[:2], shard[2].to_pylist(), *shard[3:]])
+            | collect(tmp_path, "shards")
+        )
         _ = shards | WriteShards(str(tmp_path / "data")) | "Written" >> collect(tmp_path, "written")
 
     run_pipeline(build, [])
@@ -107,16 +115,16 @@ def test_blocks_become_shards(
     vocabulary = Vocabulary.read([join(built["url"], ColumnsFile(**built["file"]).path)])
     assert vocabulary.ids.to_pylist() == [f"i{item}" for item in range(7)]
     shards = sorted(read_lines(tmp_path / "shards"))
-    assert [(shard, of, merged) for shard, of, _, merged in shards] == [(shard, 50, 0) for shard in range(50)]
+    assert [(shard, of, merged) for shard, of, _, merged, _ in shards] == [(shard, 50, 0) for shard in range(50)]
     found = {
         (row["row"], f"i{column}", value)
-        for _, _, rows, _ in shards
+        for _, _, rows, _, _ in shards
         for row in rows
         for column, value in zip(row["columns"], row["values"], strict=True)
     }
     assert found == set(RECORDS)
     written = sorted(read_lines(tmp_path / "written"), key=lambda entry: entry["shard"])
-    assert [entry["file"]["rows"] for entry in written] == [len(rows) for _, _, rows, _ in shards]
+    assert [entry["file"]["rows"] for entry in written] == [len(rows) for _, _, rows, _, _ in shards]
     assert len(list((tmp_path / "data" / "rows").iterdir())) == 50
 
 
@@ -125,7 +133,7 @@ def test_shuffled_elements_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transforms.sparsify, "load_vocabulary", lambda built: built["vocabulary"])
     rows = np.arange(300_000)
     ratings = pa.record_batch({"user": rows, "item": rows % 10, "rating": np.ones(len(rows), np.float32)})
-    do_fn = transforms.sparsify._Partition("user", 1)
+    do_fn = transforms.sparsify._Partition("user", 1, False)
     do_fn.start_bundle()
     built = {"vocabulary": order_counts(count_ids(ratings["item"])), "ratings": len(rows)}
     assert list(do_fn.process(ratings, built)) == []
@@ -149,3 +157,103 @@ def test_a_duplicate_reaches_the_driver_from_a_worker(tmp_path: Path) -> None:
 def test_shards_follow_the_number_of_ratings() -> None:
     assert [shard_count(ratings, None) for ratings in (0, 1, 500_000, 500_001)] == [1, 1, 1, 2]
     assert shard_count(10**9, 7) == 7
+
+
+def timed_blocks(order: int, size: int) -> list[pa.RecordBatch]:
+    """The same 200 distinct pairs with times, in one of several orders and cut in pieces."""
+    pairs = [
+        (user, f"i{item}", (user * item) % 5 + 1.0, (user * 7 + item * 3) % 11)
+        for user in range(20)
+        for item in range(10)
+    ]
+    users, items, ratings, times = zip(*sorted(pairs, key=lambda pair: hash((order, *pair[::3]))), strict=True)
+    block = pa.record_batch(
+        {"user": users, "item": items, "rating": pa.array(ratings, pa.float32()), "timestamp": times}
+    )
+    return [block.slice(start, size) for start in range(0, len(block), size)]
+
+
+@pytest.mark.parametrize(
+    "folds", [HashFolds((40, 30, 30)), TimeFolds(3, 8), LastFolds("user", 2, 1), LastFolds("item")]
+)
+def test_assigned_folds_are_those_of_the_whole_in_any_order_and_cut(tmp_path: Path, folds: Folds) -> None:
+    (whole,) = timed_blocks(0, 1000)
+    expected = sorted(map(str, fold_block(whole, folds).to_pylist()))
+    for order, size in ((1, 200), (2, 13)):
+
+        def build(pipeline: beam.Pipeline, order: int = order, size: int = size) -> None:
+            ratings = pipeline | beam.Create(timed_blocks(order, size)).with_output_types(pa.RecordBatch)
+            folded = ratings | AssignFolds(folds, parts=3)
+            _ = folded | beam.Map(pa.RecordBatch.to_pylist) | collect(tmp_path, f"folded{order}")
+
+        run_pipeline(build, [])
+        rows = [row for block in read_lines(tmp_path / f"folded{order}") for row in block]
+        assert sorted(map(str, rows)) == expected
+
+
+def test_folds_by_the_rows_of_the_other_axis_are_refused(plan: InputPlan) -> None:
+    with pytest.raises(ValueError, match="the rows are of the axis 'item'"):
+        SparsifyRatings("item", None, plan.empty_block(), folds=LastFolds("user"))
+
+
+def test_filters_leave_out_and_count(tmp_path: Path) -> None:
+    (whole,) = timed_blocks(0, 1000)
+    late = whole.slice(50).set_column(3, "timestamp", pa.array(np.full(150, 99)))
+
+    def build(pipeline: beam.Pipeline) -> None:
+        blocks = [*timed_blocks(1, 17), late]
+        ratings = pipeline | beam.Create(blocks).with_output_types(pa.RecordBatch)
+        kept = ratings | FilterByTime(TimeRange(2, 9))
+        _ = kept.filtered | "Filtered" >> collect(tmp_path, "filtered")
+        vocabulary = kept.ratings | BuildVocabulary("item", "string", str(tmp_path), min_ratings=13)
+        _ = vocabulary | "Vocabulary" >> collect(tmp_path, "vocabulary")
+        shards = kept.ratings | SparsifyRatings(
+            "user", vocabulary, whole.slice(0, 0), num_shards=3, min_row_ratings=7, known_columns_only=True
+        )
+        _ = shards | beam.Map(lambda shard: [shard[2].to_pylist(), *shard[3:]]) | collect(tmp_path, "shards")
+        _ = shards | WriteShards(str(tmp_path)) | "Written" >> collect(tmp_path, "written")
+
+    result = run_pipeline(build, [])
+    inside = [row for row in whole.to_pylist() if 2 <= row["timestamp"] < 9]
+    users, items = (Counter(row[axis] for row in inside) for axis in ("user", "item"))
+    expected = {
+        (row["user"], row["item"], row["rating"])
+        for row in inside
+        if users[row["user"]] >= 7 and items[row["item"]] >= 13
+    }
+    assert 0 < len(expected) < len(inside)
+    assert min(users.values()) < 7
+    assert min(items.values()) < 13
+    by_time = sum(read_lines(tmp_path / "filtered"))
+    assert by_time == len(whole) + len(late) - len(inside)
+    (built,) = read_lines(tmp_path / "vocabulary")
+    assert built["ratings"] == len(inside)
+    ids = Vocabulary.read([join(built["url"], built["file"]["path"])]).ids.to_pylist()
+    assert sorted(ids) == sorted(item for item, count in items.items() if count >= 13)
+    shards = read_lines(tmp_path / "shards")
+    found = {
+        (row["row"], ids[column], value)
+        for rows, _, _ in shards
+        for row in rows
+        for column, value in zip(row["columns"], row["values"], strict=True)
+    }
+    assert found == expected
+    assert all(row["columns"] for rows, _, _ in shards for row in rows)
+    filtered = [filtered for _, _, filtered in shards]
+    assert sum(filtered) == len(inside) - len(expected)
+    assert sorted(part["filtered"] for part in read_lines(tmp_path / "written")) == sorted(filtered)
+    metrics = result.metrics().query()
+    counters: Counter[str] = Counter()
+    for metric in metrics["counters"]:
+        if metric.key.metric.namespace == "ratings":
+            counters[metric.key.metric.name] += metric.committed
+    assert counters == {
+        "filtered": by_time + sum(filtered),
+        "duplicates": 0,
+        "rows": len({user for user, _, _ in expected}),
+        "entries": len(expected),
+    }
+    distributions = sizes(result)
+    assert distributions["shard_bytes"].number == 3
+    assert distributions["shard_bytes"].total == sum(path.stat().st_size for path in (tmp_path / "rows").iterdir())
+    assert distributions["shuffled_block_bytes"].total > 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import write_file
-from nnsparse_stream.vocabulary import Vocabulary, count_ids, merge_counts, order_counts
+from nnsparse_stream.vocabulary import Vocabulary, count_ids, keep_frequent, merge_counts, order_counts
 
 INTEGERS = st.one_of(st.integers(-5, 20), st.integers(-(2**63), 2**63 - 1))
 IDS = st.one_of(
@@ -67,3 +67,11 @@ def test_damaged_files_are_named(tmp_path) -> None:
         Vocabulary.from_table(pa.table({"index": [0]}))
     with pytest.raises(InputError, match="holds an id twice"):
         Vocabulary(pa.array([3, 3]), np.array([1, 1]))
+
+
+@given(st.lists(st.integers(0, 5)), st.integers(1, 4))
+def test_seldom_ids_are_left_out(ids: list[int], least: int) -> None:
+    kept = keep_frequent(count_ids(pa.array(ids, type=pa.int64())), least)
+    assert dict(zip(kept["id"].to_pylist(), kept["count"].to_pylist(), strict=True)) == {
+        name: count for name, count in Counter(ids).items() if count >= least
+    }

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transforms.evaluate import EvaluateBlend as EvaluateBlend
     from transforms.evaluate import EvaluateRatings as EvaluateRatings
+    from transforms.filters import FilterByTime as FilterByTime
+    from transforms.folds import AssignFolds as AssignFolds
     from transforms.read import ReadRatings as ReadRatings
     from transforms.score import ScoreRatings as ScoreRatings
     from transforms.score_blend import BlendPairs as BlendPairs
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from transforms.vocabulary import BuildVocabulary as BuildVocabulary
 
 _MODULE_OF = {
+    "AssignFolds": "folds",
     "BlendPairs": "score_blend",
     "BuildVocabulary": "vocabulary",
     "EvaluateBlend": "evaluate",
     "EvaluateRatings": "evaluate",
+    "FilterByTime": "filters",
     "RankBlend": "score_blend",
     "ReadRatings": "read",
     "ScoreRatings": "score",

@@ -85,6 +85,7 @@ class _Read(beam.DoFn):
         self._dead_letters = dead_letters
         self._good_counter = Metrics.counter("ratings", "read")
         self._bad_counter = Metrics.counter("ratings", "bad")
+        self._block_bytes = Metrics.distribution("ratings", "read_block_bytes")
 
     def process(self, split: Split) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         letters = _DeadLetters(self._dead_letters, f"{split.file.number:05d}-{split.first:05d}")
@@ -93,6 +94,7 @@ class _Read(beam.DoFn):
             letters.add(block.bad)
             good += len(block.ratings)
             if len(block.ratings):
+                self._block_bytes.update(block.ratings.nbytes)
                 yield block.ratings
         letters.flush()
         self._good_counter.inc(good)

@@ -7,11 +7,13 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.grouping import DuplicateRatingError, HashFolds, encode_block, group_rows, partition
+from nnsparse_stream.folds import Folds, HashFolds
+from nnsparse_stream.grouping import DuplicateRatingError, encode_block, filter_rows, group_rows, partition
 from nnsparse_stream.reading import BLOCK_BYTES
 from transforms.vocabulary import load_vocabulary
 
@@ -31,15 +33,19 @@ class SparsifyRatings(beam.PTransform):
         vocabulary: what `BuildVocabulary` returned for the other axis.
         empty: a block of ratings without rows, for its schema (`InputPlan.empty_block`).
         duplicates: "error", "first", "last" or "mean"; see `nnsparse_stream.grouping.group_rows`.
-        folds: how to fold by hash, or None where the blocks have a column fold.
+        folds: how to fold, or None where the blocks have a column fold (`AssignFolds` adds one).
         num_shards: by default, as many as hold `RATINGS_PER_SHARD` ratings each.
+        min_row_ratings: rows with fewer records, duplicates included, are left out.
+        known_columns_only: whether ratings of columns that are not in the vocabulary are left out; else they fail the
+            run. They count as ratings of their row all the same.
         describe_pair: says where a user's and an item's duplicate ratings are, for the error's message.
 
     Returns:
-        A PCollection of (shard, number of shards, rows, ratings merged away), one element a shard.
+        A PCollection of (shard, number of shards, rows, ratings merged away, ratings left out), one element a shard.
 
     Raises:
         InputError: in a worker, where a pair is rated more than once and the policy is "error".
+        ValueError: the folds go by the rows of the other axis.
     """
 
     def __init__(
@@ -49,26 +55,32 @@ class SparsifyRatings(beam.PTransform):
         empty: pa.RecordBatch,
         *,
         duplicates: str = "error",
-        folds: HashFolds | None = HashFolds(),  # noqa: B008 (immutable)
+        folds: Folds | None = HashFolds(),  # noqa: B008 (immutable)
         num_shards: int | None = None,
+        min_row_ratings: int = 1,
+        known_columns_only: bool = False,
         describe_pair: Callable[[Any, Any], str] | None = None,
     ) -> None:
         super().__init__()
+        if folds and folds.row_axis not in (None, axis):
+            raise ValueError(f"{folds} need the rows of the other axis, and the rows are of the axis {axis!r}")
         self._axis = axis
         self._vocabulary = vocabulary
         self._empty = empty
         self._duplicates = duplicates
         self._folds = folds
         self._num_shards = num_shards
+        self._min_row_ratings = min_row_ratings
+        self._known_columns_only = known_columns_only
         self._describe_pair = describe_pair
 
     def expand(
         self, ratings: beam.PCollection[pa.RecordBatch]
-    ) -> beam.PCollection[tuple[int, int, pa.RecordBatch, int]]:
+    ) -> beam.PCollection[tuple[int, int, pa.RecordBatch, int, int]]:
         """Applies the transform."""
         vocabulary = beam.pvalue.AsSingleton(self._vocabulary)
         keyed = ratings | "Partition" >> beam.ParDo(
-            _Partition(self._axis, self._num_shards), vocabulary
+            _Partition(self._axis, self._num_shards, self._known_columns_only), vocabulary
         ).with_output_types(tuple[int, pa.RecordBatch])
         # Every shard has a key, so that one without a row is written too.
         empty = (
@@ -79,12 +91,14 @@ class SparsifyRatings(beam.PTransform):
                 tuple[int, pa.RecordBatch]
             )
         )
-        group = _GroupRows(self._axis, self._duplicates, self._folds, self._num_shards, self._describe_pair)
+        group = _GroupRows(
+            self._axis, self._duplicates, self._folds, self._num_shards, self._min_row_ratings, self._describe_pair
+        )
         return (
             (keyed, empty)
             | "Both" >> beam.Flatten()
             | "By shard" >> beam.GroupByKey()
-            | "Group" >> beam.ParDo(group, vocabulary).with_output_types(tuple[int, int, pa.RecordBatch, int])
+            | "Group" >> beam.ParDo(group, vocabulary).with_output_types(tuple[int, int, pa.RecordBatch, int, int])
         )
 
 
@@ -96,8 +110,9 @@ def shard_count(ratings: int, wanted: int | None) -> int:
 class _Partition(beam.DoFn):
     """Encodes and partitions several blocks at once, so that the pieces do not become tiny where shards are many."""
 
-    def __init__(self, axis: str, num_shards: int | None) -> None:
-        self._axis, self._num_shards = axis, num_shards
+    def __init__(self, axis: str, num_shards: int | None, known_columns_only: bool) -> None:
+        self._axis, self._num_shards, self._known_columns_only = axis, num_shards, known_columns_only
+        self._block_bytes = Metrics.distribution("ratings", "shuffled_block_bytes")
 
     def start_bundle(self) -> None:
         self._pending: list[pa.RecordBatch] = []
@@ -106,7 +121,7 @@ class _Partition(beam.DoFn):
 
     def process(self, ratings: pa.RecordBatch, vocabulary: dict[str, Any]) -> Iterator[tuple[int, pa.RecordBatch]]:
         self._shards = shard_count(vocabulary["ratings"], self._num_shards)
-        block = encode_block(ratings, self._axis, load_vocabulary(vocabulary))
+        block = encode_block(ratings, self._axis, load_vocabulary(vocabulary), self._known_columns_only)
         self._pending.append(block)
         self._bytes += block.nbytes
         if self._bytes >= _PENDING_BYTES:
@@ -122,7 +137,9 @@ class _Partition(beam.DoFn):
             for shard, block in partition(pa.concat_batches(self._pending), "row", self._shards):
                 rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
                 for start in range(0, len(block), rows):
-                    yield shard, block.slice(start, rows)
+                    piece = block.slice(start, rows)
+                    self._block_bytes.update(piece.nbytes)
+                    yield shard, piece
         self._pending, self._bytes = [], 0
 
 
@@ -139,22 +156,26 @@ class _GroupRows(beam.DoFn):
         self,
         axis: str,
         duplicates: str,
-        folds: HashFolds | None,
+        folds: Folds | None,
         num_shards: int | None,
+        min_row_ratings: int,
         describe_pair: Callable[[Any, Any], str] | None,
     ) -> None:
         self._axis, self._duplicates, self._folds = axis, duplicates, folds
-        self._num_shards, self._describe_pair = num_shards, describe_pair
+        self._num_shards, self._min_row_ratings, self._describe_pair = num_shards, min_row_ratings, describe_pair
+        self._filtered_counter = Metrics.counter("ratings", "filtered")
+        self._merged_counter = Metrics.counter("ratings", "duplicates")
 
     def process(
         self, keyed: tuple[int, Iterable[pa.RecordBatch]], vocabulary: dict[str, Any]
-    ) -> Iterator[tuple[int, int, pa.RecordBatch, int]]:
+    ) -> Iterator[tuple[int, int, pa.RecordBatch, int, int]]:
         shard, blocks = keyed
+        block, filtered = filter_rows(list(blocks), self._min_row_ratings)
         try:
-            rows, merged = group_rows(
-                list(blocks), self._axis, load_vocabulary(vocabulary), self._duplicates, self._folds
-            )
+            rows, merged = group_rows([block], self._axis, load_vocabulary(vocabulary), self._duplicates, self._folds)
         except DuplicateRatingError as error:
             where = f": {self._describe_pair(error.user, error.item)}" if self._describe_pair else ""
             raise InputError(f"{error}{where}; pass --duplicates first, last or mean, or remove one") from error
-        yield shard, shard_count(vocabulary["ratings"], self._num_shards), rows, merged
+        self._filtered_counter.inc(filtered)
+        self._merged_counter.inc(merged)
+        yield shard, shard_count(vocabulary["ratings"], self._num_shards), rows, merged, filtered

@@ -9,13 +9,14 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream import storage
 from nnsparse_stream.dataset import write_vocabulary
 from nnsparse_stream.grouping import partition
-from nnsparse_stream.vocabulary import Vocabulary, count_ids, merge_counts, order_counts
+from nnsparse_stream.vocabulary import Vocabulary, count_ids, keep_frequent, merge_counts, order_counts
 
 _PARTS = 16
 #: Partial counts are merged when they have this many rows.
@@ -29,15 +30,16 @@ class BuildVocabulary(beam.PTransform):
         column: "item" or "user".
         id_type: "int64" or "string"; needed where there is no rating at all.
         url: the data set's directory; the vocabulary goes to `columns/`.
+        min_ratings: ids with fewer records are left out.
 
     Returns:
-        A PCollection of one dictionary: `url`, `file` (the manifest's entry), `ratings` (the sum of the counts). It is
-        made for `AsSingleton`; `load_vocabulary` reads what it names.
+        A PCollection of one dictionary: `url`, `file` (the manifest's entry), `ratings` (counted, those of ids that are
+        left out too). It is made for `AsSingleton`; `load_vocabulary` reads what it names.
     """
 
-    def __init__(self, column: str, id_type: str, url: str) -> None:
+    def __init__(self, column: str, id_type: str, url: str, min_ratings: int = 1) -> None:
         super().__init__()
-        self._column, self._id_type, self._url = column, id_type, url
+        self._column, self._id_type, self._url, self._min_ratings = column, id_type, url, min_ratings
 
     def expand(self, ratings: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
@@ -45,7 +47,7 @@ class BuildVocabulary(beam.PTransform):
             ratings
             | "Count" >> beam.ParDo(_CountIds(self._column)).with_output_types(tuple[int, pa.RecordBatch])
             | "By part" >> beam.GroupByKey()
-            | "Merge" >> beam.MapTuple(_merge_part).with_output_types(pa.RecordBatch)
+            | "Merge" >> beam.Map(_merge_part, self._min_ratings).with_output_types(tuple[pa.RecordBatch, int])
         )
         return (
             ratings.pipeline
@@ -78,18 +80,21 @@ class _CountIds(beam.DoFn):
                 yield WindowedValue(part, window.max_timestamp(), [window])
 
 
-def _merge_part(part: int, counts: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
-    return merge_counts(counts)
+def _merge_part(part: tuple[int, Iterable[pa.RecordBatch]], min_ratings: int) -> tuple[pa.RecordBatch, int]:
+    """The ids of one part that have enough ratings, with their counts; and the ratings of all ids of it."""
+    merged = merge_counts(part[1])
+    return keep_frequent(merged, min_ratings), pc.sum(merged["count"]).as_py()
 
 
-def _write(_: bytes, url: str, id_type: str, counts: Iterable[pa.RecordBatch]) -> dict[str, Any]:
+def _write(_: bytes, url: str, id_type: str, parts: Iterable[tuple[pa.RecordBatch, int]]) -> dict[str, Any]:
     kind = pa.int64() if id_type == "int64" else pa.string()
     empty = count_ids(pa.array([], type=kind))
-    vocabulary = order_counts(merge_counts([empty, *counts]))
+    merged = [(empty, 0), *parts]
+    vocabulary = order_counts(merge_counts(counts for counts, _ in merged))
     return {
         "url": url,
         "file": dataclasses.asdict(write_vocabulary(url, vocabulary)),
-        "ratings": int(vocabulary.counts.sum()),
+        "ratings": sum(ratings for _, ratings in merged),
     }
 
 

@@ -60,7 +60,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
         done = run_command(name, *flags)
         assert done.returncode == 0, done.stderr
     manifest = Dataset(str(data)).manifest
-    assert manifest.records == {"read": len(records) + len(BAD) + 1, "bad": len(BAD) + 1, "duplicates": DUPLICATES}
+    counts = {"bad": len(BAD) + 1, "filtered": 0, "duplicates": DUPLICATES}
+    assert manifest.records == {"read": len(records) + len(BAD) + 1, **counts}
     return Case(prepare, score, {"data": checksums(data), "scores": checksums(scores)})
 
 

@@ -1,0 +1,162 @@
+"""The flags of `prepare` that choose ratings: into which fold each goes, and which are left out."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from nnsparse_stream.errors import InputError
+from pipelines.options import positive_int, urls
+
+if TYPE_CHECKING:
+    from nnsparse_stream.folds import Folds
+    from nnsparse_stream.times import TimeRange
+
+FILE_FLAGS = ("train_input", "validation_input", "test_input")
+#: The ways to cut into folds, and the flags of each.
+_METHODS = {
+    "hash": ("folds", "fold_seed"),
+    "time": ("validation_from", "test_from"),
+    "last": ("validation_last", "test_last"),
+    "files": FILE_FLAGS,
+}
+_TIMED_FLAGS = (*_METHODS["time"], *_METHODS["last"], "time_from", "time_to")
+
+
+def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of folds and of filters."""
+    folds = parser.add_argument_group(
+        "folds (one way of four; times are the time column's integers, or dates as 2026-01-31 or 2026-01-31T12:00:00Z)"
+    )
+    folds.add_argument(
+        "--folds",
+        type=_percent,
+        metavar="T,V,E",
+        help="percent of the ratings for train, validation and test, by a hash of user, item and seed (default: "
+        "90,0,10)",
+    )
+    folds.add_argument("--fold_seed", type=int, metavar="N", help="of that hash (default: 0)")
+    for fold in ("validation", "test"):
+        folds.add_argument(f"--{fold}_from", type=_time, metavar="TIME", help=f"ratings at or after it are {fold}")
+    for fold, which in (("validation", "before the test ratings"), ("test", "")):
+        folds.add_argument(
+            f"--{fold}_last",
+            type=positive_int,
+            metavar="N",
+            help=f"of each row, the latest N ratings {which}".rstrip() + f" are {fold}; one stays for training",
+        )
+    for flag in FILE_FLAGS:
+        folds.add_argument(f"--{flag}", type=urls, metavar="URL[,URL...]", help=f"rating files of the {flag[:-6]} fold")
+    filters = parser.add_argument_group("filters (what they leave out is counted)")
+    filters.add_argument("--time_from", type=_time, metavar="TIME", help="leave out ratings before it")
+    filters.add_argument("--time_to", type=_time, metavar="TIME", help="leave out ratings at or after it")
+    for axis in ("row", "column"):
+        filters.add_argument(
+            f"--min_{axis}_ratings",
+            type=positive_int,
+            default=1,
+            metavar="N",
+            help=f"leave out {axis}s with fewer ratings, counted once, within the range of time (default: 1)",
+        )
+
+
+def check_fold_flags(args: argparse.Namespace) -> str:
+    """The way to cut into folds: "hash", "time", "last" or "files".
+
+    Raises:
+        InputError: the flags ask for two ways.
+    """
+    given = {
+        method: next(flag for flag in flags if getattr(args, flag) is not None)
+        for method, flags in _METHODS.items()
+        if any(getattr(args, flag) is not None for flag in flags)
+    }
+    if len(given) > 1:
+        one, other, *_ = given.values()
+        raise InputError(f"--{one} and --{other} contradict each other; give one of them")
+    return next(iter(given), "hash")
+
+
+def timed_flag(args: argparse.Namespace) -> str | None:
+    """A flag that needs the times of the ratings, if one is given."""
+    return next((f"--{flag}" for flag in _TIMED_FLAGS if getattr(args, flag) is not None), None)
+
+
+def chosen_folds(args: argparse.Namespace, calendar: bool) -> Folds | None:
+    """How to cut into folds; None where the files say it.
+
+    Args:
+        args: the flags.
+        calendar: whether times are timestamps; see `InputPlan.calendar`.
+
+    Raises:
+        InputError: the flags ask for two ways, or a time does not fit the time column or the other time.
+    """
+    from nnsparse_stream.folds import HashFolds, LastFolds, TimeFolds
+
+    method = check_fold_flags(args)
+    if method == "time":
+        try:
+            return TimeFolds(*(_column_time(args, flag, calendar) for flag in _METHODS["time"]))
+        except ValueError as error:
+            raise InputError(f"{error}; exchange them") from error
+    if method == "last":
+        return LastFolds(args.axis, args.validation_last or 0, args.test_last or 0)
+    return HashFolds(args.folds or (90, 0, 10), args.fold_seed or 0) if method == "hash" else None
+
+
+def chosen_times(args: argparse.Namespace, calendar: bool) -> TimeRange:
+    """The range of time that is read.
+
+    Raises:
+        InputError: it is empty, or a time does not fit the time column.
+    """
+    from nnsparse_stream.times import TimeRange
+
+    start, end = (_column_time(args, flag, calendar) for flag in ("time_from", "time_to"))
+    if start is not None and end is not None and start >= end:
+        raise InputError(f"--time_from {start} is not before --time_to {end}: there is no rating in between")
+    return TimeRange(start, end)
+
+
+def filters_to_json(args: argparse.Namespace, times: TimeRange) -> dict[str, int]:
+    """The manifest's "filters": those that leave anything out."""
+    bounds = {"time_from": times.start, "time_to": times.end}
+    least = {flag: getattr(args, flag) for flag in ("min_row_ratings", "min_column_ratings")}
+    return {
+        **{flag: bound for flag, bound in bounds.items() if bound is not None},
+        **{flag: count for flag, count in least.items() if count > 1},
+    }
+
+
+def _column_time(args: argparse.Namespace, flag: str, calendar: bool) -> int | None:
+    from nnsparse_stream.times import column_time
+
+    time = getattr(args, flag)
+    return None if time is None else column_time(time, calendar, flag)
+
+
+def _percent(text: str) -> tuple[float, float, float]:
+    wanted = "three percentages of train, validation and test that sum to 100, as 80,10,10"
+    try:
+        parts = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+    if len(parts) != 3 or any(not 0 <= part <= 100 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    if abs(sum(parts) - 100) > 1e-6:
+        raise argparse.ArgumentTypeError(f"{text!r} sums to {sum(parts):g}, and is to be {wanted}")
+    train, validation, test = (int(part) if part == int(part) else part for part in parts)
+    return train, validation, test
+
+
+def _time(text: str) -> int | datetime:
+    from nnsparse_stream.times import parse_time
+
+    try:
+        return parse_time(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither an integer nor a date as 2026-01-31 or 2026-01-31T12:00:00Z"
+        ) from None

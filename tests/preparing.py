@@ -1,0 +1,29 @@
+"""Runs `prepare` in this process, and reads back what it wrote."""
+
+from __future__ import annotations
+
+from nnsparse_stream import storage
+from nnsparse_stream.dataset import Dataset
+from pipelines import cli
+
+
+def prepare(*flags: object) -> int:
+    return cli.main(["prepare", *map(str, flags)])
+
+
+def files_of(url: str) -> dict[str, bytes]:
+    """Every file of a directory, by its path in it."""
+    fs, path = storage.filesystem(url)
+    return {name[len(path) :].lstrip("/"): fs.cat_file(name) for name in fs.find(path)} if fs.exists(path) else {}
+
+
+def ratings_of(url: str) -> list[tuple]:
+    """Every entry of a data set as (row, column, value, fold)."""
+    dataset = Dataset(url)
+    ids = dataset.vocabulary().ids.to_pylist()
+    return [
+        (row["row"], ids[column], value, fold)
+        for batch in dataset.batches()
+        for row in batch.to_pylist()
+        for column, value, fold in zip(row["columns"], row["values"], row["fold"], strict=True)
+    ]
