@@ -180,6 +180,37 @@ def test_bad_records_go_to_dead_letters_and_are_counted(tmp_path: Path, capsys: 
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.dat", "a.jsonl"])
+def test_splits_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Not for the data set, for which of two duplicates is the last, for dead letters or for messages."""
+    records = make_records(strings=True, count=150)
+    write(tmp_path / name, [*records, *((user, item, 4.5) for user, item, _ in records[::3])])
+    lines = (tmp_path / name).read_text().split("\n")
+    for place in (5, 60, 120):
+        lines.insert(place, f"bad {place}")
+    (tmp_path / name).write_text("\n".join(lines))
+    flags = ["--axis", "item", "--duplicates", "last", "--format"]
+    flags += [{".csv": "csv", ".tsv": "tsv", ".dat": "movielens", ".jsonl": "jsonl"}[Path(name).suffix]]
+    if name == "a.dat":  # its time column is all the same: let the position decide
+        flags += ["--user_column", "0", "--item_column", "1", "--rating_column", "2"]
+    found, printed = [], []
+    for size in (1 << 20, 1500, 100):
+        monkeypatch.setattr("nnsparse_stream.reading.SPLIT_BYTES", size)
+        out = tmp_path / str(size)
+        assert prepare("--input", tmp_path / name, "--output", out, *flags, "--max_bad_fraction", 0.1) == 0
+        files = files_of(str(out))
+        names = sorted(file for file in files if file.startswith("dead_letters/"))
+        found.append((b"".join(files.pop(file) for file in names), files))
+        assert prepare("--input", tmp_path / name, "--output", tmp_path / "no", *flags, "--max_bad_fraction", 0) == 2
+        printed.append(capsys.readouterr().err)
+    assert found[1:] == found[:1] * 2
+    assert printed[1:] == printed[:1] * 2
+    assert [json.loads(line)["position"] for line in found[0][0].splitlines()] == [6, 61, 121]
+    assert f"[{tmp_path / name}:6: " in printed[0]
+
+
 @pytest.fixture(scope="module")
 def bad_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory of files that are at fault, each in its way."""

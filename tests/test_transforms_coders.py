@@ -25,7 +25,7 @@ def test_blocks_round_trip_and_a_slice_costs_its_own_size() -> None:
 
 
 def test_splits_round_trip() -> None:
-    split = Split(RatingFile("s3://ü", 3, "parquet", False, True, ("a", "b"), (), 0, (5, 7), -1), 1, 2)
+    split = Split(RatingFile("s3://ü", 3, "parquet", False, 0, ("a", "b"), (), 0, (5, 7), -1), 1, 2, 1, 5)
     coder = SplitCoder()
     assert coder.decode(coder.encode(split)) == split
     assert isinstance(coder.decode(coder.encode(split)).file, RatingFile)

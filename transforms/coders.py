@@ -45,17 +45,17 @@ class SplitCoder(beam.coders.Coder):
 
     def encode(self, value: Split) -> bytes:
         """Writes the fields in their order."""
-        return json.dumps([list(value.file), value.first, value.last]).encode()
+        return json.dumps([list(value.file), *value[1:]]).encode()
 
     def decode(self, encoded: bytes) -> Split:
         """The split."""
-        fields, first, last = json.loads(encoded)
+        fields, *rest = json.loads(encoded)
         file = RatingFile(*fields)
         # JSON has made lists of the tuples.
         file = file._replace(
             names=tuple(file.names), positions=tuple(file.positions), row_groups=tuple(file.row_groups)
         )
-        return Split(file, first, last)
+        return Split(file, *rest)
 
     def is_deterministic(self) -> bool:
         """Equal splits give equal bytes."""
