@@ -23,9 +23,8 @@ from nnsparse_stream.checkpoint import (
     load_model,
     save_checkpoint,
     step_directory,
-    vocabulary_fingerprint,
 )
-from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.dataset import Dataset, vocabulary_fingerprint
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation import ErrorSums, evaluate_batch
 from nnsparse_stream.loader import Cursor, Minibatch, TrainingStream

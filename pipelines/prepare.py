@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_shards", type=positive_int, metavar="N", help="shards (default: one for every 500,000 ratings)"
     )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="URL",
+        help="an earlier data set: its column ids keep their indices, and new ones come after them (default: indices "
+        "by count)",
+    )
     folds = parser.add_argument_group("folds")
     folds.add_argument(
         "--folds",
@@ -112,11 +118,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         duplicates=args.duplicates,
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
+    base = _base(args, plan)
     folds = HashFolds(args.folds or (90, 0, 10), args.fold_seed) if args.input else None
     output.begin()
     try:
-        run_pipeline(functools.partial(_build, args=args, plan=plan, folds=folds), beam_flags)
-        manifest = _manifest(args, plan, folds)
+        run_pipeline(functools.partial(_build, args=args, plan=plan, folds=folds, base=base), beam_flags)
+        manifest = _manifest(args, plan, folds, base)
         output.remove(_SUMMARY)
         output.complete(manifest.to_json())
     except BaseException:
@@ -140,16 +147,60 @@ def _inputs(args: argparse.Namespace) -> Sequence[str] | Mapping[int, Sequence[s
     return by_fold
 
 
-def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None) -> None:
+def _base(args: argparse.Namespace, plan: InputPlan) -> Manifest | None:
+    """The manifest of the data set whose vocabulary goes on."""
+    if args.vocabulary is None:
+        return None
+    from nnsparse_stream.dataset import Manifest
+    from nnsparse_stream.storage import check_apart
+
+    check_apart(args.output, [args.vocabulary])
+    base = Manifest.read(args.vocabulary)
+    if base.axis != args.axis:
+        raise InputError(
+            f"--vocabulary {args.vocabulary} has rows by {base.axis}: its columns are not those of --axis {args.axis}"
+        )
+    column = "item" if args.axis == "user" else "user"
+    found = getattr(plan.schema, column)
+    if found != base.column_id_type:
+        raise InputError(
+            f"--vocabulary {args.vocabulary} holds {column} ids of type {base.column_id_type}, and the input {found}; "
+            f"pass --id_type {'string' if base.column_id_type == 'string' else 'int'}, or prepare without --vocabulary"
+        )
+    return base
+
+
+def _earlier_vocabularies(base: Manifest | None) -> tuple[dict[str, Any], ...]:
+    from nnsparse_stream.dataset import vocabulary_fingerprint
+
+    if base is None:
+        return ()
+    return (
+        *base.earlier_vocabularies,
+        {"fingerprint": vocabulary_fingerprint(base), "num_columns": base.num_columns},
+    )
+
+
+def _build(
+    pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None, base: Manifest | None
+) -> None:
     import apache_beam as beam
 
     from nnsparse_stream.reading import describe_pair
     from nnsparse_stream.storage import join
     from transforms import BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
+    from transforms.vocabulary import built_vocabulary
 
     column = "item" if args.axis == "user" else "user"
     read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "dead_letters"))
-    vocabulary = read.ratings | "BuildVocabulary" >> BuildVocabulary(column, getattr(plan.schema, column), args.output)
+    vocabulary = read.ratings | "BuildVocabulary" >> BuildVocabulary(
+        column,
+        getattr(plan.schema, column),
+        args.output,
+        base=None if base is None else built_vocabulary(args.vocabulary, base),
+        # Splits grow with the ratings, and with them the most ids that there can be.
+        partitions=min(max(16, len(plan.splits)), 4096),
+    )
     shards = (
         read.ratings
         | "SparsifyRatings"
@@ -187,7 +238,7 @@ def _write_summary(
     write_file(join(url, _SUMMARY), json.dumps({"read": read, "vocabulary": vocabulary, "shards": shards}).encode())
 
 
-def _manifest(args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None) -> Manifest:
+def _manifest(args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None, base: Manifest | None) -> Manifest:
     from nnsparse_stream.dataset import ColumnsFile, Manifest, ShardFile
     from nnsparse_stream.folds import FOLDS
     from nnsparse_stream.rating_statistics import RatingStatistics, add_statistics
@@ -203,7 +254,7 @@ def _manifest(args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None
     statistics = add_statistics(
         RatingStatistics(tuple(entries), *numbers) for entries, *numbers in (shard["statistics"] for shard in shards)
     )
-    columns = ColumnsFile(**summary["vocabulary"]["file"])
+    columns = tuple(ColumnsFile(**file) for file in summary["vocabulary"]["files"])
     row_type, column_type = plan.schema.user, plan.schema.item
     if args.axis == "item":
         row_type, column_type = column_type, row_type
@@ -211,7 +262,7 @@ def _manifest(args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None
         axis=args.axis,
         row_id_type=row_type,
         column_id_type=column_type,
-        num_columns=columns.rows,
+        num_columns=sum(file.rows for file in columns),
         num_rows=sum(file.rows for file in files),
         num_entries=sum(file.entries for file in files),
         fold_entries=dict(zip(FOLDS, statistics.fold_entries, strict=True)),
@@ -219,8 +270,9 @@ def _manifest(args: argparse.Namespace, plan: InputPlan, folds: HashFolds | None
         ratings=statistics.to_json(),
         records={"read": read, "bad": bad, "duplicates": sum(shard["merged"] for shard in shards)},
         duplicates=args.duplicates,
-        columns=(columns,),
+        columns=columns,
         shards=files,
+        earlier_vocabularies=_earlier_vocabularies(base),
     )
 
 

@@ -40,6 +40,6 @@ def test_no_shuffled_element_falls_back_to_pickle(tmp_path: Path) -> None:
     _ = read.ratings | SparsifyRatings("user", vocabulary, plan.empty_block()) | WriteShards(str(tmp_path))
     found = coders_of_shuffles(pipeline)
     blocks = {label for label, parts in found.items() if carries_blocks(parts)}
-    assert blocks == {"BuildVocabulary/By part", "SparsifyRatings/By shard"}
+    assert blocks == {"BuildVocabulary/By part", "BuildVocabulary/By range", "SparsifyRatings/By shard"}
     assert len(found) >= 3  # and the Reshuffle of the splits
     assert not [label for label, parts in found.items() if falls_back(parts)]

@@ -104,7 +104,7 @@ def test_blocks_become_shards(
     run_pipeline(build, [])
     (built,) = read_lines(tmp_path / "vocabulary")
     assert built["ratings"] == len(RECORDS)
-    vocabulary = Vocabulary.read([join(built["url"], ColumnsFile(**built["file"]).path)])
+    vocabulary = Vocabulary.read([join(built["url"], ColumnsFile(**file).path) for file in built["files"]])
     assert vocabulary.ids.to_pylist() == [f"i{item}" for item in range(7)]
     shards = sorted(read_lines(tmp_path / "shards"))
     assert [(shard, of, merged) for shard, of, _, merged in shards] == [(shard, 50, 0) for shard in range(50)]
