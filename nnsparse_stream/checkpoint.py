@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from nnsparse_stream import storage
-from nnsparse_stream.dataset import Manifest
+from nnsparse_stream.dataset import Manifest, vocabulary_fingerprint
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.model import ModelConfig, RatingAutoencoder
 from nnsparse_stream.vocabulary import Vocabulary
@@ -51,7 +51,16 @@ class Checkpoint:
                 f"{url} has rows by {manifest.axis}, but the model in {self.url} was trained on rows by "
                 f"{self.state['axis']}; prepare the ratings with --axis {self.state['axis']}"
             )
-        if vocabulary_fingerprint(manifest) != self.state["vocabulary"]:
+        # The vocabularies of which this model's columns are the first so many.
+        columns = {entry["fingerprint"]: entry["num_columns"] for entry in manifest.earlier_vocabularies}
+        columns[vocabulary_fingerprint(manifest)] = manifest.num_columns
+        known = columns.get(self.state["vocabulary"])
+        if known is not None and known < manifest.num_columns:
+            raise InputError(
+                f"{url} has {manifest.num_columns - known} columns more than the model in {self.url} was trained on; "
+                "train on it, or score raw files with --input, which leaves out the ratings of new columns"
+            )
+        if known is None:
             raise InputError(
                 f"{url} has another vocabulary than the data set that the model in {self.url} was trained on: its "
                 "column indices mean other ids; use the data set of the training, or score raw files with --input"
@@ -59,12 +68,7 @@ class Checkpoint:
 
     def vocabulary_file(self) -> dict[str, Any]:
         """The vocabulary as `transforms.SparsifyRatings` takes one: what `BuildVocabulary` would have returned."""
-        return {"url": self.url, "file": {"path": _VOCABULARY, "sha256": self.state["vocabulary"]}, "ratings": 0}
-
-
-def vocabulary_fingerprint(manifest: Manifest) -> str:
-    """Identifies a data set's vocabulary: a checksum of the checksums of its files."""
-    return storage.sha256("".join(part.sha256 for part in manifest.columns).encode())
+        return {"url": self.url, "files": [{"path": _VOCABULARY, "sha256": self.state["vocabulary"]}], "ratings": 0}
 
 
 def step_directory(run: str, step: int) -> str:

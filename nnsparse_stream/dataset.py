@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from nnsparse_stream import storage
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.folds import FOLDS
-from nnsparse_stream.vocabulary import Vocabulary
+from nnsparse_stream.vocabulary import Vocabulary, to_parquet
 
 KIND = "nnsparse-stream dataset"
 SCHEMA_VERSION = 1
@@ -60,6 +60,8 @@ class Manifest:
         records: "read", "bad", "filtered" (left out) and "duplicates" (merged away); read = num_entries + the others.
         duplicates: the policy, "error", "first", "last" or "mean".
         columns: the vocabulary's files.
+        earlier_vocabularies: the vocabularies that this one goes on from, the oldest first, each "fingerprint" (see
+            `vocabulary_fingerprint`) and "num_columns": the first so many ids are the same.
         shards: the shards; a row lies in shard `hash of its id % len(shards)`.
         filters: the filters that were asked for: "time_from", "time_to", "min_row_ratings", "min_column_ratings".
     """
@@ -78,6 +80,7 @@ class Manifest:
     columns: tuple[ColumnsFile, ...]
     shards: tuple[ShardFile, ...]
     filters: dict[str, int] = dataclasses.field(default_factory=dict)
+    earlier_vocabularies: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`: equal manifests give equal bytes."""
@@ -110,6 +113,10 @@ class Manifest:
                 ShardFile(**{**entry, "row_groups": tuple((rows, entries) for rows, entries in entry["row_groups"])})
                 for entry in value["shards"]
             )
+            value["earlier_vocabularies"] = tuple(
+                {"fingerprint": entry["fingerprint"], "num_columns": entry["num_columns"]}
+                for entry in value.get("earlier_vocabularies", ())
+            )
             manifest = cls(**value)
             damage = manifest._damage()
         except (KeyError, TypeError, ValueError) as error:
@@ -134,6 +141,11 @@ class Manifest:
             return "fold_entries do not sum to num_entries"
         missing = {"min", "max", "mean", "std"} - set(self.ratings)
         return f"ratings lack {min(missing)}" if missing else None
+
+
+def vocabulary_fingerprint(manifest: Manifest) -> str:
+    """Identifies a data set's vocabulary: a checksum of the checksums of its files."""
+    return storage.sha256("".join(part.sha256 for part in manifest.columns).encode())
 
 
 class Dataset:
@@ -284,7 +296,21 @@ def write_shard(
 
 def write_vocabulary(url: str, vocabulary: Vocabulary) -> ColumnsFile:
     """Writes the vocabulary of a data set, whole, and returns the manifest's entry for it."""
-    path = "columns/part-00000-of-00001.parquet"
-    data = vocabulary.to_parquet()
+    return write_columns(url, 0, 1, vocabulary.to_table())
+
+
+def write_columns(url: str, part: int, num_parts: int, columns: pa.Table) -> ColumnsFile:
+    """Writes one part of a data set's vocabulary, whole; the same columns give the same bytes.
+
+    Args:
+        url: the data set's directory.
+        part, num_parts: which part of how many; they make the file's name.
+        columns: from `vocabulary.columns_table`.
+
+    Returns:
+        The manifest's entry for it.
+    """
+    path = f"columns/part-{part:05d}-of-{num_parts:05d}.parquet"
+    data = to_parquet(columns)
     storage.write_file(storage.join(url, path), data)
-    return ColumnsFile(path, len(vocabulary), len(data), storage.sha256(data))
+    return ColumnsFile(path, len(columns), len(data), storage.sha256(data))

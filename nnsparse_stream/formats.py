@@ -60,26 +60,29 @@ class RatingFile(NamedTuple):
         number: position in the order of the input.
         format: "parquet", "csv", "tsv", "movielens" or "jsonl".
         compressed: whether it is compressed with gzip.
-        header: whether the first line names the columns.
+        body: of text, the bytes before the first record (decompressed): a byte order mark, and the header with the
+            blank lines before it; else 0.
         names: of user, item, rating and maybe timestamp in Parquet and JSON lines; else empty.
         positions: of the same in CSV, TSV and MovieLens, from 0; else empty.
         num_fields: fields of every record of CSV, TSV and MovieLens; else 0.
         row_groups: records of each row group of a Parquet file.
         fold: fold of all its ratings, or -1 where files don't tell it.
         calendar: whether its times are timestamps or dates, which are read as microseconds since 1970 (UTC).
+        size: bytes of a text file that can be read from any place; else 0.
     """
 
     url: str
     number: int
     format: str
     compressed: bool
-    header: bool
+    body: int
     names: tuple[str, ...]
     positions: tuple[int, ...]
     num_fields: int
     row_groups: tuple[int, ...]
     fold: int
     calendar: bool = False
+    size: int = 0
 
 
 class IdKind(NamedTuple):
@@ -127,30 +130,35 @@ def inspect_file(
     Raises:
         InputError: the file is missing, empty, damaged, of no known format, or lacks a column.
     """
-    if storage.file_size(url) == 0:
+    size = storage.file_size(url)
+    if size == 0:
         raise InputError(f"{url} is empty; leave it out of the input")
     with storage.open_input(url) as stream:
-        magic = stream.read(8)
-    if file_format == "parquet" or (file_format == "auto" and magic.startswith(b"PAR1")):
+        start = stream.read(_HEAD_BYTES)
+    if file_format == "parquet" or (file_format == "auto" and start.startswith(b"PAR1")):
         return _inspect_parquet(url, number, fold, names)
     for prefix, name in _OTHER_COMPRESSIONS.items():
-        if magic.startswith(prefix):
+        if start.startswith(prefix):
             raise InputError(f"{url} is compressed with {name}; only gzip is read: decompress it first")
-    compressed = magic.startswith(b"\x1f\x8b")
-    head = _head(url, compressed)
-    lines = [line.removesuffix("\r") for line in head.split("\n")]
+    compressed = start.startswith(b"\x1f\x8b")
+    head, mark = _head(url, start, compressed)
+    lines = [line.removesuffix("\r") for line in head.decode("utf-8", errors="replace").split("\n")]
     if not any(line.strip() for line in lines):
         raise InputError(f"{url} is empty; leave it out of the input")
-    first = next(line for line in lines if line.strip())
+    number_of_first, first = next((place, line) for place, line in enumerate(lines) if line.strip())
+    size = 0 if compressed else max(size, 0)
     if file_format == "auto":
         file_format = _detect(url, first, 2 if names.rating is None else 3)
     if file_format == "jsonl":
         columns = _json_columns(url, lines, names)
-        file = RatingFile(url, number, "jsonl", compressed, False, columns, (), 0, (), fold)
+        file = RatingFile(url, number, "jsonl", compressed, mark, columns, (), 0, (), fold, size=size)
         records = [_json_fields(line, columns) for line in lines if line.strip()]
     else:
         positions, header, num_fields = _text_columns(url, split_fields(first, file_format), names, file_format)
-        file = RatingFile(url, number, file_format, compressed, header, (), positions, num_fields, (), fold)
+        body = mark
+        if header:
+            body += sum(len(line) + 1 for line in head.split(b"\n")[: number_of_first + 1])
+        file = RatingFile(url, number, file_format, compressed, body, (), positions, num_fields, (), fold, size=size)
         parsed = [split_fields(line, file_format) for line in lines if line.strip()][int(header) :]
         records = [[fields[position] for position in positions] for fields in parsed if len(fields) == num_fields]
     certain = file_format == "jsonl"
@@ -187,20 +195,22 @@ def choose_id_type(field: str, kinds: Sequence[tuple[str, IdKind]], wanted: str 
     return "string" if strings and wanted == "auto" else "int64"
 
 
-def _head(url: str, compressed: bool) -> str:
-    """The whole lines at the start of a text file, decompressed."""
-    try:
-        with storage.open_input(url, "gzip" if compressed else None) as stream:
-            head = stream.read(_HEAD_BYTES)
-            ended = len(head) < _HEAD_BYTES
-    except GZIP_ERRORS as error:
-        raise damaged_gzip(url) from error
+def _head(url: str, head: bytes, compressed: bool) -> tuple[bytes, int]:
+    """The whole lines at the start of a text file, decompressed, and the bytes of the mark before them."""
+    if compressed:
+        try:
+            with storage.open_input(url, "gzip") as stream:
+                head = stream.read(_HEAD_BYTES)
+        except GZIP_ERRORS as error:
+            raise damaged_gzip(url) from error
+    ended = len(head) < _HEAD_BYTES
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError(f"{url} is UTF-16 text; convert it to UTF-8")
     if not ended and b"\n" not in head:
         raise InputError(f"{url} is no text file of ratings: there is no line break in its first {_HEAD_BYTES} bytes")
     whole = head if ended else head[: head.rindex(b"\n")]
-    return whole.removeprefix(BOM).decode("utf-8", errors="replace")
+    lines = whole.removeprefix(BOM)
+    return lines, len(whole) - len(lines)
 
 
 def damaged_gzip(url: str) -> InputError:
@@ -338,7 +348,7 @@ def _inspect_parquet(url: str, number: int, fold: int, names: FieldNames) -> tup
         _check_parquet_type(url, field, name, schema.field(name).type)
     groups = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     calendar = names.timestamp is not None and not pa.types.is_integer(_plain(schema.field(columns[-1]).type))
-    file = RatingFile(url, number, "parquet", False, False, tuple(columns), (), 0, groups, fold, calendar)
+    file = RatingFile(url, number, "parquet", False, 0, tuple(columns), (), 0, groups, fold, calendar)
     users, items = (
         IdKind("int64" if pa.types.is_integer(_plain(schema.field(columns[place]).type)) else "string", True)
         for place in (0, 1)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.formats import FieldNames, IdKind, RatingFile, choose_id_type, inspect_file
-from nnsparse_stream.reading import Split, split_file
+from nnsparse_stream.reading import MOST_FILES, RECORD_BITS, Split, split_file
 from nnsparse_stream.storage import check_named_once, match_files
 from nnsparse_stream.text_records import BlockSchema
+
+_LOOKS_AT_ONCE = 16
 
 
 class InputPlan(NamedTuple):
@@ -71,12 +74,10 @@ def plan_inputs(
     roles = [f"--{field}_column" for field, name in names._asdict().items() if [*names].count(name) > 1 and name]
     if roles:
         raise InputError(f"{' and '.join(roles)} name the same column; give each its own")
-    inspected: list[tuple[RatingFile, IdKind, IdKind]] = []
     by_fold = urls if isinstance(urls, Mapping) else {-1: urls}
-    for fold, some in by_fold.items():
-        for url in match_files(some):
-            inspected.append(inspect_file(url, len(inspected), fold, names, file_format))
-    check_named_once([file.url for file, _, _ in inspected], "the input of two folds")
+    found = [(url, fold) for fold, some in by_fold.items() for url in match_files(some)]
+    check_named_once([url for url, _ in found], "the input of two folds")
+    inspected = _inspect(found, names, file_format)
     user_type = choose_id_type("user", [(file.url, kind) for file, kind, _ in inspected], id_type)
     item_type = choose_id_type("item", [(file.url, kind) for file, _, kind in inspected], id_type)
     files = [file for file, _, _ in inspected]
@@ -95,10 +96,28 @@ def plan_inputs(
     if not timed:
         read = 2 if names.rating is None else 3
         files = [file._replace(names=file.names[:read], positions=file.positions[:read]) for file in files]
+    if ordered and not timed and (len(files) > MOST_FILES or any(file.size >> RECORD_BITS for file in files)):
+        raise InputError(
+            f"the order of the input is kept for {MOST_FILES} files of {1 << RECORD_BITS >> 40} TiB at most; "
+            "pass a --timestamp_column, or --duplicates mean"
+        )
     schema = BlockSchema(
         user_type, item_type, timestamp=timed, position=ordered and not timed, rating=names.rating is not None
     )
     return InputPlan(tuple(files), schema)
+
+
+def _inspect(
+    found: Sequence[tuple[str, int]], names: FieldNames, file_format: str
+) -> list[tuple[RatingFile, IdKind, IdKind]]:
+    """Looks at files, several at a time: on an object store each look is a wait."""
+
+    def inspect(place: int) -> tuple[RatingFile, IdKind, IdKind]:
+        url, fold = found[place]
+        return inspect_file(url, place, fold, names, file_format)
+
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        return list(pool.map(inspect, range(len(found))))
 
 
 def _is_movielens_with_time(file: RatingFile) -> bool:

@@ -70,6 +70,13 @@ def file_size(url: str) -> int:
     return -1 if info["size"] is None else int(info["size"])
 
 
+def can_seek(url: str) -> bool:
+    """Whether a file can be read from any place: some web servers send it from the beginning only."""
+    fs, path = filesystem(url)
+    with reading(url):
+        return bool(fs.info(path).get("partial", True))
+
+
 def open_input(url: str, compression: str | None = None) -> Any:
     """Opens a file for reading as a binary stream.
 

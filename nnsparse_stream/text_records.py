@@ -28,7 +28,7 @@ _TOO_LARGE = 1e300
 
 
 class BadRecord(NamedTuple):
-    """A record that could not be read: its file, its line or record number from 1, why, and its text (shortened)."""
+    """A record that could not be read: its file, its line (in its split) or record number from 1, why, its text."""
 
     file: str
     position: int

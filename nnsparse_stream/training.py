@@ -13,9 +13,8 @@ from nnsparse_stream.checkpoint import (
     checkpoints_of,
     load_model,
     step_directory,
-    vocabulary_fingerprint,
 )
-from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.dataset import Dataset, vocabulary_fingerprint
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.loader import Cursor
 from nnsparse_stream.model import ModelConfig, RatingAutoencoder

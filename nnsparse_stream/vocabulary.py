@@ -15,6 +15,8 @@ from nnsparse_stream.storage import read_file
 
 #: A table from id to index is used where the ids' range is at most this many times their number (or a million).
 _DENSE_RANGE = 8
+#: One more than a column index, int32, can number.
+MOST_IDS = 2**31
 
 
 class Vocabulary:
@@ -29,7 +31,7 @@ class Vocabulary:
     """
 
     def __init__(self, ids: pa.Array, counts: np.ndarray) -> None:
-        if len(ids) >= 2**31:
+        if len(ids) >= MOST_IDS:
             raise InputError(
                 f"{len(ids)} distinct column ids are more than the 2147483647 that a column index can hold"
             )
@@ -108,10 +110,7 @@ class Vocabulary:
 
     def to_table(self) -> pa.Table:
         """Columns index (int32), id (int64 or string), count (int64)."""
-        index = pa.array(np.arange(len(self), dtype=np.int32))
-        fields = [("index", pa.int32()), ("id", self.ids.type), ("count", pa.int64())]
-        schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
-        return pa.table([index, self.ids, pa.array(self.counts, type=pa.int64())], schema=schema)
+        return columns_table(self.ids, pa.array(self.counts, type=pa.int64()))
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Vocabulary:
@@ -128,9 +127,7 @@ class Vocabulary:
 
     def to_parquet(self) -> bytes:
         """The vocabulary as a Parquet file: equal vocabularies give equal bytes."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(self.to_table(), sink, compression="zstd")
-        return bytes(sink.getvalue())
+        return to_parquet(self.to_table())
 
     @classmethod
     def read(cls, urls: Sequence[str]) -> Vocabulary:
@@ -147,6 +144,21 @@ class Vocabulary:
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{url} is not a whole Parquet file (truncated?)") from error
         return cls.from_table(pa.concat_tables(tables))
+
+
+def columns_table(ids: pa.Array, counts: pa.Array, first: int = 0) -> pa.Table:
+    """A vocabulary, or the part of one that begins at an index: columns index (int32), id, count (int64)."""
+    index = pa.array(np.arange(first, first + len(ids), dtype=np.int32))
+    fields = [("index", pa.int32()), ("id", ids.type), ("count", pa.int64())]
+    schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields])
+    return pa.table([index, ids, counts], schema=schema)
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A table from `columns_table` as a Parquet file: equal tables give equal bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
 
 
 def count_ids(ids: pa.Array) -> pa.RecordBatch:
@@ -166,9 +178,14 @@ def keep_frequent(counts: pa.RecordBatch, min_ratings: int) -> pa.RecordBatch:
     return counts.filter(pc.greater_equal(counts["count"], min_ratings))
 
 
+def sort_counts(counts: pa.RecordBatch) -> pa.RecordBatch:
+    """Merged counts in the vocabulary's order: the most frequent id first, ties in ascending order of the ids."""
+    return counts.sort_by([("count", "descending"), ("id", "ascending")])
+
+
 def order_counts(counts: pa.RecordBatch) -> Vocabulary:
-    """The vocabulary of merged counts: the most frequent id first, ties in ascending order of the ids."""
-    ordered = counts.sort_by([("count", "descending"), ("id", "ascending")])
+    """The vocabulary of merged counts."""
+    ordered = sort_counts(counts)
     return Vocabulary(ordered["id"], ordered["count"].to_numpy())
 
 

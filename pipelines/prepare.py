@@ -65,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_shards", type=positive_int, metavar="N", help="shards (default: one for every 500,000 ratings)"
     )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="URL",
+        help="an earlier data set: its column ids keep their indices, and new ones come after them (default: indices "
+        "by count)",
+    )
     add_selection_arguments(parser)
     add_format_arguments(parser)
 
@@ -102,11 +108,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         timed_for=timed_flag(args),
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
+    base = _base(args, plan)
     folds, times = chosen_folds(args, plan.calendar), chosen_times(args, plan.calendar)
     with written_by_job(output, beam_flags):
-        build = functools.partial(_build, args=args, plan=plan, folds=folds, times=times)
+        build = functools.partial(_build, args=args, plan=plan, folds=folds, times=times, base=base)
         result = run_pipeline(build, beam_flags)
-        manifest = _manifest(args, plan, folds, times)
+        manifest = _manifest(args, plan, folds, times, base)
         output.remove(_SUMMARY)
         output.complete(manifest.to_json())
     _report(manifest, args.output, len(plan.files), sizes(result), time.monotonic() - started)
@@ -126,20 +133,68 @@ def _inputs(args: argparse.Namespace) -> Sequence[str] | Mapping[int, Sequence[s
     return by_fold
 
 
+def _base(args: argparse.Namespace, plan: InputPlan) -> Manifest | None:
+    """The manifest of the data set whose vocabulary goes on."""
+    if args.vocabulary is None:
+        return None
+    from nnsparse_stream.dataset import Manifest
+    from nnsparse_stream.storage import check_apart
+
+    if args.min_column_ratings > 1:
+        raise InputError("--vocabulary keeps every earlier column, so --min_column_ratings contradicts it; drop one")
+    check_apart(args.output, [args.vocabulary])
+    base = Manifest.read(args.vocabulary)
+    if base.axis != args.axis:
+        raise InputError(
+            f"--vocabulary {args.vocabulary} has rows by {base.axis}: its columns are not those of --axis {args.axis}"
+        )
+    column = "item" if args.axis == "user" else "user"
+    found = getattr(plan.schema, column)
+    if found != base.column_id_type:
+        raise InputError(
+            f"--vocabulary {args.vocabulary} holds {column} ids of type {base.column_id_type}, and the input {found}; "
+            f"pass --id_type {'string' if base.column_id_type == 'string' else 'int'}, or prepare without --vocabulary"
+        )
+    return base
+
+
+def _earlier_vocabularies(base: Manifest | None) -> tuple[dict[str, Any], ...]:
+    from nnsparse_stream.dataset import vocabulary_fingerprint
+
+    if base is None:
+        return ()
+    return (
+        *base.earlier_vocabularies,
+        {"fingerprint": vocabulary_fingerprint(base), "num_columns": base.num_columns},
+    )
+
+
 def _build(
-    pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange
+    pipeline: beam.Pipeline,
+    args: argparse.Namespace,
+    plan: InputPlan,
+    folds: Folds | None,
+    times: TimeRange,
+    base: Manifest | None,
 ) -> None:
     import apache_beam as beam
 
     from nnsparse_stream.reading import describe_pair
     from nnsparse_stream.storage import join
     from transforms import BuildVocabulary, FilterByTime, ReadRatings, SparsifyRatings, WriteShards
+    from transforms.vocabulary import built_vocabulary
 
     column = "item" if args.axis == "user" else "user"
     read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "dead_letters"))
     kept = read.ratings | "FilterByTime" >> FilterByTime(times)
     vocabulary = kept.ratings | "BuildVocabulary" >> BuildVocabulary(
-        column, getattr(plan.schema, column), args.output, args.min_column_ratings
+        column,
+        getattr(plan.schema, column),
+        args.output,
+        min_ratings=args.min_column_ratings,
+        base=None if base is None else built_vocabulary(args.vocabulary, base),
+        # Splits grow with the ratings, and with them the most ids that there can be.
+        partitions=min(max(16, len(plan.splits)), 4096),
     )
     shards = (
         kept.ratings
@@ -187,7 +242,9 @@ def _write_summary(
     write_file(join(url, _SUMMARY), json.dumps(summary).encode())
 
 
-def _manifest(args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange) -> Manifest:
+def _manifest(
+    args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange, base: Manifest | None
+) -> Manifest:
     from nnsparse_stream.dataset import ColumnsFile, Manifest, ShardFile
     from nnsparse_stream.folds import FOLDS
     from nnsparse_stream.rating_statistics import RatingStatistics, add_statistics
@@ -219,7 +276,7 @@ def _manifest(args: argparse.Namespace, plan: InputPlan, folds: Folds | None, ti
             f"no rating comes before the first cut in time, so there is nothing to train on: {folds.to_json()}; where "
             "the time column holds integers, a date is taken for Unix seconds"
         )
-    columns = ColumnsFile(**summary["vocabulary"]["file"])
+    columns = tuple(ColumnsFile(**file) for file in summary["vocabulary"]["files"])
     row_type, column_type = plan.schema.user, plan.schema.item
     if args.axis == "item":
         row_type, column_type = column_type, row_type
@@ -227,7 +284,7 @@ def _manifest(args: argparse.Namespace, plan: InputPlan, folds: Folds | None, ti
         axis=args.axis,
         row_id_type=row_type,
         column_id_type=column_type,
-        num_columns=columns.rows,
+        num_columns=sum(file.rows for file in columns),
         num_rows=sum(file.rows for file in files),
         num_entries=num_entries,
         fold_entries=dict(zip(FOLDS, statistics.fold_entries, strict=True)),
@@ -235,9 +292,10 @@ def _manifest(args: argparse.Namespace, plan: InputPlan, folds: Folds | None, ti
         ratings=statistics.to_json(),
         records={"read": read, "bad": bad, "filtered": filtered + left_out, "duplicates": merged},
         duplicates=args.duplicates,
-        columns=(columns,),
+        columns=columns,
         shards=files,
         filters=filters,
+        earlier_vocabularies=_earlier_vocabularies(base),
     )
 
 

@@ -181,7 +181,7 @@ def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...])
         InputError: it holds other columns or shards, or ids of other types, or folds that would show the model ratings
             that are hidden from the first.
     """
-    from nnsparse_stream.checkpoint import vocabulary_fingerprint
+    from nnsparse_stream.dataset import vocabulary_fingerprint
 
     one, two = first.manifest, other.manifest
     if one.axis == two.axis:

@@ -28,23 +28,23 @@ def write(path: Path, content: str | bytes) -> str:
 @pytest.mark.parametrize(
     ("content", "names", "expected"),
     [
-        ("user,item,rating\n1,2,3\n", DEFAULT, ("csv", True, (0, 1, 2))),
-        ("x,rating,item,user\n1,2,3,4\n", DEFAULT, ("csv", True, (3, 2, 1))),
-        ("1,2,3\n4,5,6\n", DEFAULT, ("csv", False, (0, 1, 2))),
-        ("1\t2\t3\t9\n", DEFAULT, ("tsv", False, (0, 1, 2))),
-        ("user\titem\trating\n1\t2\t3\n", DEFAULT, ("tsv", True, (0, 1, 2))),
-        ("1::2::3::9\n", DEFAULT, ("movielens", False, (0, 1, 2))),
-        ("a::b::x\n", DEFAULT, ("movielens", False, (0, 1, 2))),
-        ("\n\n 1,2,3\n", DEFAULT, ("csv", False, (0, 1, 2))),
-        ("\ufeffuser,item,rating\r\n1,2,3\r\n", DEFAULT, ("csv", True, (0, 1, 2))),
-        ("a,b,c\n1,2,3\n", POSITIONS, ("csv", True, (0, 1, 2))),
-        ("a,b,4.5\n", POSITIONS, ("csv", False, (0, 1, 2))),
-        ('"user","item","rating"\n', DEFAULT, ("csv", True, (0, 1, 2))),
-        ("userId,movieId,rating\n1,2,3\n", FieldNames("userId", "movieId"), ("csv", True, (0, 1, 2))),
-        ("userId,b,c\n1,2,3\n", FieldNames("userId", "2", "1"), ("csv", True, (0, 2, 1))),
-        ("1,2,3,4\n", FieldNames(timestamp="3"), ("csv", False, (0, 1, 2, 3))),
-        ("1,2\n", FieldNames(rating=None), ("csv", False, (0, 1))),
-        ("item,user\n1,2\n", FieldNames(rating=None), ("csv", True, (1, 0))),
+        ("user,item,rating\n1,2,3\n", DEFAULT, ("csv", 17, (0, 1, 2))),
+        ("x,rating,item,user\n1,2,3,4\n", DEFAULT, ("csv", 19, (3, 2, 1))),
+        ("1,2,3\n4,5,6\n", DEFAULT, ("csv", 0, (0, 1, 2))),
+        ("1\t2\t3\t9\n", DEFAULT, ("tsv", 0, (0, 1, 2))),
+        ("user\titem\trating\n1\t2\t3\n", DEFAULT, ("tsv", 17, (0, 1, 2))),
+        ("1::2::3::9\n", DEFAULT, ("movielens", 0, (0, 1, 2))),
+        ("a::b::x\n", DEFAULT, ("movielens", 0, (0, 1, 2))),
+        ("\n\n 1,2,3\n", DEFAULT, ("csv", 0, (0, 1, 2))),
+        ("\ufeffuser,item,rating\r\n1,2,3\r\n", DEFAULT, ("csv", 21, (0, 1, 2))),
+        ("a,b,c\n1,2,3\n", POSITIONS, ("csv", 6, (0, 1, 2))),
+        ("a,b,4.5\n", POSITIONS, ("csv", 0, (0, 1, 2))),
+        ('"user","item","rating"\n', DEFAULT, ("csv", 23, (0, 1, 2))),
+        ("userId,movieId,rating\n1,2,3\n", FieldNames("userId", "movieId"), ("csv", 22, (0, 1, 2))),
+        ("userId,b,c\n1,2,3\n", FieldNames("userId", "2", "1"), ("csv", 11, (0, 2, 1))),
+        ("1,2,3,4\n", FieldNames(timestamp="3"), ("csv", 0, (0, 1, 2, 3))),
+        ("1,2\n", FieldNames(rating=None), ("csv", 0, (0, 1))),
+        ("item,user\n1,2\n", FieldNames(rating=None), ("csv", 10, (1, 0))),
     ],
 )
 @pytest.mark.parametrize("suffix", ["txt", "gz"])
@@ -52,7 +52,7 @@ def test_text_files_are_recognised(
     tmp_path: Path, content: str, names: FieldNames, expected: tuple, suffix: str
 ) -> None:
     file, _, _ = inspect_file(write(tmp_path / f"f.{suffix}", content), 0, -1, names)
-    assert (file.format, file.header, file.positions) == expected
+    assert (file.format, file.body, file.positions) == expected
     assert file.compressed == (suffix == "gz")
 
 

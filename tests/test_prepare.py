@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from preparing import files_of, prepare, ratings_of
 
 from nnsparse_stream import storage
-from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.dataset import Dataset, vocabulary_fingerprint
 from nnsparse_stream.folds import FOLDS
 from pipelines import cli
 
@@ -157,6 +157,116 @@ def test_bad_records_go_to_dead_letters_and_are_counted(tmp_path: Path, capsys: 
     assert "2 of 202 records are malformed" in message
     assert f"{tmp_path / 'a.csv'}:202: rating is not finite: 1,2,nan,0" in message
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.dat", "a.jsonl"])
+def test_splits_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Not for the data set, for which of two duplicates is the last, for dead letters or for messages."""
+    records = make_records(strings=True, count=150)
+    write(tmp_path / name, [*records, *((user, item, 4.5) for user, item, _ in records[::3])])
+    lines = (tmp_path / name).read_text().split("\n")
+    for place in (5, 60, 120):
+        lines.insert(place, f"bad {place}")
+    (tmp_path / name).write_text("\n".join(lines))
+    flags = ["--axis", "item", "--duplicates", "last", "--format"]
+    flags += [{".csv": "csv", ".tsv": "tsv", ".dat": "movielens", ".jsonl": "jsonl"}[Path(name).suffix]]
+    if name == "a.dat":  # its time column is all the same: let the position decide
+        flags += ["--user_column", "0", "--item_column", "1", "--rating_column", "2"]
+    found, printed = [], []
+    for size in (1 << 20, 1500, 100):
+        monkeypatch.setattr("nnsparse_stream.reading.SPLIT_BYTES", size)
+        out = tmp_path / str(size)
+        assert prepare("--input", tmp_path / name, "--output", out, *flags, "--max_bad_fraction", 0.1) == 0
+        files = files_of(str(out))
+        names = sorted(file for file in files if file.startswith("dead_letters/"))
+        found.append((b"".join(files.pop(file) for file in names), files))
+        assert prepare("--input", tmp_path / name, "--output", tmp_path / "no", *flags, "--max_bad_fraction", 0) == 2
+        printed.append(capsys.readouterr().err)
+    assert found[1:] == found[:1] * 2
+    assert printed[1:] == printed[:1] * 2
+    assert [json.loads(line)["position"] for line in found[0][0].splitlines()] == [6, 61, 121]
+    assert f"[{tmp_path / name}:6: " in printed[0]
+
+
+def columns_of(url: Path) -> list[tuple]:
+    """Every column of a data set as (id, count), in the order of the indices."""
+    vocabulary = Dataset(str(url)).vocabulary()
+    return list(zip(vocabulary.ids.to_pylist(), vocabulary.counts.tolist(), strict=True))
+
+
+def in_parts(monkeypatch: pytest.MonkeyPatch, ids: int) -> None:
+    """Makes a part of a vocabulary so small."""
+    monkeypatch.setattr("nnsparse_stream.vocabulary_parts.PART_IDS", ids)
+    monkeypatch.setattr("nnsparse_stream.vocabulary_parts.SAMPLED_ONE_IN", 2)
+
+
+@pytest.mark.parametrize("strings", [False, True])
+def test_a_vocabulary_in_parts_is_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strings: bool
+) -> None:
+    write(tmp_path / "a.csv", make_records(strings))
+    flags = ["--input", tmp_path / "a.csv", "--axis", "user", "--num_shards", 2, "--output"]
+    assert prepare(*flags, tmp_path / "one") == 0
+    in_parts(monkeypatch, 7)
+    assert prepare(*flags, tmp_path / "several") == 0
+    one, several = (files_of(str(tmp_path / name)) for name in ("one", "several"))
+    parts = sorted(name for name in several if name.startswith("columns/"))
+    assert parts == [f"columns/part-{part:05d}-of-00006.parquet" for part in range(6)]
+    assert columns_of(tmp_path / "several") == columns_of(tmp_path / "one")
+    assert {name: data for name, data in several.items() if name.startswith("rows/")} == {
+        name: data for name, data in one.items() if name.startswith("rows/")
+    }
+    monkeypatch.setattr("nnsparse_stream.reading.SPLIT_BYTES", 500)
+    assert prepare(*flags, tmp_path / "again") == 0
+    assert files_of(str(tmp_path / "again")) == several
+
+
+@pytest.mark.parametrize("size", [1 << 20, 3])
+def test_an_earlier_vocabulary_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    in_parts(monkeypatch, size)
+    nights = [
+        "ann,tea,4\nann,rice,5\nbob,tea,2\nbob,milk,3\n",
+        "ann,rice,1\ncid,salt,2\ncid,oil,3\nbob,oil,3\ncid,rice,4\n",
+        "ann,milk,1\n",
+    ]
+    flags = ["--axis", "user", "--output"]
+    for night, lines in enumerate(nights):
+        (tmp_path / f"{night}.csv").write_text("user,item,rating\n" + lines)
+        earlier = ["--vocabulary", tmp_path / f"out{night - 1}"] if night else []
+        assert prepare("--input", tmp_path / f"{night}.csv", *earlier, *flags, tmp_path / f"out{night}") == 0
+    found = [columns_of(tmp_path / f"out{night}") for night in range(3)]
+    assert found[0] == [("tea", 2), ("milk", 1), ("rice", 1)]
+    assert found[1] == [("tea", 0), ("milk", 0), ("rice", 2), ("oil", 2), ("salt", 1)]
+    assert found[2] == [("tea", 0), ("milk", 1), ("rice", 0), ("oil", 0), ("salt", 0)]
+    assert ("cid", "oil", 3.0) in [entry[:3] for entry in ratings_of(str(tmp_path / "out1"))]
+    first, second, third = (Dataset(str(tmp_path / f"out{night}")).manifest for night in range(3))
+    lineage = [
+        {"fingerprint": vocabulary_fingerprint(manifest), "num_columns": manifest.num_columns}
+        for manifest in (first, second)
+    ]
+    assert first.earlier_vocabularies == ()
+    assert list(second.earlier_vocabularies) == lineage[:1]
+    assert list(third.earlier_vocabularies) == lineage
+
+
+def test_an_earlier_vocabulary_must_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("user,item,rating\n1,x,3\n")
+    (tmp_path / "b.csv").write_text("user,item,rating\n1,7,3\n")
+    assert prepare("--input", tmp_path / "a.csv", "--output", tmp_path / "old", "--axis", "user") == 0
+    for name, axis, message, *flags in (
+        ("a.csv", "user", "keeps every earlier column", "--min_column_ratings", "2"),
+        ("b.csv", "user", "holds item ids of type string, and the input int64; pass --id_type string"),
+        ("a.csv", "item", "has rows by user: its columns are not those of --axis item"),
+    ):
+        earlier = ["--vocabulary", tmp_path / "old", *flags]
+        assert prepare("--input", tmp_path / name, "--output", tmp_path / "new", "--axis", axis, *earlier) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+    flags = ["--input", tmp_path / "a.csv", "--output", tmp_path / "old", "--axis", "user", "--overwrite"]
+    assert prepare(*flags, "--vocabulary", tmp_path / "old") == 2
+    assert "name another" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -188,7 +188,7 @@ def test_nothing_is_dropped_and_the_neighbours_do_not_matter(
     else:
         texts = [SEPARATOR[file_format].join(line) for line in lines]
     data = "".join(text + ending for text in texts).encode()
-    file = reading.RatingFile("f", 0, file_format, False, False, ("user", "item", "rating"), (0, 1, 2), 3, (), -1)
+    file = reading.RatingFile("f", 0, file_format, False, 0, ("user", "item", "rating"), (0, 1, 2), 3, (), -1)
     schema = BlockSchema(ids, ids)
     whole = parse_lines(data, 1, file, schema)
     found = sorted(
@@ -224,11 +224,69 @@ def test_blocks_and_chunks_are_bounded_and_lines_stay_exact(tmp_path: Path, monk
     assert max(block.ratings.nbytes for block in read_split(plan.splits[0], plan.schema)) <= 120
 
 
-def test_parquet_splits_cover_every_record_once(tmp_path: Path) -> None:
+TEXT_LINES = st.lists(
+    st.sampled_from(
+        ["1,2,3", "44,5,6.5", '"7","8",9', '1,"2', '3",4', "x,1,2", "", "  ", "1,2", "é,1,1", "\r", "1,2,3\r"]
+    )
+)
+
+
+@given(TEXT_LINES, st.booleans(), st.booleans(), st.integers(0, 3), st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+def test_any_splits_give_the_same_records_at_the_same_lines(
+    tmp_path: Path, lines: list[str], mark: bool, end: bool, blank: int, data: st.DataObject
+) -> None:
+    """Header, mark, blank lines and quoted line breaks included; the first of the splits alone has the header."""
+    text = ("\ufeff" if mark else "") + "\n" * blank + "\n".join(["user,item,rating", *lines]) + "\n" * end
+    path = tmp_path / "f.csv"
+    path.write_bytes(text.encode())
+    schema = BlockSchema("int64", "int64", position=True)
+    file = plan_inputs([str(path)]).files[0]
+    ratings, bad = read(path, schema)
+    assert reading.split_file(file) == [reading.Split(file)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "SPLIT_BYTES", data.draw(st.integers(1, len(text))))
+        patch.setattr(reading, "_CHUNK_BYTES", data.draw(st.integers(1, len(text))))
+        splits = reading.split_file(file)
+        found, positions, letters, before = [], [], [], 0
+        for split in splits:
+            blocks = list(read_split(split, schema))
+            rows = [row for block in blocks for row in block.ratings.to_pylist()]
+            found += sorted(rows, key=lambda row: row["position"])
+            letters += [bad._replace(position=bad.position + before) for block in blocks for bad in block.bad]
+            before += sum(block.lines for block in blocks)
+    positions = [row.pop("position") for row in found]
+    assert [tuple(row.values()) for row in found] == [ratings[line] for line in sorted(ratings)]
+    assert positions == sorted(set(positions))
+    assert letters == bad
+    assert len(splits) == 1 or before == text.count("\n")
+
+
+def test_a_file_is_cut_to_equal_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "SPLIT_BYTES", 10)
+    (tmp_path / "f.csv").write_text("user,item,rating\n" + "1,2,3\n" * 4)
+    (tmp_path / "f.csv.gz").write_bytes(gzip.compress(b"user,item,rating\n" + b"1,2,3\n" * 4))
+    plain, packed = (plan_inputs([str(tmp_path / name)]).splits for name in ("f.csv", "f.csv.gz"))
+    # 41 bytes in five pieces of eight, but for the header's 17, which are in the first.
+    assert [(split.first, split.last, split.number) for split in plain] == [(0, 24, 0), (24, 32, 1), (32, 0, 2)]
+    assert [split.is_whole for split in packed] == [True]
+
+
+def test_a_line_that_is_too_long_has_its_number_in_any_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_CHUNK_BYTES", 10)
+    monkeypatch.setattr(reading, "_LONGEST_LINE", 100)
+    monkeypatch.setattr(reading, "SPLIT_BYTES", 50)
+    (tmp_path / "f").write_text("1,2,3\n" * 20 + "1,2," + "3" * 200 + "\n" + "1,2,3\n" * 20)
+    with pytest.raises(InputError, match=r"line 21: longer than"):
+        read(tmp_path / "f")
+
+
+def test_parquet_splits_cover_every_record_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = pa.table({"user": range(100), "item": range(100), "rating": [1.0] * 100})
     pq.write_table(table, tmp_path / "f", row_group_size=7)
     plan = plan_inputs([str(tmp_path / "f")])
-    splits = reading.split_file(plan.files[0], records=20)
+    monkeypatch.setattr(reading, "SPLIT_RECORDS", 20)
+    splits = reading.split_file(plan.files[0])
     assert [(split.first, split.last) for split in splits] == [(0, 3), (3, 6), (6, 9), (9, 12), (12, 15)]
     schema = plan.schema._replace(position=True)
     rows = [row for split in splits for block in read_split(split, schema) for row in block.ratings.to_pylist()]

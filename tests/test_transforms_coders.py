@@ -26,7 +26,7 @@ def test_blocks_round_trip_and_a_slice_costs_its_own_size() -> None:
 
 
 def test_splits_round_trip() -> None:
-    split = Split(RatingFile("s3://ü", 3, "parquet", False, True, ("a", "b"), (), 0, (5, 7), -1), 1, 2)
+    split = Split(RatingFile("s3://ü", 3, "parquet", False, 0, ("a", "b"), (), 0, (5, 7), -1), 1, 2, 1, 5)
     coder = SplitCoder()
     assert coder.decode(coder.encode(split)) == split
     assert isinstance(coder.decode(coder.encode(split)).file, RatingFile)
@@ -41,7 +41,7 @@ def test_no_shuffled_element_falls_back_to_pickle(tmp_path: Path) -> None:
     _ = read.ratings | SparsifyRatings("user", vocabulary, plan.empty_block()) | WriteShards(str(tmp_path))
     found = coders_of_shuffles(pipeline)
     blocks = {label for label, parts in found.items() if carries_blocks(parts)}
-    assert blocks == {"BuildVocabulary/By part", "SparsifyRatings/By shard"}
+    assert blocks == {"BuildVocabulary/By part", "BuildVocabulary/By range", "SparsifyRatings/By shard"}
     assert len(found) >= 3  # and the Reshuffle of the splits
     assert not [label for label, parts in found.items() if falls_back(parts)]
 

@@ -112,7 +112,7 @@ def test_blocks_become_shards(
     run_pipeline(build, [])
     (built,) = read_lines(tmp_path / "vocabulary")
     assert built["ratings"] == len(RECORDS)
-    vocabulary = Vocabulary.read([join(built["url"], ColumnsFile(**built["file"]).path)])
+    vocabulary = Vocabulary.read([join(built["url"], ColumnsFile(**file).path) for file in built["files"]])
     assert vocabulary.ids.to_pylist() == [f"i{item}" for item in range(7)]
     shards = sorted(read_lines(tmp_path / "shards"))
     assert [(shard, of, merged) for shard, of, _, merged, _ in shards] == [(shard, 50, 0) for shard in range(50)]
@@ -228,7 +228,7 @@ def test_filters_leave_out_and_count(tmp_path: Path) -> None:
     assert by_time == len(whole) + len(late) - len(inside)
     (built,) = read_lines(tmp_path / "vocabulary")
     assert built["ratings"] == len(inside)
-    ids = Vocabulary.read([join(built["url"], built["file"]["path"])]).ids.to_pylist()
+    ids = Vocabulary.read([join(built["url"], file["path"]) for file in built["files"]]).ids.to_pylist()
     assert sorted(ids) == sorted(item for item, count in items.items() if count >= 13)
     shards = read_lines(tmp_path / "shards")
     found = {

@@ -11,16 +11,17 @@ import pyarrow as pa
 from nnsparse_stream.formats import RatingFile
 from nnsparse_stream.reading import Split
 
+#: What ends an IPC stream: a continuation mark, and a message of no length.
+_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
 
 class RecordBatchCoder(beam.coders.Coder):
     """A RecordBatch as an Arrow IPC stream. A slice costs its own size; decoding copies nothing."""
 
     def encode(self, value: pa.RecordBatch) -> bytes:
         """Writes schema and data."""
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, value.schema) as writer:
-            writer.write_batch(value)
-        return bytes(sink.getvalue().to_pybytes())
+        # Serialised to buffers of the right size: a stream that grows would copy the data as often as it doubles.
+        return b"".join([value.schema.serialize(), value.serialize(), _END_OF_STREAM])
 
     def decode(self, encoded: bytes) -> pa.RecordBatch:
         """The batch; its buffers lie in `encoded`."""
@@ -45,17 +46,17 @@ class SplitCoder(beam.coders.Coder):
 
     def encode(self, value: Split) -> bytes:
         """Writes the fields in their order."""
-        return json.dumps([list(value.file), value.first, value.last]).encode()
+        return json.dumps([list(value.file), *value[1:]]).encode()
 
     def decode(self, encoded: bytes) -> Split:
         """The split."""
-        fields, first, last = json.loads(encoded)
+        fields, *rest = json.loads(encoded)
         file = RatingFile(*fields)
         # JSON has made lists of the tuples.
         file = file._replace(
             names=tuple(file.names), positions=tuple(file.positions), row_groups=tuple(file.row_groups)
         )
-        return Split(file, first, last)
+        return Split(file, *rest)
 
     def is_deterministic(self) -> bool:
         """Equal splits give equal bytes."""

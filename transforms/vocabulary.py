@@ -9,56 +9,111 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream import storage
-from nnsparse_stream.dataset import write_vocabulary
+from nnsparse_stream.dataset import Manifest, write_columns
 from nnsparse_stream.grouping import partition
-from nnsparse_stream.vocabulary import Vocabulary, count_ids, keep_frequent, merge_counts, order_counts
+from nnsparse_stream.reading import BLOCK_BYTES
+from nnsparse_stream.vocabulary import Vocabulary, columns_table, count_ids, keep_frequent, merge_counts, sort_counts
+from nnsparse_stream.vocabulary_parts import (
+    count_known,
+    cut_counts,
+    cut_known,
+    cut_points,
+    part_count,
+    sample_counts,
+)
 
-_PARTS = 16
 #: Partial counts are merged when they have this many rows.
 _PENDING_ROWS = 1 << 20
+_KEYED_COUNTS = tuple[int, pa.RecordBatch]
 
 
 class BuildVocabulary(beam.PTransform):
     """Counts the distinct ids of one column of blocks of ratings, and writes the vocabulary.
 
+    The order is by count, the largest first, then by id. No worker holds all ids, unless they are as few as one part
+    holds (`nnsparse_stream.vocabulary_parts.PART_IDS`): counts are merged by a hash of the id, then sorted by ranges of
+    the order, which a sample of the ids cuts; a part's indices begin where the parts before it end.
+
     Args:
         column: "item" or "user".
         id_type: "int64" or "string"; needed where there is no rating at all.
         url: the data set's directory; the vocabulary goes to `columns/`.
-        min_ratings: ids with fewer records are left out.
+        min_ratings: ids with fewer records are left out; not with `base`, whose ids all stay.
+        base: an earlier vocabulary, as this transform returns one: its ids keep their indices, new ones come after.
+        partitions: how many ways the counts are merged. A worker merges one at a time.
 
     Returns:
-        A PCollection of one dictionary: `url`, `file` (the manifest's entry), `ratings` (counted, those of ids that are
-        left out too). It is made for `AsSingleton`; `load_vocabulary` reads what it names.
+        A PCollection of one dictionary: `url`, `files` (the manifest's entries), `ratings` (counted, those of ids that
+        are left out too). It is made for `AsSingleton`; `load_vocabulary` reads what it names.
     """
 
-    def __init__(self, column: str, id_type: str, url: str, min_ratings: int = 1) -> None:
+    def __init__(
+        self,
+        column: str,
+        id_type: str,
+        url: str,
+        *,
+        min_ratings: int = 1,
+        base: dict[str, Any] | None = None,
+        partitions: int = 16,
+    ) -> None:
         super().__init__()
-        self._column, self._id_type, self._url, self._min_ratings = column, id_type, url, min_ratings
+        self._column, self._id_type, self._url = column, id_type, url
+        self._min_ratings, self._base, self._partitions = min_ratings, base, partitions
 
     def expand(self, ratings: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
-        counts = (
+        empty = count_ids(pa.array([], type=pa.int64() if self._id_type == "int64" else pa.string()))
+        pipeline = ratings.pipeline
+        # An impulse for each: what it starts is fused to one stage, and these wait for one another.
+        merged = (
             ratings
-            | "Count" >> beam.ParDo(_CountIds(self._column)).with_output_types(tuple[int, pa.RecordBatch])
+            | "Count" >> beam.ParDo(_CountIds(self._column, self._partitions)).with_output_types(_KEYED_COUNTS)
             | "By part" >> beam.GroupByKey()
-            | "Merge" >> beam.Map(_merge_part, self._min_ratings).with_output_types(tuple[pa.RecordBatch, int])
+            | "Merge"
+            >> beam.ParDo(_MergePart(self._min_ratings))
+            .with_output_types(pa.RecordBatch)
+            .with_outputs("counted", main="counts")
+        )
+        counted, merged = beam.pvalue.AsIter(merged.counted), merged.counts
+        samples = merged | "Sample" >> beam.Map(_sample, self._base).with_output_types(_KEYED_COUNTS)
+        layout = (
+            pipeline
+            | "Once" >> beam.Impulse()
+            | "Layout"
+            >> beam.Map(_layout, empty, self._base, beam.pvalue.AsIter(samples)).with_output_types(_KEYED_COUNTS)
+        )
+        layout = beam.pvalue.AsSingleton(layout)
+        ranges = merged | "Cut" >> beam.ParDo(_Cut(self._base), layout).with_output_types(_KEYED_COUNTS).with_outputs(
+            "sizes", main="counts"
+        )
+        # Every part has a key, so that one without an id is written too.
+        parts = (
+            pipeline
+            | "Once for parts" >> beam.Impulse()
+            | "Parts" >> beam.FlatMap(_empty_parts, empty, layout).with_output_types(_KEYED_COUNTS)
+        )
+        sizes = beam.pvalue.AsList(ranges.sizes)
+        files = (
+            (ranges.counts, parts)
+            | "Both" >> beam.Flatten()
+            | "By range" >> beam.GroupByKey()
+            | "Write" >> beam.Map(_write_part, self._url, self._base, layout, sizes)
         )
         return (
-            ratings.pipeline
-            | "Once" >> beam.Impulse()
-            | "Write" >> beam.Map(_write, self._url, self._id_type, beam.pvalue.AsIter(counts))
+            pipeline
+            | "Once at the end" >> beam.Impulse()
+            | "Built" >> beam.Map(_built, self._url, beam.pvalue.AsIter(files), counted)
         )
 
 
 class _CountIds(beam.DoFn):
-    def __init__(self, column: str) -> None:
-        self._column = column
+    def __init__(self, column: str, partitions: int) -> None:
+        self._column, self._partitions = column, partitions
 
     def start_bundle(self) -> None:
         self._pending: list[pa.RecordBatch] = []
@@ -76,33 +131,120 @@ class _CountIds(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         if self._pending:
             window = GlobalWindow()
-            for part in partition(merge_counts(self._pending), "id", _PARTS):
-                yield WindowedValue(part, window.max_timestamp(), [window])
+            for part, counts in partition(merge_counts(self._pending), "id", self._partitions):
+                for block in _slices(counts):
+                    yield WindowedValue((part, block), window.max_timestamp(), [window])
 
 
-def _merge_part(part: tuple[int, Iterable[pa.RecordBatch]], min_ratings: int) -> tuple[pa.RecordBatch, int]:
+def _slices(counts: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Pieces of about the size that is shuffled well."""
+    rows = max(1, BLOCK_BYTES * len(counts) // max(counts.nbytes, 1))
+    for start in range(0, len(counts), rows):
+        yield counts.slice(start, rows)
+
+
+class _MergePart(beam.DoFn):
     """The ids of one part that have enough ratings, with their counts; and the ratings of all ids of it."""
-    merged = merge_counts(part[1])
-    return keep_frequent(merged, min_ratings), pc.sum(merged["count"]).as_py()
+
+    def __init__(self, min_ratings: int) -> None:
+        self._min_ratings = min_ratings
+
+    def process(
+        self, part: tuple[int, Iterable[pa.RecordBatch]]
+    ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        merged = merge_counts(part[1])
+        yield keep_frequent(merged, self._min_ratings)
+        yield beam.pvalue.TaggedOutput("counted", sum(merged["count"].to_numpy().tolist()))
 
 
-def _write(_: bytes, url: str, id_type: str, parts: Iterable[tuple[pa.RecordBatch, int]]) -> dict[str, Any]:
-    kind = pa.int64() if id_type == "int64" else pa.string()
-    empty = count_ids(pa.array([], type=kind))
-    merged = [(empty, 0), *parts]
-    vocabulary = order_counts(merge_counts(counts for counts, _ in merged))
+def _sample(counts: pa.RecordBatch, base: dict[str, Any] | None) -> tuple[int, pa.RecordBatch]:
+    """The number of new ids, and a sample of them."""
+    new = cut_known(counts, load_vocabulary(base))[1] if base else counts
+    return len(new), sample_counts(new)
+
+
+def _layout(
+    _: bytes, empty: pa.RecordBatch, base: dict[str, Any] | None, samples: Iterable[tuple[int, pa.RecordBatch]]
+) -> tuple[int, pa.RecordBatch]:
+    """The number of parts, and the points at which the order of the new ids is cut."""
+    found = list(samples)
+    new, known = sum(rows for rows, _ in found), len(load_vocabulary(base)) if base else 0
+    points = cut_points([empty, *(sample for _, sample in found)], new, known)
+    return part_count(known) + (len(points) + 1 if new or not known else 0), points
+
+
+class _Cut(beam.DoFn):
+    """Counts by part of the vocabulary: first the parts of the earlier one, then those of the order of new ids."""
+
+    def __init__(self, base: dict[str, Any] | None) -> None:
+        self._base = base
+
+    def process(
+        self, counts: pa.RecordBatch, layout: tuple[int, pa.RecordBatch]
+    ) -> Iterator[tuple[int, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
+        known: list[tuple[int, pa.RecordBatch]] = []
+        before = 0
+        if self._base:
+            base = load_vocabulary(self._base)
+            known, counts = cut_known(counts, base)
+            before = part_count(len(base))
+        new = [(before + part, block) for part, block in cut_counts(counts, layout[1])]
+        for part, block in [*known, *new]:
+            yield beam.pvalue.TaggedOutput("sizes", (part, len(block)))
+            for piece in _slices(block):
+                yield part, piece
+
+
+def _empty_parts(
+    _: bytes, empty: pa.RecordBatch, layout: tuple[int, pa.RecordBatch]
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    for part in range(layout[0]):
+        yield part, empty
+
+
+def _write_part(
+    keyed: tuple[int, Iterable[pa.RecordBatch]],
+    url: str,
+    base: dict[str, Any] | None,
+    layout: tuple[int, pa.RecordBatch],
+    sizes: list[tuple[int, int]],
+) -> dict[str, Any]:
+    part, counts = keyed
+    earlier = load_vocabulary(base) if base else None
+    known = part_count(len(earlier)) if earlier else 0
+    if earlier and part < known:
+        ordered, first = count_known(counts, earlier, part)
+    else:
+        ordered = sort_counts(pa.concat_batches(list(counts)))
+        first = (len(earlier) if earlier else 0) + sum(size for of, size in sizes if known <= of < part)
+    file = write_columns(url, part, layout[0], columns_table(ordered["id"], ordered["count"], first))
+    return {"part": part, "file": dataclasses.asdict(file)}
+
+
+def _built(_: bytes, url: str, parts: Iterable[dict[str, Any]], counted: Iterable[int]) -> dict[str, Any]:
+    ordered = sorted(parts, key=lambda written: written["part"])
     return {
         "url": url,
-        "file": dataclasses.asdict(write_vocabulary(url, vocabulary)),
-        "ratings": sum(ratings for _, ratings in merged),
+        "files": [written["file"] for written in ordered],
+        "ratings": sum(counted),
     }
+
+
+def built_vocabulary(url: str, manifest: Manifest) -> dict[str, Any]:
+    """The vocabulary of a data set at a URL, as `BuildVocabulary` returned it."""
+    files = [dataclasses.asdict(file) for file in manifest.columns]
+    return {"url": url, "files": files, "ratings": manifest.records["read"] - manifest.records["bad"]}
 
 
 def load_vocabulary(built: dict[str, Any]) -> Vocabulary:
     """Reads the vocabulary that `BuildVocabulary` wrote: once a process, however many bundles ask for it."""
-    return _load(storage.join(built["url"], built["file"]["path"]), built["file"]["sha256"])
+    files = built["files"]
+    return _load(
+        tuple(storage.join(built["url"], file["path"]) for file in files), tuple(file["sha256"] for file in files)
+    )
 
 
-@functools.lru_cache(maxsize=1)
-def _load(url: str, sha256: str) -> Vocabulary:
-    return Vocabulary.read([url])
+# Two: the one that is made, and the one that it goes on from.
+@functools.lru_cache(maxsize=2)
+def _load(urls: tuple[str, ...], sha256: tuple[str, ...]) -> Vocabulary:
+    return Vocabulary.read(urls)
