@@ -78,7 +78,8 @@ def job(flink: FlinkCluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
         unkilled = Job(flink, flags, checksums(where / "data"), 0.0)
         driver, _ = unkilled.start(where / name)
         started = time.monotonic()
-        assert driver.wait() == 0
+        message = driver.communicate()[1].decode()
+        assert driver.returncode == 0, message
         assert checksums(where / name) == unkilled.expected
     return unkilled._replace(seconds=time.monotonic() - started)
 
