@@ -461,6 +461,15 @@ def test_s3(tmp_path: Path, s3: str, capsys: pytest.CaptureFixture[str]) -> None
     assert "cannot be written: The specified bucket does not exist" in capsys.readouterr().err
 
 
+def test_pieces_of_a_text_file_on_s3(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.csv", make_records(strings=True, count=200))
+    storage.write_file(f"{s3}/in/a.csv", (tmp_path / "a.csv").read_bytes())
+    assert prepare("--input", tmp_path / "a.csv", "--output", tmp_path / "out", "--axis", "user") == 0
+    monkeypatch.setattr("nnsparse_stream.reading.SPLIT_BYTES", 1000)
+    assert prepare("--input", f"{s3}/in/a.csv", "--output", f"{s3}/out", "--axis", "user") == 0
+    assert files_of(f"{s3}/out") == files_of(str(tmp_path / "out"))
+
+
 LINE = st.one_of(
     st.tuples(st.integers(0, 6), st.integers(0, 3), st.integers(1, 5)).map(lambda t: f"{t[0]},{t[1]},{t[2]}"),
     st.sampled_from(["", "x,1,2", "1,2", "1,2,nan", '1,"2,3', ",,", "1,1,1,1"]),
