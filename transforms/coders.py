@@ -11,7 +11,6 @@ import pyarrow as pa
 from nnsparse_stream.formats import RatingFile
 from nnsparse_stream.reading import Split
 
-
 #: What ends an IPC stream: a continuation mark, and a message of no length.
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
