@@ -417,7 +417,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
     s3fs.S3FileSystem.clear_instance_cache()
-    fsspec.filesystem("s3").mkdir("ratings")
+    fsspec.filesystem("s3").makedirs("ratings", exist_ok=True)
     yield "s3://ratings"
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
@@ -439,6 +439,15 @@ def test_s3(tmp_path: Path, s3: str, capsys: pytest.CaptureFixture[str]) -> None
     assert prepare("--input", f"{s3}/none", "--output", f"{s3}/other", *flags) == 2
     assert prepare("--input", f"{s3}/in/*", "--output", "s3://no-such-bucket/out", *flags) == 2
     assert "cannot be written: The specified bucket does not exist" in capsys.readouterr().err
+
+
+def test_pieces_of_a_text_file_on_s3(tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.csv", make_records(strings=True, count=200))
+    storage.write_file(f"{s3}/pieces/in/a.csv", (tmp_path / "a.csv").read_bytes())
+    assert prepare("--input", tmp_path / "a.csv", "--output", tmp_path / "out", "--axis", "user") == 0
+    monkeypatch.setattr("nnsparse_stream.reading.SPLIT_BYTES", 1000)
+    assert prepare("--input", f"{s3}/pieces/in/a.csv", "--output", f"{s3}/pieces/out", "--axis", "user") == 0
+    assert files_of(f"{s3}/pieces/out") == files_of(str(tmp_path / "out"))
 
 
 LINE = st.one_of(
