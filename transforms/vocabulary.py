@@ -100,4 +100,4 @@ def load_vocabulary(built: dict[str, Any]) -> Vocabulary:
 
 @functools.lru_cache(maxsize=1)
 def _load(url: str, sha256: str) -> Vocabulary:
-    return Vocabulary.read([url])
+    return Vocabulary.read([url], checksums=[sha256])
