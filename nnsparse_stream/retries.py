@@ -25,6 +25,7 @@ _TRANSIENT_CLASSES = frozenset(
         "azure.core.exceptions.ServiceRequestError",
         "azure.core.exceptions.ServiceResponseError",
         "botocore.exceptions.ConnectionError",
+        "botocore.exceptions.FlexibleChecksumError",
         "botocore.exceptions.HTTPClientError",
         "botocore.exceptions.IncompleteReadError",
         "botocore.parsers.ResponseParserError",
@@ -118,6 +119,8 @@ def is_transient(error: BaseException) -> bool:
 def http_status(error: BaseException) -> int | None:
     """The HTTP status that a store answered with, from the exception of any client; None where it did not answer."""
     for cause in _chain(error):
+        if type(cause).__module__ == "aiohttp.http_exceptions":
+            continue  # "400" there is aiohttp's own word for an answer that breaks off
         response = getattr(cause, "response", None)
         values = [getattr(cause, name, None) for name in ("status", "status_code", "code")]
         if isinstance(response, dict):  # botocore
