@@ -31,9 +31,11 @@ def open_ranges(fs: Any, path: str, url: str, failures: _Failures) -> Any:
     """
     # No cache of the client's: what is asked for is what is requested, and a range is checked as one.
     remote = retrying(url, lambda: fs.open(path, "rb", cache_type="none"))
-    if remote.size is None or not (remote.seekable() and _answers_ranges(remote, url)):
+    if remote.size is None or not _answers_ranges(remote, url):
+        # A size of None is that of an answer without a length, or of one that may not be read in parts.
+        size = remote.size or retrying(url, lambda: fs.info(path)).get("size")
         remote.close()
-        return retrying(url, lambda: _download(fs, path))
+        return retrying(url, lambda: _download(fs, path, size))
     return io.BufferedReader(_RangeReader(remote, url, failures), _BUFFER_BYTES)
 
 
@@ -105,13 +107,12 @@ def _answers_ranges(remote: Any, url: str) -> bool:
     return retrying(url, ask)
 
 
-def _download(fs: Any, path: str) -> Any:
-    """Reads a whole file to a temporary one, which is gone when it is closed."""
+def _download(fs: Any, path: str, size: int | None) -> Any:
+    """Reads a whole file, of a size in bytes where the server told, to a temporary one that goes when it is closed."""
     local = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the caller)
     try:
         with fs.open(path, "rb", block_size=0) as remote:
             shutil.copyfileobj(remote, local, _BUFFER_BYTES)
-            size = remote.size
         if size is not None and local.tell() != size:
             raise ShortReadError(f"{local.tell()} of {size} bytes came")
     except BaseException:

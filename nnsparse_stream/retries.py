@@ -122,12 +122,12 @@ def http_status(error: BaseException) -> int | None:
         if type(cause).__module__ == "aiohttp.http_exceptions":
             continue  # "400" there is aiohttp's own word for an answer that breaks off
         response = getattr(cause, "response", None)
-        values = [getattr(cause, name, None) for name in ("status", "status_code", "code")]
         if isinstance(response, dict):  # botocore
-            values.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
-        for value in values:
-            if str(value).isdecimal() and 300 <= int(str(value)) < 600:
-                return int(str(value))
+            return int(response["ResponseMetadata"]["HTTPStatusCode"])
+        for name in ("status", "status_code", "code"):  # aiohttp, Azure, gcsfs
+            value = str(getattr(cause, name, None))
+            if value.isdecimal() and 300 <= int(value) < 600:
+                return int(value)
     return None
 
 
