@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -48,6 +51,26 @@ def test_arrow_alone_reads_a_data_set_from_the_server(s3: str, s3_server: tuple[
     order = [("user", "ascending"), ("item", "ascending")]
     expected = ratings.select(["user", "item", "rating"])
     assert found.sort_by(order).to_pylist() == expected.cast(found.schema).sort_by(order).to_pylist()
+
+
+def test_fsspec_environment_reaches_worker_processes(s3: str, s3_proxy: FaultProxy, tmp_path: Path) -> None:
+    """A process of its own, with workers of its own, that knows the endpoint from FSSPEC_S3_ENDPOINT_URL only."""
+    pq.write_table(make_ratings(50, 20, 500, 0.5, seed=2).ratings, tmp_path / "ratings.parquet")
+    flags = ["--input", str(tmp_path / "ratings.parquet"), "--axis", "user", "--num_shards", "2", "--output"]
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.prepare", *flags, f"{s3}/data", *workers],
+        env={**os.environ, "FSSPEC_S3_ENDPOINT_URL": s3_proxy.url},
+        cwd=Path(cli.__file__).parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    command("prepare", *flags, str(tmp_path / "local"))
+    names = storage.list_files(str(tmp_path / "local"))
+    assert storage.list_files(f"{s3}/data") == names
+    for name in names:
+        assert storage.read_file(f"{s3}/data/{name}") == (tmp_path / "local" / name).read_bytes()
 
 
 @pytest.fixture
