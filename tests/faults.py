@@ -80,7 +80,7 @@ class FaultProxy:
                 pass
 
             def do_GET(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self._body()
                 fault = proxy._fault(self.command, self.path, self.headers.get("Range", ""))
                 if fault == "short" and self.command != "GET":
                     fault = None
@@ -109,9 +109,20 @@ class FaultProxy:
 
             do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 (the base class names them)
 
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding", "") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = b""
+                while length := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(length)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
+
             def _ask(self, host: str, port: int, body: bytes) -> tuple[int, dict[str, str], bytes]:
                 server = http.client.HTTPConnection(host, port, timeout=60)
-                passed = {k: v for k, v in self.headers.items() if k.lower() not in ("expect", "connection")}
+                dropped = ("expect", "connection", "transfer-encoding", "content-length")
+                passed = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
                 server.request(self.command, self.path, body=body or None, headers=passed)
                 response = server.getresponse()
                 answer = response.read()
