@@ -68,7 +68,8 @@ class Checkpoint:
 
     def vocabulary_file(self) -> dict[str, Any]:
         """The vocabulary as `transforms.SparsifyRatings` takes one: what `BuildVocabulary` would have returned."""
-        return {"url": self.url, "files": [{"path": _VOCABULARY, "sha256": self.state["vocabulary"]}], "ratings": 0}
+        file = {"path": _VOCABULARY, "sha256": self.state["vocabulary_file"]}
+        return {"url": self.url, "files": [file], "ratings": 0}
 
 
 def step_directory(run: str, step: int) -> str:
@@ -93,8 +94,8 @@ def save_checkpoint(url: str, checkpoint: Checkpoint, optimizer: torch.optim.Opt
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "model": checkpoint.model.config.to_json(),
-        "vocabulary_file": storage.sha256(vocabulary),
         **checkpoint.state,
+        "vocabulary_file": storage.sha256(vocabulary),
     }
     storage.write_file(storage.join(url, _STATE), storage.to_json(state))
 
@@ -120,12 +121,17 @@ def load_optimizer(url: str, optimizer: torch.optim.Optimizer) -> None:
 
 def checkpoints_of(run: str) -> list[str]:
     """URLs of a run's whole checkpoints, by ascending step."""
-    fs, path = storage.filesystem(storage.join(run, "checkpoints"))
-    if not fs.isdir(path):
-        return []
-    names = sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=True))
-    urls = [storage.join(run, "checkpoints", name) for name in names if name.startswith("step-")]
-    return [url for url in urls if storage.exists(storage.join(url, _STATE))]
+    where = storage.join(run, "checkpoints")
+    names = storage.list_files(where) if storage.is_directory(where) else {}
+    steps = sorted(name.removesuffix("/" + _STATE) for name in names if name.endswith("/" + _STATE))
+    return [storage.join(where, step) for step in steps if step.startswith("step-")]
+
+
+def remove_checkpoint(url: str) -> None:
+    """Removes a checkpoint, state.json first: what remains where that is cut off is not taken for a checkpoint."""
+    for name in (_STATE, _WEIGHTS, _OPTIMIZER, _VOCABULARY):
+        storage.remove_file(storage.join(url, name))
+    storage.remove_empty_directory(url)
 
 
 def load_model(url: str) -> Checkpoint:
@@ -157,8 +163,6 @@ def load_model(url: str) -> Checkpoint:
         config, checksum = ModelConfig.from_json(state["model"]), state["vocabulary_file"]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{storage.join(url, _STATE)} is damaged: {storage.one_line(error)}") from error
-    if storage.sha256(storage.read_file(vocabulary)) != checksum:
-        raise InputError(f"{vocabulary} is damaged, or of another checkpoint: its checksum is not the one in {_STATE}")
     with torch.random.fork_rng(devices=[]):
         model = RatingAutoencoder(config)
     try:
@@ -166,4 +170,4 @@ def load_model(url: str) -> Checkpoint:
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{weights} is damaged or of another model: {storage.one_line(error)}") from error
     model.eval()
-    return Checkpoint(model, Vocabulary.read([vocabulary]), state, url)
+    return Checkpoint(model, Vocabulary.read([vocabulary], checksums=[checksum]), state, url)

@@ -183,7 +183,10 @@ class Dataset:
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
-        vocabulary = Vocabulary.read([storage.join(self.url, part.path) for part in self.manifest.columns])
+        parts = self.manifest.columns
+        vocabulary = Vocabulary.read(
+            [storage.join(self.url, part.path) for part in parts], checksums=[part.sha256 for part in parts]
+        )
         if len(vocabulary) != self.manifest.num_columns:
             raise InputError(
                 f"{self.url}: the vocabulary holds {len(vocabulary)} columns and the manifest says "
@@ -192,7 +195,9 @@ class Dataset:
         return vocabulary
 
     def read_row_group(self, shard: int, group: int) -> pa.RecordBatch:
-        """Reads one row group; the memory it takes is bounded by the row group.
+        """Reads one row group; the memory it takes, and what it fetches from a store, are bounded by the row group.
+
+        The shard's size and the checksum of each page that is read are verified, the shard's SHA-256 is not.
 
         Args:
             shard: position in `shards`.
@@ -205,16 +210,29 @@ class Dataset:
         Raises:
             InputError: the shard is missing, truncated or damaged.
         """
-        return next(self._read(shard, [group]))
+        entry = self.shards[shard]
+        url = storage.join(self.url, entry.path)
+        with storage.open_input(url) as stream:
+            storage.check_size(url, stream.seek(0, 2), entry.bytes)
+            return next(_row_groups(stream, url, entry, [group]))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """All row groups of all shards, in order, one at a time; see `read_row_group`."""
+        """All row groups of all shards, in order, one at a time; see `shard_batches`."""
         for shard in range(len(self.shards)):
             yield from self.shard_batches(shard)
 
     def shard_batches(self, shard: int) -> Iterator[pa.RecordBatch]:
-        """The row groups of one shard, in order, one at a time; see `read_row_group`."""
-        return self._read(shard, range(len(self.shards[shard].row_groups)))
+        """The row groups of one shard, in order, one at a time, as `read_row_group` gives them.
+
+        The shard's file is read whole, and its SHA-256 verified, before the first.
+
+        Raises:
+            InputError: the shard is missing, truncated or altered.
+        """
+        entry = self.shards[shard]
+        url = storage.join(self.url, entry.path)
+        data = storage.read_checked(url, entry.bytes, entry.sha256)
+        return _row_groups(pa.BufferReader(data), url, entry, range(len(entry.row_groups)))
 
     def check_files(self) -> None:
         """Checks, without reading them, that all shards are there and as long as the manifest says.
@@ -222,35 +240,30 @@ class Dataset:
         Raises:
             InputError: one is missing or has another size; the message names it.
         """
+        sizes = storage.list_files(storage.join(self.url, "rows"))
         for entry in self.shards:
-            self._check_size(entry)
+            url = storage.join(self.url, entry.path)
+            found = sizes.get(entry.path.removeprefix("rows/"))
+            storage.check_size(url, storage.file_size(url) if found is None else found, entry.bytes)
 
-    def _check_size(self, entry: ShardFile) -> None:
-        url = storage.join(self.url, entry.path)
-        size = storage.file_size(url)
-        if size != entry.bytes:
-            raise InputError(
-                f"{url} has {size} bytes and the manifest says {entry.bytes}: truncated or replaced; prepare again"
-            )
 
-    def _read(self, shard: int, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
-        entry = self.shards[shard]
-        url = storage.join(self.url, entry.path)
-        self._check_size(entry)
-        with storage.open_input(url) as stream:
-            try:
-                # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
-                file = pq.ParquetFile(stream, pre_buffer=False)
-                for group in groups:
-                    table = file.read_row_group(group, columns=["row", "columns", "values", "fold"], use_threads=False)
-                    if len(table) != entry.row_groups[group][0]:
-                        raise InputError(
-                            f"{url}, row group {group}, has {len(table)} rows and the manifest says "
-                            f"{entry.row_groups[group][0]}: replaced; prepare again"
-                        )
-                    yield table.combine_chunks().to_batches()[0]
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{url} is damaged ({storage.one_line(error)}); prepare again") from error
+def _row_groups(stream: Any, url: str, entry: ShardFile, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
+    """Row groups of a shard's file."""
+    try:
+        # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
+        file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
+        for group in groups:
+            table = file.read_row_group(group, columns=["row", "columns", "values", "fold"], use_threads=False)
+            if len(table) != entry.row_groups[group][0]:
+                raise InputError(
+                    f"{url}, row group {group}, has {len(table)} rows and the manifest says "
+                    f"{entry.row_groups[group][0]}: replaced; prepare again"
+                )
+            yield table.combine_chunks().to_batches()[0]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{url} is damaged ({storage.one_line(error)}); put the file back from a copy, or prepare again"
+        ) from error
 
 
 def shard_schema(row_type: pa.DataType) -> pa.Schema:
@@ -280,7 +293,9 @@ def write_shard(
     offsets = rows["columns"].offsets.to_numpy()
     groups: list[tuple[int, int]] = []
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, rows.schema, compression="zstd", compression_level=1) as writer:
+    with pq.ParquetWriter(
+        sink, rows.schema, compression="zstd", compression_level=1, write_page_checksum=True
+    ) as writer:
         start = 0
         while start < len(rows):
             end = int(np.searchsorted(offsets, offsets[start] + row_group_entries, side="right")) - 1

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 from collections.abc import Collection
-from typing import Any
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.storage import exists, filesystem, join, one_line, read_json, reading, to_json, write_file
+from nnsparse_stream.storage import (
+    exists,
+    info,
+    is_directory,
+    join,
+    list_files,
+    one_line,
+    read_json,
+    remove_empty_directory,
+    remove_file,
+    to_json,
+    write_file,
+)
+
+_LOGGER = logging.getLogger(__name__)
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 _MARKER = "_unfinished.json"
@@ -48,15 +62,14 @@ class OutputDirectory:
         Raises:
             InputError: a file, or a directory that holds something that is not ours, or it cannot be read.
         """
-        fs, path = filesystem(self.url)
-        with reading(self.url):
-            if not fs.exists(path):
-                return "empty"
-            if fs.isfile(path):
-                raise InputError(f"{self.url} is a file where an output directory is meant; name another --output")
-            names = {_final_name(name) for name in _files(fs, path)}
-            if not names:
-                return "empty"
+        found = info(self.url)
+        if found is None:
+            return "empty"
+        if found["type"] == "file":
+            raise InputError(f"{self.url} is a file where an output directory is meant; name another --output")
+        names = {_final_name(name) for name in list_files(self.url)}
+        if not names:
+            return "empty"
         foreign = sorted(name for name in names if not self._is_ours(name))
         if foreign or not names & {self._completing, _MARKER}:
             example = (foreign or sorted(names))[0]
@@ -91,16 +104,16 @@ class OutputDirectory:
             InputError: what `check` raises, or the directory cannot be written.
         """
         self.check()
-        fs, path = filesystem(self.url)
-        state = self.state()
-        self._made_by_us = state != "empty" or not fs.exists(path)
+        self._made_by_us = self.state() != "empty" or not exists(self.url)
         try:
             write_file(join(self.url, _MARKER), to_json({"kind": _OUR_KIND + "unfinished output"}))
             if not resume:
                 self._remove_contents()
             elif exists(join(self.url, self._completing)):
                 self.remove(self._completing)
-        except Exception as error:  # every store's client has exceptions of its own
+        except InputError:
+            raise
+        except OSError as error:
             raise InputError(f"{self.url}: the output cannot be written: {one_line(error)}") from error
 
     def write(self, name: str, data: bytes) -> None:
@@ -109,61 +122,57 @@ class OutputDirectory:
 
     def remove(self, name: str) -> None:
         """Removes one file that was written on the way; `name` is relative to the directory."""
-        fs, path = filesystem(join(self.url, name))
-        fs.rm_file(path)
+        remove_file(join(self.url, name))
 
     def remove_matching(self, pattern: str) -> None:
         """Removes what was written on the way under names that match, as do those in `contents`, and emptied folders.
 
         What a worker that was killed has left of such a file goes too.
         """
-        fs, path = filesystem(self.url)
-        _remove(fs, path, [name for name in _files(fs, path) if fnmatch.fnmatchcase(_final_name(name), pattern)])
+        _remove(self.url, [name for name in list_files(self.url) if fnmatch.fnmatchcase(_final_name(name), pattern)])
 
     def complete(self, data: bytes) -> None:
         """Writes the completing file and takes the marker away: from here on the output is whole."""
-        fs, path = filesystem(self.url)
-        for name in _files(fs, path):
+        for name in list_files(self.url):
             if _final_name(name) != name:  # a worker was killed while it wrote, and another wrote the file
-                fs.rm_file(join(path, name))
+                self.remove(name)
         self.write(self._completing, data)
-        fs.rm_file(join(path, _MARKER))
+        self.remove(_MARKER)
 
     def abort(self) -> None:
-        """Removes all that was written, and the directory itself where a run of ours made it."""
-        self._remove_contents()
-        fs, path = filesystem(self.url)
-        if fs.exists(join(path, _MARKER)):
-            fs.rm_file(join(path, _MARKER))
-        if self._made_by_us and fs.isdir(path) and not fs.ls(path):
-            fs.rmdir(path)
+        """Removes all that was written, and the directory itself where a run of ours made it.
+
+        Where the storage refuses that too, a warning says so: the marker goes last, so what remains is a leftover.
+        """
+        try:
+            self._remove_contents()
+            if exists(join(self.url, _MARKER)):
+                self.remove(_MARKER)
+            if self._made_by_us:
+                remove_empty_directory(self.url)
+        except (InputError, OSError) as error:
+            _LOGGER.warning(
+                "what was written is not removed, the next run with this --output will: %s", one_line(error)
+            )
 
     def _remove_contents(self) -> None:
         """Removes the completing file first: what remains of a removal that is cut off is not taken for whole."""
-        fs, path = filesystem(self.url)
-        if not fs.isdir(path):
+        if not is_directory(self.url):
             return
-        ours = [name for name in _files(fs, path) if name != _MARKER and self._is_ours(_final_name(name))]
-        _remove(fs, path, sorted(ours, key=lambda name: (name != self._completing, name)))
+        ours = [name for name in list_files(self.url) if name != _MARKER and self._is_ours(_final_name(name))]
+        _remove(self.url, sorted(ours, key=lambda name: (name != self._completing, name)))
 
     def _is_ours(self, name: str) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._ours)
 
 
-def _files(fs: Any, path: str) -> list[str]:
-    """All files below a directory, relative to it."""
-    prefix = path.rstrip("/") + "/"
-    return [name[len(prefix) :] for name in fs.find(path) if name.startswith(prefix)]
-
-
-def _remove(fs: Any, path: str, names: list[str]) -> None:
+def _remove(url: str, names: list[str]) -> None:
     """Removes files, given relative to a directory, in this order, and then the folders in it that are empty."""
     for name in names:
-        fs.rm_file(join(path, name))
+        remove_file(join(url, name))
     parents = {name[:end] for name in names for end in range(len(name)) if name[end] == "/"}
     for parent in sorted(parents, reverse=True):
-        if fs.isdir(join(path, parent)) and not fs.ls(join(path, parent)):
-            fs.rmdir(join(path, parent))
+        remove_empty_directory(join(url, parent))
 
 
 def _final_name(name: str) -> str:

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from nnsparse_stream import storage
 from nnsparse_stream.batchifier import Batchifier
-from nnsparse_stream.checkpoint import Checkpoint, checkpoints_of, save_checkpoint, step_directory
+from nnsparse_stream.checkpoint import Checkpoint, checkpoints_of, remove_checkpoint, save_checkpoint, step_directory
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation import ErrorSums, evaluate_batch
@@ -235,5 +234,4 @@ class Run:
         best = state["best"] and step_directory(output, state["best"]["step"])
         for old in checkpoints_of(output)[: -self.request.keep_checkpoints]:
             if old != best:
-                fs, path = storage.filesystem(old)
-                fs.rm(path, recursive=True)
+                remove_checkpoint(old)

@@ -2,7 +2,8 @@
 
 Small files (a shard, a vocabulary part, a manifest) are built in memory and written whole. `write_file` makes that
 atomic: object stores show an object only when its upload has ended; elsewhere the bytes go to a temporary name beside
-the target, which is then renamed.
+the target, which is then renamed. Requests to object stores are retried (`retries`), and the length of what they send
+is checked.
 """
 
 from __future__ import annotations
@@ -18,26 +19,11 @@ from typing import Any
 import fsspec
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.ranges import open_ranges
+from nnsparse_stream.retries import GaveUpError, describe_failure, http_status
+from nnsparse_stream.stores import ATOMIC_WRITES, NETWORKED, OBJECT_STORES, filesystem, kinds, request, strict_listing
 
-#: File systems on which a file appears whole or not at all, and where a rename would be a copy.
-_ATOMIC_WRITES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "memory"})
-
-
-def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Opens the file system of a URL.
-
-    Returns:
-        The file system, with its listings cache emptied, and the URL's path on it.
-
-    Raises:
-        InputError: there is no such protocol, or its package is not installed.
-    """
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{url}: {one_line(error)}") from error
-    fs.invalidate_cache()
-    return fs, path
+_PUT_BACK = "put the file back from a copy, or prepare again"
 
 
 def join(url: str, *names: str) -> str:
@@ -50,24 +36,58 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def exists(url: str) -> bool:
-    """Whether there is a file or a directory at the URL."""
+def info(url: str) -> dict[str, Any] | None:
+    """What a store says of a URL: "type" ("file" or "directory"), "size" in bytes or None; None: nothing is there.
+
+    Raises:
+        InputError: it does not answer, or may not be asked.
+    """
     fs, path = filesystem(url)
-    return bool(fs.exists(path))
+    with reading(url):
+        try:
+            return dict(request(fs, url, lambda: fs.info(path)))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if _is_refusal(error):
+                raise
+            return None
+
+
+def exists(url: str) -> bool:
+    """Whether there is a file or a directory at the URL; an InputError where the store does not answer."""
+    return info(url) is not None
+
+
+def is_directory(url: str) -> bool:
+    """Whether there is a directory at the URL; an InputError where the store does not answer."""
+    found = info(url)
+    return found is not None and found["type"] == "directory"
 
 
 def file_size(url: str) -> int:
-    """Size of a file in bytes.
+    """Size of a file in bytes, or -1 where its store does not tell.
 
     Raises:
         InputError: the file does not exist, cannot be reached, or is a directory.
     """
+    found = info(url)
+    if found is None:
+        raise InputError(f"{url}: no such file")
+    if found["type"] == "directory":
+        raise InputError(f"{url} is a directory where a file is meant")
+    return -1 if found["size"] is None else int(found["size"])
+
+
+def list_files(url: str) -> dict[str, int]:
+    """All files in a directory and below: their sizes in bytes, by their names relative to it.
+
+    Raises:
+        InputError: the store does not answer, or something in it may not be listed.
+    """
     fs, path = filesystem(url)
     with reading(url):
-        info = fs.info(path)
-    if info["type"] == "directory":
-        raise InputError(f"{url} is a directory where a file is meant")
-    return -1 if info["size"] is None else int(info["size"])
+        found = _find(fs, url, path)
+    prefix = path.rstrip("/") + "/"
+    return {name[len(prefix) :]: entry["size"] for name, entry in found.items() if name.startswith(prefix)}
 
 
 def can_seek(url: str) -> bool:
@@ -78,18 +98,21 @@ def can_seek(url: str) -> bool:
 
 
 def open_input(url: str, compression: str | None = None) -> Any:
-    """Opens a file for reading as a binary stream.
+    """Opens a file for reading as a binary stream; of an object store by ranges, each of which is retried.
 
     Args:
         url: the file.
         compression: None, or "gzip" to read what is inside.
 
     Raises:
-        InputError: the file does not exist, is a directory, or may not be read.
+        InputError: the file does not exist, is a directory, or may not be read; so does reading from the stream.
     """
     fs, path = filesystem(url)
     with reading(url):
-        return fs.open(path, "rb", compression=compression)
+        if not kinds(fs) & NETWORKED:
+            return fs.open(path, "rb", compression=compression)
+        stream = open_ranges(fs, path, url, reading)
+        return fsspec.compression.compr[compression](stream, mode="rb") if compression else stream
 
 
 def read_file(url: str) -> bytes:
@@ -98,9 +121,32 @@ def read_file(url: str) -> bytes:
     Raises:
         InputError: the file does not exist, is a directory, or may not be read.
     """
-    fs, path = filesystem(url)
-    with reading(url):
-        return bytes(fs.cat_file(path))
+    with open_input(url) as stream, reading(url):
+        return bytes(stream.read())
+
+
+def read_checked(url: str, size: int | None, checksum: str) -> bytes:
+    """The bytes of a small file whose size in bytes, or None, and `sha256` are known.
+
+    Raises:
+        InputError: what `read_file` raises; or the file is another one, and the message says so.
+    """
+    data = read_file(url)
+    if size is not None:
+        check_size(url, len(data), size)
+    if sha256(data) != checksum:
+        raise InputError(
+            f"{url} was altered: its SHA-256 is not the one that was noted when it was written; {_PUT_BACK}"
+        )
+    return data
+
+
+def check_size(url: str, found: int, expected: int) -> None:
+    """Raises InputError where a file has another size, in bytes, than when it was written."""
+    if found != expected:
+        raise InputError(
+            f"{url} has {found} bytes and the manifest says {expected}: truncated or replaced; {_PUT_BACK}"
+        )
 
 
 @contextmanager
@@ -111,21 +157,42 @@ def reading(url: str) -> Iterator[None]:
     except InputError:
         raise
     except FileNotFoundError as error:
+        if _is_refusal(error):
+            raise InputError(f"{url}: cannot be read: the store answers HTTP status {http_status(error)}") from error
         raise InputError(f"{url}: no such file") from error
+    except NotADirectoryError as error:
+        raise InputError(f"{url}: no such file: a part of its path is a file") from error
     except IsADirectoryError as error:
         raise InputError(f"{url} is a directory where a file is meant") from error
     except Exception as error:
-        raise InputError(f"{url}: cannot be read: {one_line(error)}") from error
+        raise InputError(f"{url}: cannot be read: {describe_failure(error)}") from error
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether a client says "not found" of what the store will not give; fsspec's for HTTP does."""
+    return isinstance(error, GaveUpError) or http_status(error) not in (None, 404, 410)
 
 
 def write_file(url: str, data: bytes) -> None:
-    """Writes a file whole: a reader sees the old file or the new one, never a part; a retry overwrites its own."""
+    """Writes a file whole: a reader sees the old file or the new one, never a part; a retry overwrites its own.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        _write(url, data)
+    except InputError:
+        raise
+    except Exception as error:  # every store's client has exceptions of its own
+        raise InputError(f"{url}: cannot be written: {describe_failure(error)}") from error
+
+
+def _write(url: str, data: bytes) -> None:
     fs, path = filesystem(url)
-    parent = fs._parent(path)
-    if set(_protocols(fs)) & _ATOMIC_WRITES:
-        fs.pipe_file(path, data)
+    if kinds(fs) & ATOMIC_WRITES:
+        request(fs, url, lambda: fs.pipe_file(path, data))
         return
-    fs.makedirs(parent, exist_ok=True)
+    fs.makedirs(fs._parent(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         fs.pipe_file(temporary, data)
@@ -136,6 +203,31 @@ def write_file(url: str, data: bytes) -> None:
         raise
 
 
+def remove_file(url: str) -> None:
+    """Removes a file; one that is not there is no error, since a try before this one may have removed it."""
+    fs, path = filesystem(url)
+
+    def remove() -> None:
+        try:
+            fs.rm_file(path)
+        except FileNotFoundError as error:
+            if _is_refusal(error):
+                raise
+
+    try:
+        request(fs, url, remove)
+    except Exception as error:  # every store's client has exceptions of its own
+        raise InputError(f"{url}: cannot be removed: {describe_failure(error)}") from error
+
+
+def remove_empty_directory(url: str) -> None:
+    """Removes a directory that holds nothing; object stores have none."""
+    fs, path = filesystem(url)
+    # An "empty directory" of an object store would be the bucket.
+    if not kinds(fs) & OBJECT_STORES and fs.isdir(path) and not fs.ls(path):
+        fs.rmdir(path)
+
+
 def check_writable(url: str) -> None:
     """Checks, before long work, that a file can be written: writes an empty one beside it and removes that.
 
@@ -144,17 +236,16 @@ def check_writable(url: str) -> None:
     """
     probe = f"{url}.{uuid.uuid4().hex}.tmp"
     try:
-        write_file(probe, b"")
-        fs, path = filesystem(probe)
-        fs.rm_file(path)
+        _write(probe, b"")
+        remove_file(probe)
     except InputError:
         raise
     except Exception as error:  # every store's client has exceptions of its own
         raise InputError(f"{url} cannot be written: {one_line(error)}") from error
 
 
-def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+def _find(fs: fsspec.AbstractFileSystem, url: str, path: str) -> dict[str, dict[str, Any]]:
+    return dict(request(fs, url, lambda: fs.find(path, detail=True, **strict_listing(fs))))
 
 
 def sha256(data: bytes) -> str:
@@ -206,7 +297,7 @@ def match_files(urls: Collection[str], what: str = "input") -> list[str]:
     for url in urls:
         fs, path = filesystem(url)
         with reading(url):
-            matches = _match(fs, path)
+            matches = _match(fs, url, path)
         if matches is None:
             raise InputError(f"{url}: no such file ({what})")
         if not matches:
@@ -242,18 +333,18 @@ def check_named_once(urls: Sequence[str], what: str) -> None:
         raise InputError(f"{repeated} is named more than once ({what}): its ratings would count twice; name it once")
 
 
-def _match(fs: fsspec.AbstractFileSystem, path: str) -> list[str] | None:
+def _match(fs: fsspec.AbstractFileSystem, url: str, path: str) -> list[str] | None:
     """Paths of the files, or None where the path names a thing that does not exist."""
-    if fs.isfile(path):
+    found = info(url)
+    if found is not None and found["type"] == "file":
         return [path]
-    if fs.isdir(path):
-        listing = fs.find(path, detail=True)
-        return sorted(name for name in listing if _is_visible(name[len(path) :]))
+    if found is not None:
+        return sorted(name for name in _find(fs, url, path) if _is_visible(name[len(path) :]))
     if not any(character in path for character in "*?["):
         return None
-    listing = fs.glob(path, detail=True)
+    listing = request(fs, url, lambda: fs.glob(path, detail=True, **strict_listing(fs)))
     return sorted(
-        name for name, info in listing.items() if info["type"] == "file" and _is_visible(name.rsplit("/", 1)[-1])
+        name for name, entry in listing.items() if entry["type"] == "file" and _is_visible(name.rsplit("/", 1)[-1])
     )
 
 
@@ -262,4 +353,4 @@ def _is_visible(path: str) -> bool:
 
 
 def _as_url(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    return path if "file" in _protocols(fs) else str(fs.unstrip_protocol(path))
+    return path if "file" in kinds(fs) else str(fs.unstrip_protocol(path))

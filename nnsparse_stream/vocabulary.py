@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.folds import hash_ids
-from nnsparse_stream.storage import read_file
+from nnsparse_stream.storage import read_checked, read_file
 
 #: A table from id to index is used where the ids' range is at most this many times their number (or a million).
 _DENSE_RANGE = 8
@@ -130,17 +130,18 @@ class Vocabulary:
         return to_parquet(self.to_table())
 
     @classmethod
-    def read(cls, urls: Sequence[str]) -> Vocabulary:
-        """Reads a vocabulary from its Parquet parts, in their order.
+    def read(cls, urls: Sequence[str], checksums: Sequence[str] | None = None) -> Vocabulary:
+        """Reads a vocabulary from its Parquet parts, in their order, and verifies their SHA-256 where these are known.
 
         Raises:
-            InputError: a part is missing or damaged.
+            InputError: a part is missing, truncated or altered.
         """
         tables = []
-        for url in urls:
+        for part, url in enumerate(urls):
+            data = read_file(url) if checksums is None else read_checked(url, None, checksums[part])
             try:
                 # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
-                tables.append(pq.ParquetFile(pa.BufferReader(read_file(url))).read(use_threads=False))
+                tables.append(pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False))
             except (pa.ArrowException, OSError) as error:
                 raise InputError(f"{url} is not a whole Parquet file (truncated?)") from error
         return cls.from_table(pa.concat_tables(tables))

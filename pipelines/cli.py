@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
         _check_beam_flags(name, beam_flags)
         cast(Command, importlib.import_module(f"pipelines.{name}")).run(args, beam_flags)
     except InputError as error:
-        print(f"nnsparse-stream {name}: {error}", file=sys.stderr)
+        print(f"nnsparse-stream {name}: {_printable(error)}", file=sys.stderr)
         return 2
     except SystemExit as stopped:  # a command that ends with a code of its own
         return int(stopped.code or 0)
@@ -133,6 +133,11 @@ def _check_beam_flags(name: str, beam_flags: list[str]) -> None:
             f"unknown flag {unknown[0]!r}: it is neither a flag of {name} nor a Beam pipeline option; "
             f"`nnsparse-stream {name} --help` lists the flags"
         )
+
+
+def _printable(error: Exception) -> str:
+    """An error's message in one line: what it quotes of a damaged file may hold anything."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(error))
 
 
 def _last_line(error: Exception) -> str:

@@ -115,8 +115,7 @@ def _storage_problem(url: str) -> str | None:
     try:
         storage.write_file(name, content)
         read = storage.read_file(name)
-        fs, path = storage.filesystem(name)
-        fs.rm_file(path)
+        storage.remove_file(name)
     except Exception as error:  # storage libraries raise whatever their client raises; it is the finding
         return f"not usable: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return None if read == content else "not usable: what was read is not what was written"

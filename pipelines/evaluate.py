@@ -56,10 +56,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
 
     weights = blend_weights(args.model, args.data, args.weights)
     if args.json:
-        fs, path = storage.filesystem(args.json)
-        if fs.isdir(path):
+        if storage.is_directory(args.json):
             raise InputError(f"--json {args.json} is a directory; name a file in it")
-        if fs.exists(path) and not _is_evaluation(args.json):
+        if storage.exists(args.json) and not _is_evaluation(args.json):
             raise InputError(f"--json {args.json} exists and holds no evaluation; name another file")
         storage.check_writable(args.json)
     checkpoints = []
@@ -98,20 +97,17 @@ def _is_evaluation(url: str) -> bool:
     """Whether a file is one that `evaluate --json` wrote, which may be replaced."""
     from nnsparse_stream import storage
 
+    data = storage.read_file(url)
     try:
-        return {"fold", "count", "rmse", "mae", "buckets"} == set(json.loads(storage.read_file(url)))
+        return {"fold", "count", "rmse", "mae", "buckets"} == set(json.loads(data))
     except (ValueError, TypeError):
         return False
 
 
 def _write(figures: dict[str, Any], url: str) -> None:
     from nnsparse_stream import storage
-    from nnsparse_stream.errors import InputError
 
-    try:
-        storage.write_file(url, storage.to_json(figures))
-    except OSError as error:
-        raise InputError(f"--json {url} cannot be written: {storage.one_line(error)}") from error
+    storage.write_file(url, storage.to_json(figures))
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
+from faults import FaultProxy
 from samples import Trained, command
 
+from nnsparse_stream import retries
+
+_KEYS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
 _DATA = Path(os.environ.get("NNSPARSE_STREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -42,3 +49,39 @@ def item_side(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Tra
     command("prepare", *flags)
     command("train", "--data", data, "--output", run, "--hidden", "8", "--epochs", "2", "--threads", "1")
     return Trained(trained.log, data, run)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[tuple[str, int]]:
+    """Host and port of an S3 protocol server on the loopback interface."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture
+def s3_proxy(s3_server: tuple[str, int]) -> Iterator[FaultProxy]:
+    """What stands between the S3 client and its server; it breaks nothing until a plan is set."""
+    proxy = FaultProxy(*s3_server, stall_seconds=3)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def s3(s3_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A fresh bucket, reached through `s3_proxy`; endpoint and keys are set as users of fsspec and S3 set them."""
+    import s3fs
+
+    for name, value in _KEYS.items():
+        monkeypatch.setenv(name, value)
+    config = {"endpoint_url": s3_proxy.url, "config_kwargs": {"read_timeout": 1}}
+    monkeypatch.setitem(fsspec.config.conf, "s3", config)
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(retries, "BACKOFF", retries.Backoff(first_seconds=0.01, longest_seconds=0.05))
+    bucket = f"ratings-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3").mkdir(bucket)
+    yield f"s3://{bucket}"
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -91,10 +91,11 @@ def test_a_damaged_shard_is_named(dataset: Dataset, damage: str) -> None:
     else:
         path.write_bytes(data[:-7] if damage == "shorter" else data + b"x")
     next(dataset.shard_batches(0))
-    with pytest.raises(
-        InputError, match=r"shard-00002-of-00003\.parquet" + (": no such" if damage == "missing" else " has")
-    ):
-        dataset.read_row_group(2, 0)
+    for read in (lambda: dataset.read_row_group(2, 0), lambda: dataset.shard_batches(2), dataset.check_files):
+        with pytest.raises(
+            InputError, match=r"shard-00002-of-00003\.parquet" + (": no such" if damage == "missing" else " has")
+        ):
+            read()
 
 
 def test_a_manifest_whose_row_groups_do_not_add_up_is_damaged(dataset: Dataset) -> None:
@@ -104,6 +105,33 @@ def test_a_manifest_whose_row_groups_do_not_add_up_is_damaged(dataset: Dataset) 
     path.write_text(json.dumps(value))
     with pytest.raises(InputError, match=r"manifest.json is damaged \(row_groups of rows/shard-00000"):
         Dataset(dataset.url)
+
+
+def test_an_altered_byte_is_named_wherever_it_is(dataset: Dataset) -> None:
+    """Read whole, any byte; by row groups, any byte of a page that is read."""
+    path = Path(dataset.url) / dataset.shards[2].path
+    data = path.read_bytes()
+    pages = len(data) - int.from_bytes(data[-8:-4], "little") - 8
+    unnoticed = []
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(InputError, match=r"shard-00002-of-00003\.parquet was altered.*put the file back"):
+            dataset.shard_batches(2)
+        try:
+            if dataset.read_row_group(2, 0).equals(rows(100)):
+                continue  # a byte that is not read, as the name of the program that wrote the file
+            unnoticed.append(place)
+        except InputError as error:
+            assert "shard-00002-of-00003.parquet" in str(error)  # noqa: PT017
+    assert [place for place in unnoticed if place < pages] == []
+
+
+def test_an_altered_vocabulary_is_named(dataset: Dataset) -> None:
+    path = Path(dataset.url) / dataset.manifest.columns[0].path
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"parquet-cpp", b"parquet-cqq"))
+    with pytest.raises(InputError, match=r"part-00000-of-00001\.parquet was altered: its SHA-256 .* prepare again"):
+        dataset.vocabulary()
 
 
 def test_damage_of_the_same_size_is_named(dataset: Dataset) -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -397,30 +396,6 @@ def test_in_memory_storage(tmp_path: Path) -> None:
     assert prepare("--input", f"{base}/in/*.csv", "--output", f"{base}/out", "--axis", "user") == 0
     assert prepare("--input", tmp_path / "a.csv", "--output", tmp_path / "out", "--axis", "user") == 0
     assert files_of(f"{base}/out") == files_of(str(tmp_path / "out"))
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket on an S3 protocol server."""
-    import fsspec
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in (
-        ("AWS_ACCESS_KEY_ID", "x"),
-        ("AWS_SECRET_ACCESS_KEY", "x"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})
-    s3fs.S3FileSystem.clear_instance_cache()
-    fsspec.filesystem("s3").makedirs("ratings", exist_ok=True)
-    yield "s3://ratings"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 def test_s3(tmp_path: Path, s3: str, capsys: pytest.CaptureFixture[str]) -> None:

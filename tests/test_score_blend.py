@@ -295,5 +295,5 @@ def test_a_blend_that_fails_leaves_nothing(trained, item_side, tmp_path, capsys,
     models = [trained._replace(data=str(damaged)), item_side]
     output = tmp_path / "scores"
     assert cli.main(["score", "--output", str(output), *blend_flags([1, 1], *models), *what]) == 2
-    assert "is damaged" in capsys.readouterr().err
+    assert f"{shard.name} was altered" in capsys.readouterr().err
     assert not output.exists()

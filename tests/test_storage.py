@@ -40,7 +40,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("disk full")
 
     monkeypatch.setattr(fs, "pipe_file", cut_off)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="file: cannot be written: disk full"):
         storage.write_file(str(target), b"new")
     assert target.read_bytes() == b"old"
     assert listing(str(tmp_path)) == ["file"]

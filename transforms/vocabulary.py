@@ -247,4 +247,4 @@ def load_vocabulary(built: dict[str, Any]) -> Vocabulary:
 # Two: the one that is made, and the one that it goes on from.
 @functools.lru_cache(maxsize=2)
 def _load(urls: tuple[str, ...], sha256: tuple[str, ...]) -> Vocabulary:
-    return Vocabulary.read(urls)
+    return Vocabulary.read(urls, checksums=sha256)

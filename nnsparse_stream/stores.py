@@ -1,0 +1,68 @@
+"""fsspec's file systems: opened as this project needs them, told apart, and asked with retries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import fsspec
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.retries import retrying
+
+_T = TypeVar("_T")
+_HTTP = frozenset({"http", "https"})
+#: File systems without directories.
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl"})
+#: Those on which a file appears whole or not at all, and where a rename would be a copy.
+ATOMIC_WRITES = OBJECT_STORES | {"memory"}
+#: Those whose requests are retried and whose files are read by ranges.
+NETWORKED = OBJECT_STORES | _HTTP
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Opens the file system of a URL.
+
+    Returns:
+        The file system, with its listings cache emptied, and the URL's path on it.
+
+    Raises:
+        InputError: there is no such protocol, or its package is not installed.
+    """
+    s3 = url.startswith(("s3://", "s3a://"))
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **(_s3_options() if s3 else {}))
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{url}: {' '.join(str(error).split())}") from error
+    if s3:
+        fs.retries = 1
+    fs.invalidate_cache()
+    return fs, path
+
+
+def kinds(fs: fsspec.AbstractFileSystem) -> set[str]:
+    """The protocols of a file system."""
+    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+
+
+def request(fs: fsspec.AbstractFileSystem, url: str, make: Callable[[], _T]) -> _T:
+    """Makes a request, with retries (see `retrying`) where the file system is behind a network."""
+    return retrying(url, make) if kinds(fs) & NETWORKED else make()
+
+
+def strict_listing(fs: fsspec.AbstractFileSystem) -> dict[str, str]:
+    """Flags for `find` and `glob`, so that they fail where a part of the listing fails.
+
+    File systems that list by walking leave out a directory that could not be listed, unless told; the others don't, and
+    some of them don't know the flag.
+    """
+    return {"on_error": "raise"} if kinds(fs) & (_HTTP | {"file"}) else {}
+
+
+def _s3_options() -> dict[str, Any]:
+    """Takes the retries out of the S3 client, which would make 25 requests of each of our tries; the user's word wins.
+
+    gcsfs and adlfs retry by themselves too, few enough times to be left as they are.
+    """
+    configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {"retries": {"total_max_attempts": 1}, **configured}}
