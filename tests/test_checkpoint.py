@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Trained, command
+from samples import Trained, command
 
 from pipelines import cli
 
