@@ -62,7 +62,11 @@ def strict_listing(fs: fsspec.AbstractFileSystem) -> dict[str, str]:
 def _s3_options() -> dict[str, Any]:
     """Takes the retries out of the S3 client, which would make 25 requests of each of our tries; the user's word wins.
 
+    And uploads the parts of a large file one after the other: where one of them fails, those under way would reach the
+    store after the upload was given up, and stay there.
+
     gcsfs and adlfs retry by themselves too, few enough times to be left as they are.
     """
-    configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    return {"config_kwargs": {"retries": {"total_max_attempts": 1}, **configured}}
+    configured = fsspec.config.conf.get("s3", {})
+    retries = {"retries": {"total_max_attempts": 1}, **configured.get("config_kwargs", {})}
+    return {"max_concurrency": configured.get("max_concurrency", 1), "config_kwargs": retries}
