@@ -139,3 +139,12 @@ def test_folds_that_are_none_are_explained(folds, capsys):
 def test_folds_may_be_fractions_of_a_percent(trained, tmp_path):
     flags = ["--input", trained.log, "--output", str(tmp_path / "data"), "--axis", "user", "--folds", "70.1,19.8,10.1"]
     assert cli.main(["prepare", *flags]) == 0
+
+
+def test_what_a_message_quotes_of_a_damaged_file_cannot_break_its_line(tmp_path, capsys):
+    (tmp_path / "x").write_bytes(b"0,2\r\x0cb\x85\xe2\x80\xa8;\n")
+    argv = ["prepare", "--input", str(tmp_path / "x"), "--output", str(tmp_path / "y"), "--axis", "user"]
+    assert cli.main(argv) == 2
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1
+    assert r"0,2\r\x0cb" in message
