@@ -101,7 +101,8 @@ class Folds(Protocol):
     timed: ClassVar[bool]
 
     @property
-    def row_axis(self) -> str | None: ...  # noqa: D102
+    def row_axis(self) -> str | None:
+        """The axis whose rows it needs whole, if any."""
 
     def assign(self, keys: FoldKeys) -> np.ndarray:
         """The fold of each rating, uint8 (n,): 0 train, 1 validation, 2 test."""
@@ -146,7 +147,7 @@ class TimeFolds:
     def __post_init__(self) -> None:
         if self.validation_from is None and self.test_from is None:
             raise ValueError("neither validation_from nor test_from is given")
-        if None not in (self.validation_from, self.test_from) and self.validation_from >= self.test_from:  # type: ignore[operator]
+        if self.validation_from is not None and self.test_from is not None and self.validation_from >= self.test_from:
             raise ValueError(f"validation_from {self.validation_from} is not before test_from {self.test_from}")
 
     def assign(self, keys: FoldKeys) -> np.ndarray:
