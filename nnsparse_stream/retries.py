@@ -110,10 +110,21 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed later: the store was busy or broken, or the connection to it was."""
     if isinstance(error, (InputError, GaveUpError)):
         return False
+    if any(_is_lost_upload(cause) for cause in _chain(error)):
+        return True
     status = http_status(error)
     if status is not None:
         return status in _TRANSIENT_STATUS
     return any(_is_broken_connection(cause) for cause in _chain(error))
+
+
+def _is_lost_upload(error: BaseException) -> bool:
+    """Whether S3 does not know an upload that was under way: as where the answer to its completion was lost.
+
+    The client then gives up what the store has completed already, and is told so by a 404; a new upload succeeds.
+    """
+    response = getattr(error, "response", None)
+    return isinstance(response, dict) and response.get("Error", {}).get("Code") == "NoSuchUpload"
 
 
 def http_status(error: BaseException) -> int | None:
