@@ -294,7 +294,14 @@ def write_shard(
     groups: list[tuple[int, int]] = []
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
-        sink, rows.schema, compression="zstd", compression_level=1, write_page_checksum=True
+        sink,
+        rows.schema,
+        compression="zstd",
+        compression_level=1,
+        write_page_checksum=True,
+        # Ascending columns are stored as differences: smaller than by a dictionary, and faster to write.
+        use_dictionary=["values.list.element", "fold.list.element"],
+        column_encoding={"columns.list.element": "DELTA_BINARY_PACKED"},
     ) as writer:
         start = 0
         while start < len(rows):

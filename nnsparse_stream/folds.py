@@ -14,16 +14,28 @@ FOLDS = ("train", "validation", "test")
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+#: Values that fit in a core's cache together with a copy of them.
+_CACHED = 1 << 15
+#: Percent of 2**53 hashes that one of them is.
+_PERCENT = 100 * 2.0**-53
 
 
 def mix(values: np.ndarray) -> np.ndarray:
     """The finaliser of splitmix64: uint64 (n,) -> uint64 (n,), a bijection that spreads every bit over all bits."""
-    values = values ^ (values >> np.uint64(30))
-    values *= np.uint64(0xBF58476D1CE4E5B9)
-    values ^= values >> np.uint64(27)
-    values *= np.uint64(0x94D049BB133111EB)
-    values ^= values >> np.uint64(31)
-    return values
+    mixed = values.copy()
+    shifted = np.empty(min(_CACHED, len(mixed)), dtype=np.uint64)
+    # Piece by piece, so that what one operation has written is in the processor's cache for the next: twice as fast.
+    for start in range(0, len(mixed), _CACHED):
+        piece = mixed[start : start + _CACHED]
+        scratch = shifted[: len(piece)]
+        for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
+            np.right_shift(piece, np.uint64(shift), out=scratch)
+            piece ^= scratch
+            piece *= factor
+        np.right_shift(piece, np.uint64(31), out=scratch)
+        piece ^= scratch
+    return mixed
 
 
 def hash_ids(ids: pa.Array) -> np.ndarray:
@@ -68,9 +80,23 @@ def assign_folds(user_hash: np.ndarray, item_hash: np.ndarray, percent: tuple[fl
         uint8 (n,): 0 train, 1 validation, 2 test.
     """
     salt = mix(np.array([seed % 2**64], dtype=np.uint64) + _GOLDEN)
-    mixed = mix(mix(user_hash ^ salt) + item_hash)
-    share = (mixed >> np.uint64(11)).astype(np.float64) * (100 * 2.0**-53)
-    return np.searchsorted(np.cumsum(percent)[:-1], share, side="right").astype(np.uint8)
+    mixed = mix(user_hash ^ salt)
+    mixed += item_hash
+    mixed = mix(mixed) >> np.uint64(11)
+    folds = np.zeros(len(mixed), dtype=np.uint8)
+    for bound in np.cumsum(percent)[:-1].tolist():
+        folds += mixed >= np.uint64(_first_at(bound))
+    return folds
+
+
+def _first_at(percent: float) -> int:
+    """The least of the hashes 0 to 2**53 whose share, computed as a float64 percentage, is at least `percent`."""
+    least = int(percent / _PERCENT)
+    while least and (least - 1) * _PERCENT >= percent:
+        least -= 1
+    while least * _PERCENT < percent:
+        least += 1
+    return least
 
 
 @dataclass(frozen=True)

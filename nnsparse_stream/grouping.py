@@ -83,9 +83,10 @@ def partition(block: pa.RecordBatch, column: str, parts: int) -> Iterator[tuple[
     Yields:
         (part, the block's rows of that part, in the block's order), parts ascending, empty ones left out.
     """
-    part_of = hash_ids(block[column]) % np.uint64(parts)
-    # A radix sort where 16 bits hold the part.
-    part_of = part_of.astype(np.uint16 if parts <= 1 << 16 else np.int64)
+    hashes = hash_ids(block[column])
+    part_of = hashes - hashes // np.uint64(parts) * np.uint64(parts)  # NumPy divides faster than it takes remainders
+    # A radix sort where 16 bits hold the part, and of one pass where 8 do.
+    part_of = part_of.astype(np.uint8 if parts <= 1 << 8 else np.uint16 if parts <= 1 << 16 else np.int64)
     ordered = block.take(pa.array(np.argsort(part_of, kind="stable")))
     counts = np.bincount(part_of)
     ends = np.cumsum(counts)
@@ -119,9 +120,9 @@ def group_rows(
     block = blocks[0] if len(blocks) == 1 else pa.concat_batches(blocks)
     row_ids, codes = rank_ids(block["row"])
     columns = block["column"].to_numpy()
-    keys = codes * max(len(vocabulary), 1) + columns
-    order = np.argsort(keys)
-    ordered = keys[order]
+    num_columns = max(len(vocabulary), 1)
+    keys = codes * num_columns + columns
+    order, ordered = _sorted(keys, len(row_ids) * num_columns)
     merged = int((ordered[1:] == ordered[:-1]).sum())
     values = block["rating"].to_numpy()
     latest: Callable[[np.ndarray], np.ndarray] | None = None
@@ -149,6 +150,18 @@ def group_rows(
         )
     fold = folds.assign(fold_keys) if folds else carried("fold")
     return _list_rows(row_ids, codes, columns, values, fold), merged
+
+
+def _sorted(keys: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray]:
+    """The order that sorts keys from 0 to `bound`, int64 (n,), ties in any order, and the sorted keys."""
+    bits = len(keys).bit_length()
+    if bound.bit_length() + bits > 63:
+        order = np.argsort(keys)
+        return order, keys[order]
+    # Each key with its place in the low bits: sorting values takes a third of the time of finding their order.
+    packed = (keys << bits) | np.arange(len(keys))
+    packed.sort()
+    return packed & ((1 << bits) - 1), packed >> bits
 
 
 def fold_block(ratings: pa.RecordBatch, folds: Folds) -> pa.RecordBatch:
