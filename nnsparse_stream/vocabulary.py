@@ -162,7 +162,7 @@ def to_parquet(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def count_ids(ids: pa.Array) -> pa.RecordBatch:
+def count_ids(ids: pa.Array | pa.ChunkedArray) -> pa.RecordBatch:
     """Counts ids: (n,) -> columns id and count (int64), one row for each distinct id, in no particular order."""
     counted = ids.value_counts()
     return pa.record_batch([counted.field(0), counted.field(1)], names=["id", "count"])

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.output import OutputDirectory
     from nnsparse_stream.storage import check_apart
     from pipelines.metrics import sizes
-    from pipelines.running import run_pipeline, written_by_job
+    from pipelines.running import read_ahead, run_pipeline, written_by_job
 
     output = OutputDirectory(
         args.output,
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     base = _base(args, plan)
     folds, times = chosen_folds(args, plan.calendar), chosen_times(args, plan.calendar)
-    with written_by_job(output, beam_flags):
+    with written_by_job(output, beam_flags), read_ahead(plan, beam_flags):
         build = functools.partial(_build, args=args, plan=plan, folds=folds, times=times, base=base)
         result = run_pipeline(build, beam_flags)
         manifest = _manifest(args, plan, folds, times, base)
@@ -248,11 +248,15 @@ def _manifest(
     from nnsparse_stream.dataset import ColumnsFile, Manifest, ShardFile
     from nnsparse_stream.folds import FOLDS
     from nnsparse_stream.rating_statistics import RatingStatistics, add_statistics
+    from nnsparse_stream.split_outputs import check_bad_records
     from nnsparse_stream.storage import join, read_file
-    from transforms.read import check_bad_records
 
     summary = json.loads(read_file(join(args.output, _SUMMARY)))
     read, bad = check_bad_records(summary["read"], args.max_bad_fraction)
+    if len(summary["read"]) != len(plan.splits):
+        raise RuntimeError(
+            f"the runner lost or repeated splits: {len(summary['read'])} of {len(plan.splits)} were read"
+        )
     if bad == read:
         raise InputError("there is no rating in the input")
     shards = sorted(summary["shards"], key=lambda shard: shard["shard"])

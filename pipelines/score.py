@@ -112,8 +112,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.checkpoint import load_model
     from nnsparse_stream.dataset import Dataset
     from nnsparse_stream.output import OutputDirectory
+    from nnsparse_stream.split_outputs import check_bad_records
     from pipelines.running import run_pipeline, written_by_job
-    from transforms.read import check_bad_records
     from transforms.score_blend import CODES
 
     codes = f"{CODES}/*.parquet"

@@ -12,22 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import transforms.read
 import transforms.sparsify
 import transforms.vocabulary
+from nnsparse_stream import split_outputs
 from nnsparse_stream.dataset import ColumnsFile
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.folds import Folds, HashFolds, LastFolds, TimeFolds
 from nnsparse_stream.grouping import fold_block
 from nnsparse_stream.inputs import InputPlan, plan_inputs
 from nnsparse_stream.reading import BLOCK_BYTES
+from nnsparse_stream.split_outputs import check_bad_records
 from nnsparse_stream.storage import join
 from nnsparse_stream.times import TimeRange
 from nnsparse_stream.vocabulary import Vocabulary, count_ids, order_counts
 from pipelines.metrics import sizes
 from pipelines.running import run_pipeline
 from transforms import AssignFolds, BuildVocabulary, FilterByTime, ReadRatings, SparsifyRatings, WriteShards
-from transforms.read import check_bad_records
 from transforms.sparsify import shard_count
 
 RECORDS = [(user, f"i{item}", (user * item) % 5 + 1) for user in range(40) for item in range(1 + user % 7)]
@@ -77,7 +77,7 @@ def test_read_ratings_gives_every_record_once(tmp_path: Path, plan: InputPlan) -
 
 
 def test_dead_letters_come_in_bounded_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transforms.read, "_LETTERS", 1)
+    monkeypatch.setattr(split_outputs, "_LETTERS", 1)
     monkeypatch.setattr("nnsparse_stream.reading._CHUNK_BYTES", 8)
     (tmp_path / "f.csv").write_text("1,2,3\nxx\n1,3,3\nyy\n")
     plan = plan_inputs([str(tmp_path / "f.csv")])
@@ -93,6 +93,7 @@ def test_blocks_become_shards(
     """The result is the same where every buffer overflows at once."""
     if bounds:
         monkeypatch.setattr(transforms.sparsify, "_PENDING_BYTES", bounds)
+        monkeypatch.setattr(transforms.vocabulary, "_COUNTED_ROWS", bounds)
         monkeypatch.setattr(transforms.vocabulary, "_PENDING_ROWS", bounds)
 
     def build(pipeline: beam.Pipeline) -> None:

@@ -8,25 +8,30 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
+from nnsparse_stream.block_store import from_ipc, to_ipc
 from nnsparse_stream.formats import RatingFile
 from nnsparse_stream.reading import Split
+from transforms import in_process
 
-#: What ends an IPC stream: a continuation mark, and a message of no length.
-_END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+#: Begins what stands for a block of a run in one process; an IPC stream begins with bytes of 255.
+_TICKET = b"block"
 
 
 class RecordBatchCoder(beam.coders.Coder):
-    """A RecordBatch as an Arrow IPC stream. A slice costs its own size; decoding copies nothing."""
+    """A RecordBatch as an Arrow IPC stream; in a run in one process, as the number of a block that is kept."""
 
     def encode(self, value: pa.RecordBatch) -> bytes:
-        """Writes schema and data."""
-        # Serialised to buffers of the right size: a stream that grows would copy the data as often as it doubles.
-        return b"".join([value.schema.serialize(), value.serialize(), _END_OF_STREAM])
+        """Writes schema and data, or keeps the block and writes its number."""
+        store = in_process.store()
+        return to_ipc(value) if store is None else _TICKET + store.put(value).to_bytes(8, "big")
 
     def decode(self, encoded: bytes) -> pa.RecordBatch:
         """The batch; its buffers lie in `encoded`."""
-        with pa.ipc.open_stream(encoded) as reader:
-            return reader.read_next_batch()
+        if not encoded.startswith(_TICKET):
+            return from_ipc(encoded)
+        store = in_process.store()
+        assert store is not None, "a block of a run in one process has left it"
+        return store.get(int.from_bytes(encoded[len(_TICKET) :], "big"))
 
     def estimate_size(self, value: pa.RecordBatch) -> int:
         """Bytes of the data, without writing it."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.dataset import write_shard
 from nnsparse_stream.rating_statistics import RatingStatistics
+from transforms import in_process
 
 
 class WriteShards(beam.PTransform):
@@ -43,17 +46,32 @@ class _Write(beam.DoFn):
         self._entries_counter = Metrics.counter("ratings", "entries")
         self._bytes = Metrics.distribution("ratings", "shard_bytes")
 
+    def start_bundle(self) -> None:
+        self._ahead = in_process.ahead()
+
     def process(self, element: tuple[int, int, pa.RecordBatch, int, int]) -> Iterator[dict[str, Any]]:
-        shard, num_shards, rows, merged, filtered = element
-        file = write_shard(self._url, shard, num_shards, rows)
+        return self._counted(self._ahead.start(self._write(*element)))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        window = GlobalWindow()
+        for written in self._counted(self._ahead.finish()):
+            yield WindowedValue(written, window.max_timestamp(), [window])
+
+    def _write(
+        self, shard: int, num_shards: int, rows: pa.RecordBatch, merged: int, filtered: int
+    ) -> Iterator[dict[str, Any]]:
         statistics = RatingStatistics.of(rows)
-        self._rows_counter.inc(file.rows)
-        self._entries_counter.inc(file.entries)
-        self._bytes.update(file.bytes)
         yield {
             "shard": shard,
-            "file": dataclasses.asdict(file),
+            "file": dataclasses.asdict(write_shard(self._url, shard, num_shards, rows)),
             "merged": merged,
             "filtered": filtered,
             "statistics": [list(statistics.fold_entries), *statistics[1:]],
         }
+
+    def _counted(self, written: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for shard in written:
+            self._rows_counter.inc(shard["file"]["rows"])
+            self._entries_counter.inc(shard["file"]["entries"])
+            self._bytes.update(shard["file"]["bytes"])
+            yield shard

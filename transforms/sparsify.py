@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,12 +16,14 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.folds import Folds, HashFolds
 from nnsparse_stream.grouping import DuplicateRatingError, encode_block, filter_rows, group_rows, partition
 from nnsparse_stream.reading import BLOCK_BYTES
+from transforms import in_process
 from transforms.vocabulary import load_vocabulary
 
 #: Ratings of one shard, by default. At 16 to 24 bytes a rating, what is grouped under one key stays near 10 MB, which
 #: every engine sorts in memory.
 RATINGS_PER_SHARD = 500_000
-_PENDING_BYTES = 32 << 20
+#: Ratings that are partitioned at once.
+_PENDING_BYTES = 24 << 20
 
 
 class SparsifyRatings(beam.PTransform):
@@ -115,32 +118,42 @@ class _Partition(beam.DoFn):
         self._block_bytes = Metrics.distribution("ratings", "shuffled_block_bytes")
 
     def start_bundle(self) -> None:
+        self._ahead = in_process.ahead()
         self._pending: list[pa.RecordBatch] = []
         self._bytes = 0
-        self._shards = 1
+        self._built: dict[str, Any] = {}
 
     def process(self, ratings: pa.RecordBatch, vocabulary: dict[str, Any]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        self._shards = shard_count(vocabulary["ratings"], self._num_shards)
-        block = encode_block(ratings, self._axis, load_vocabulary(vocabulary), self._known_columns_only)
-        self._pending.append(block)
-        self._bytes += block.nbytes
+        self._built = vocabulary
+        self._pending.append(ratings)
+        self._bytes += ratings.nbytes
         if self._bytes >= _PENDING_BYTES:
-            yield from self._flush()
+            yield from self._measured(self._flush())
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         window = GlobalWindow()
-        for keyed in self._flush():
+        rest = self._flush() if self._pending else ()
+        for keyed in itertools.chain(self._measured(rest), self._measured(self._ahead.finish())):
             yield WindowedValue(keyed, window.max_timestamp(), [window])
 
     def _flush(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        if self._pending:
-            for shard, block in partition(pa.concat_batches(self._pending), "row", self._shards):
-                rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
-                for start in range(0, len(block), rows):
-                    piece = block.slice(start, rows)
-                    self._block_bytes.update(piece.nbytes)
-                    yield shard, piece
+        pieces = self._pieces(self._pending, self._built)
         self._pending, self._bytes = [], 0
+        return self._ahead.start(pieces)
+
+    def _pieces(self, blocks: list[pa.RecordBatch], built: dict[str, Any]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        vocabulary = load_vocabulary(built)
+        encoded = [encode_block(block, self._axis, vocabulary, self._known_columns_only) for block in blocks]
+        shards = shard_count(built["ratings"], self._num_shards)
+        for shard, block in partition(pa.concat_batches(encoded), "row", shards):
+            rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
+            for start in range(0, len(block), rows):
+                yield shard, block.slice(start, rows)
+
+    def _measured(self, pieces: Iterable[tuple[int, pa.RecordBatch]]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        for shard, piece in pieces:
+            self._block_bytes.update(piece.nbytes)
+            yield shard, piece
 
 
 def _empty_shards(
@@ -166,7 +179,20 @@ class _GroupRows(beam.DoFn):
         self._filtered_counter = Metrics.counter("ratings", "filtered")
         self._merged_counter = Metrics.counter("ratings", "duplicates")
 
+    def start_bundle(self) -> None:
+        self._ahead = in_process.ahead()
+
     def process(
+        self, keyed: tuple[int, Iterable[pa.RecordBatch]], vocabulary: dict[str, Any]
+    ) -> Iterator[tuple[int, int, pa.RecordBatch, int, int]]:
+        return self._counted(self._ahead.start(self._group(keyed, vocabulary)))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        window = GlobalWindow()
+        for shard in self._counted(self._ahead.finish()):
+            yield WindowedValue(shard, window.max_timestamp(), [window])
+
+    def _group(
         self, keyed: tuple[int, Iterable[pa.RecordBatch]], vocabulary: dict[str, Any]
     ) -> Iterator[tuple[int, int, pa.RecordBatch, int, int]]:
         shard, blocks = keyed
@@ -176,6 +202,13 @@ class _GroupRows(beam.DoFn):
         except DuplicateRatingError as error:
             where = f": {self._describe_pair(error.user, error.item)}" if self._describe_pair else ""
             raise InputError(f"{error}{where}; pass --duplicates first, last or mean, or remove one") from error
-        self._filtered_counter.inc(filtered)
-        self._merged_counter.inc(merged)
         yield shard, shard_count(vocabulary["ratings"], self._num_shards), rows, merged, filtered
+
+    def _counted(
+        self, shards: Iterable[tuple[int, int, pa.RecordBatch, int, int]]
+    ) -> Iterator[tuple[int, int, pa.RecordBatch, int, int]]:
+        for shard in shards:
+            *_, merged, filtered = shard
+            self._filtered_counter.inc(filtered)
+            self._merged_counter.inc(merged)
+            yield shard

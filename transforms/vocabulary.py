@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,7 +26,10 @@ from nnsparse_stream.vocabulary_parts import (
     part_count,
     sample_counts,
 )
+from transforms import in_process
 
+#: Ids that are counted at once.
+_COUNTED_ROWS = 1 << 20
 #: Partial counts are merged when they have this many rows.
 _PENDING_ROWS = 1 << 20
 _KEYED_COUNTS = tuple[int, pa.RecordBatch]
@@ -116,24 +120,39 @@ class _CountIds(beam.DoFn):
         self._column, self._partitions = column, partitions
 
     def start_bundle(self) -> None:
-        self._pending: list[pa.RecordBatch] = []
+        self._ahead = in_process.ahead()
+        self._ids: list[pa.Array] = []
+        self._counts: list[pa.RecordBatch] = []
         self._rows = 0
 
     def process(self, ratings: pa.RecordBatch) -> None:
-        counts = count_ids(ratings[self._column])
-        self._pending.append(counts)
-        self._rows += len(counts)
-        if self._rows >= _PENDING_ROWS:
-            self._pending = [merge_counts(self._pending)]
-            # Doubling where the ids are all distinct keeps merging linear.
-            self._rows = len(self._pending[0]) // 2
+        self._ids.append(ratings[self._column])
+        if sum(map(len, self._ids)) >= _COUNTED_ROWS:
+            for counts in self._ahead.start(_count(self._ids)):
+                self._add(counts)
+            self._ids = []
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        if self._pending:
+        for counts in itertools.chain(self._ahead.finish(), _count(self._ids)):
+            self._add(counts)
+        if self._counts:
             window = GlobalWindow()
-            for part, counts in partition(merge_counts(self._pending), "id", self._partitions):
+            for part, counts in partition(merge_counts(self._counts), "id", self._partitions):
                 for block in _slices(counts):
                     yield WindowedValue((part, block), window.max_timestamp(), [window])
+
+    def _add(self, counts: pa.RecordBatch) -> None:
+        self._counts.append(counts)
+        self._rows += len(counts)
+        if self._rows >= _PENDING_ROWS:
+            self._counts = [merge_counts(self._counts)]
+            # Doubling where the ids are all distinct keeps merging linear.
+            self._rows = len(self._counts[0]) // 2
+
+
+def _count(ids: list[pa.Array]) -> Iterator[pa.RecordBatch]:
+    if ids:
+        yield count_ids(pa.chunked_array(ids))
 
 
 def _slices(counts: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -1,0 +1,120 @@
+"""A run in this process alone: its blocks go from stage to stage by reference, and threads work on them side by side.
+
+On an engine a worker has one core and its blocks are sent; in one process both would be a waste. What is computed is
+the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+from nnsparse_stream.ahead import Ahead, Threads
+from nnsparse_stream.block_store import BlockStore
+from nnsparse_stream.inputs import InputPlan
+from nnsparse_stream.reading import BLOCK_BYTES, Split
+from nnsparse_stream.split_outputs import split_outputs
+
+#: More than this would hold many shards in memory at once.
+_MOST_THREADS = 8
+#: What is read while Beam is being imported: so many splits, and at most so many bytes before they are wanted.
+_BEGUN_SPLITS = 8
+_BEGUN_BYTES = 192 << 20
+#: Of glibc's mallopt: arrays up to 32 MiB come from the one heap that all threads share, which grows by 64 MiB and
+#: gives back what is free beyond 128 MiB.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
+_HEAP = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 32 << 20, _M_TOP_PAD: 64 << 20, _M_TRIM_THRESHOLD: 128 << 20}
+
+
+class _Run:
+    """What a run in one process has, and one on an engine has not."""
+
+    def __init__(self) -> None:
+        # The cores that this process may use, as containers restrict them; where the system does not tell, all of them.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = Threads(min(cores, _MOST_THREADS) if cores > 1 else 0)
+        self.store = BlockStore()
+        self.begun: frozenset[Split] = frozenset()
+        self.begun_results: list[Iterator[tuple[str, Any]]] = []
+
+
+_NO_THREADS = Threads(0)
+_run: _Run | None = None
+
+
+@contextmanager
+def in_process() -> Iterator[None]:
+    """While it lasts, all pipelines that this process runs are taken to have no other process to work for them."""
+    global _run
+    if _run is not None:
+        yield
+        return
+    with _one_heap():
+        _run = run = _Run()
+        try:
+            yield
+        finally:
+            _run = None
+            run.threads.end()
+            run.store.close()
+
+
+def begin_reading(plan: InputPlan) -> None:
+    """Begins to read the first splits of a plan in a run in one process, whose pipeline is about to be built."""
+    if _run is None or not _run.threads.number:
+        return
+    first = plan.splits[:_BEGUN_SPLITS]
+    _run.begun = frozenset(first)
+    number = _run.threads.number
+    for start in range(number):
+        work = chain.from_iterable(split_outputs(split, plan.schema) for split in first[start::number])
+        _run.begun_results.append(_run.threads.begin(work, _BEGUN_BYTES // BLOCK_BYTES // number))
+
+
+def store() -> BlockStore | None:
+    """Where blocks wait between stages; None where they are sent."""
+    return None if _run is None else _run.store
+
+
+def ahead() -> Ahead[Any]:
+    """What a DoFn gives a bundle's work to: threads in a run in one process, else none."""
+    return Ahead(_NO_THREADS if _run is None else _run.threads)
+
+
+def reading_ahead() -> Ahead[tuple[str, Any]]:
+    """The same for reading: what `begin_reading` began comes first."""
+    work = ahead()
+    while _run is not None and _run.begun_results:
+        work.adopt(_run.begun_results.pop(0))
+    return work
+
+
+def is_begun(split: Split) -> bool:
+    """Whether the results of a split come from what `begin_reading` began."""
+    return _run is not None and split in _run.begun
+
+
+@contextmanager
+def _one_heap() -> Iterator[None]:
+    """Lets Arrow and NumPy use again what either has freed.
+
+    Each would ask the system for most arrays anew, and threads that wait for fresh pages wait for one another: the same
+    work took 1.6 times as long. Only glibc is known to take these settings; elsewhere nothing changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None or not all(mallopt(parameter, value) for parameter, value in _HEAP.items()):
+        yield
+        return
+    outer = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(outer)
