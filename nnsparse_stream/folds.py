@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
+
+from nnsparse_stream.errors import InputError
 
 FOLDS = ("train", "validation", "test")
 
@@ -230,3 +232,58 @@ class LastFolds:
     def to_json(self) -> dict[str, Any]:
         """The manifest's "folds"."""
         return {"method": "last", **asdict(self)}
+
+
+def folds_from_json(value: Mapping[str, Any]) -> Folds | None:
+    """The folds that a manifest's "folds" describe; parameters that have a default may be left out.
+
+    Returns:
+        None for the method "files": the ratings come with their folds.
+
+    Raises:
+        InputError: there is no such method or parameter, a parameter is missing, or its value is not fit.
+    """
+    if not isinstance(value, Mapping):
+        raise InputError(f"folds are {value!r}; give a mapping, as method: hash")
+    method = value.get("method")
+    parameters = {name: given for name, given in value.items() if name != "method" and given is not None}
+    makers: dict[Any, Any] = {"hash": HashFolds, "time": TimeFolds, "last": LastFolds}
+    known = [field.name for field in fields(makers[method])] if method in makers else []
+    if method not in (*makers, "files"):
+        raise InputError(f"the method of folds is {method!r}; give hash, time, last or files")
+    for name, given in parameters.items():
+        if name not in known:
+            raise InputError(f"folds of method {method} have no {name!r}; they have {', '.join(known) or 'nothing'}")
+        wanted, fits = _PARAMETERS.get(name, _INTEGER)
+        if not fits(given):
+            raise InputError(f"{name} of folds is {given!r}; give {wanted}")
+    if "percent" in parameters:
+        parameters["percent"] = tuple(parameters["percent"])
+    if method == "last" and "axis" not in parameters:
+        raise InputError("folds of method last lack the axis; give user or item: whose latest ratings")
+    try:
+        return makers[method](**parameters) if method in makers else None
+    except ValueError as error:
+        raise InputError(f"{error}; correct the folds") from error
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_percentages(value: Any) -> bool:
+    try:
+        return len(value) == 3 and min(value) >= 0 and abs(sum(value) - 100) <= 1e-6
+    except TypeError:
+        return False
+
+
+_INTEGER: tuple[str, Callable[[Any], bool]] = ("an integer", _is_integer)
+_COUNT = ("an integer from 0", lambda value: _is_integer(value) and value >= 0)
+#: What the parameters of folds are to be, and whether a value is that; the others are integers.
+_PARAMETERS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "percent": ("three percentages of train, validation and test that sum to 100", _are_percentages),
+    "axis": ("user or item", lambda value: value in ("user", "item")),
+    "validation": _COUNT,
+    "test": _COUNT,
+}

@@ -87,13 +87,14 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.formats import FieldNames
     from nnsparse_stream.inputs import plan_inputs
     from nnsparse_stream.output import OutputDirectory
+    from nnsparse_stream.prepared import CONTENTS
     from nnsparse_stream.storage import check_apart
     from pipelines.metrics import sizes
     from pipelines.running import read_ahead, run_pipeline, written_by_job
 
     output = OutputDirectory(
         args.output,
-        contents=("columns/part-*.parquet", "rows/shard-*.parquet", "dead_letters/*.jsonl", _SUMMARY),
+        contents=(*CONTENTS, _SUMMARY),
         overwrite=args.overwrite,
     )
     for some in inputs.values() if isinstance(inputs, Mapping) else [inputs]:
@@ -245,60 +246,26 @@ def _write_summary(
 def _manifest(
     args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange, base: Manifest | None
 ) -> Manifest:
-    from nnsparse_stream.dataset import ColumnsFile, Manifest, ShardFile
-    from nnsparse_stream.folds import FOLDS
-    from nnsparse_stream.rating_statistics import RatingStatistics, add_statistics
+    from nnsparse_stream.prepared import assemble_manifest
     from nnsparse_stream.split_outputs import check_bad_records
     from nnsparse_stream.storage import join, read_file
 
     summary = json.loads(read_file(join(args.output, _SUMMARY)))
     read, bad = check_bad_records(summary["read"], args.max_bad_fraction)
     if len(summary["read"]) != len(plan.splits):
-        raise RuntimeError(
-            f"the runner lost or repeated splits: {len(summary['read'])} of {len(plan.splits)} were read"
-        )
-    if bad == read:
-        raise InputError("there is no rating in the input")
-    shards = sorted(summary["shards"], key=lambda shard: shard["shard"])
-    files = tuple(ShardFile(**shard["file"]) for shard in shards)
-    statistics = add_statistics(
-        RatingStatistics(tuple(entries), *numbers) for entries, *numbers in (shard["statistics"] for shard in shards)
-    )
-    filtered, filters = sum(summary["filtered"]), filters_to_json(args, times)
-    merged, left_out = (sum(shard[name] for shard in shards) for name in ("merged", "filtered"))
-    counted = summary["vocabulary"]["ratings"]
-    num_entries = sum(file.entries for file in files)
-    if read != bad + filtered + counted or counted != num_entries + merged + left_out:
-        raise RuntimeError(
-            f"the runner lost or repeated ratings: of {read - bad} read it left out {filtered} and counted {counted}; "
-            f"of these it wrote {num_entries}, merged {merged} and left out {left_out}"
-        )
-    if not num_entries:
-        raise InputError(f"no rating is left of {read - bad}: the filters {filters} leave all of them out")
-    if folds and folds.timed and not statistics.fold_entries[0]:
-        raise InputError(
-            f"no rating comes before the first cut in time, so there is nothing to train on: {folds.to_json()}; where "
-            "the time column holds integers, a date is taken for Unix seconds"
-        )
-    columns = tuple(ColumnsFile(**file) for file in summary["vocabulary"]["files"])
-    row_type, column_type = plan.schema.user, plan.schema.item
-    if args.axis == "item":
-        row_type, column_type = column_type, row_type
-    return Manifest(
+        raise RuntimeError(f"the runner lost or repeated splits: {len(plan.splits)} became {len(summary['read'])}")
+    return assemble_manifest(
         axis=args.axis,
-        row_id_type=row_type,
-        column_id_type=column_type,
-        num_columns=sum(file.rows for file in columns),
-        num_rows=sum(file.rows for file in files),
-        num_entries=num_entries,
-        fold_entries=dict(zip(FOLDS, statistics.fold_entries, strict=True)),
-        folds=folds.to_json() if folds else {"method": "files"},
-        ratings=statistics.to_json(),
-        records={"read": read, "bad": bad, "filtered": filtered + left_out, "duplicates": merged},
+        user_type=plan.schema.user,
+        item_type=plan.schema.item,
+        folds=folds,
         duplicates=args.duplicates,
-        columns=columns,
-        shards=files,
-        filters=filters,
+        filters=filters_to_json(args, times),
+        read=read,
+        bad=bad,
+        filtered=sum(summary["filtered"]),
+        vocabulary=summary["vocabulary"],
+        shards=summary["shards"],
         earlier_vocabularies=_earlier_vocabularies(base),
     )
 

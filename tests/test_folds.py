@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnsparse_stream.folds import FoldKeys, HashFolds, LastFolds, TimeFolds, assign_folds, hash_ids
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.folds import (
+    FoldKeys,
+    Folds,
+    HashFolds,
+    LastFolds,
+    TimeFolds,
+    assign_folds,
+    folds_from_json,
+    hash_ids,
+)
 
 MASK = 2**64 - 1
 
@@ -141,3 +151,41 @@ def test_hash_folds_ask_for_hashes_only() -> None:
     folds = HashFolds((50, 25, 25), 7)
     assert folds.assign(keys).tolist() == assign_folds(users, items, (50, 25, 25), 7).tolist()
     assert folds.to_json() == {"method": "hash", "percent": [50, 25, 25], "seed": 7}
+
+
+@pytest.mark.parametrize(
+    "folds",
+    [HashFolds((33.5, 0, 66.5), 7), TimeFolds(3, 8), TimeFolds(test_from=-5), LastFolds("item", 2, 0)],
+)
+def test_folds_are_what_their_json_says(folds: Folds) -> None:
+    assert folds_from_json(folds.to_json()) == folds
+
+
+def test_folds_that_json_leaves_out_have_their_defaults() -> None:
+    assert folds_from_json({"method": "hash"}) == HashFolds()
+    assert folds_from_json({"method": "last", "axis": "user"}) == LastFolds("user")
+    assert folds_from_json({"method": "files"}) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("hash", "folds are 'hash'; give a mapping"),
+        ({}, "the method of folds is None; give hash, time, last or files"),
+        ({"method": "hash", "parts": 1}, "folds of method hash have no 'parts'; they have percent, seed"),
+        ({"method": "files", "seed": 1}, "folds of method files have no 'seed'; they have nothing"),
+        ({"method": "hash", "seed": "1"}, "seed of folds is '1'; give an integer"),
+        ({"method": "hash", "percent": [90, 5]}, r"percent of folds is \[90, 5\]; give three percentages"),
+        ({"method": "hash", "percent": [90, 20, -10]}, "give three percentages"),
+        ({"method": "hash", "percent": [90, 10, 1]}, "give three percentages"),
+        ({"method": "hash", "percent": ["90", "10", "0"]}, "give three percentages"),
+        ({"method": "last"}, "folds of method last lack the axis; give user or item"),
+        ({"method": "last", "axis": "row"}, "axis of folds is 'row'; give user or item"),
+        ({"method": "last", "axis": "user", "test": -1}, "test of folds is -1; give an integer from 0"),
+        ({"method": "time"}, "neither validation_from nor test_from is given; correct the folds"),
+        ({"method": "time", "test_from": "2001-01-01"}, "test_from of folds is '2001-01-01'; give an integer"),
+    ],
+)
+def test_folds_that_are_none_are_refused(value: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        folds_from_json(value)
