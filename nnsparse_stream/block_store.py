@@ -13,7 +13,7 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import one_line
 
 #: Bytes of blocks that stay in memory: what waits of some 10 million ratings.
-MEMORY_BYTES = 384 << 20
+MEMORY_BYTES = 288 << 20
 
 #: What ends an IPC stream: a continuation mark, and a message of no length.
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"

@@ -89,6 +89,7 @@ def partition(block: pa.RecordBatch, column: str, parts: int) -> Iterator[tuple[
     part_of = part_of.astype(np.uint8 if parts <= 1 << 8 else np.uint16 if parts <= 1 << 16 else np.int64)
     ordered = block.take(pa.array(np.argsort(part_of, kind="stable")))
     counts = np.bincount(part_of)
+    del block, hashes, part_of  # the parts may be taken slowly
     ends = np.cumsum(counts)
     for part in np.flatnonzero(counts).tolist():
         yield part, ordered.slice(int(ends[part] - counts[part]), int(counts[part]))

@@ -26,11 +26,11 @@ from nnsparse_stream.split_outputs import split_outputs
 _MOST_THREADS = 8
 #: What is read while Beam is being imported: so many splits, and at most so many bytes before they are wanted.
 _BEGUN_SPLITS = 8
-_BEGUN_BYTES = 192 << 20
-#: Of glibc's mallopt: arrays up to 32 MiB come from the one heap that all threads share, which grows by 64 MiB and
-#: gives back what is free beyond 128 MiB.
+_BEGUN_BYTES = 128 << 20
+#: Of glibc's mallopt: arrays up to 32 MiB come from the one heap that all threads share, which grows by 16 MiB and
+#: gives back what is free beyond 64 MiB.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
-_HEAP = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 32 << 20, _M_TOP_PAD: 64 << 20, _M_TRIM_THRESHOLD: 128 << 20}
+_HEAP = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 32 << 20, _M_TOP_PAD: 16 << 20, _M_TRIM_THRESHOLD: 64 << 20}
 
 
 class _Run:

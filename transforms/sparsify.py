@@ -143,9 +143,11 @@ class _Partition(beam.DoFn):
 
     def _pieces(self, blocks: list[pa.RecordBatch], built: dict[str, Any]) -> Iterator[tuple[int, pa.RecordBatch]]:
         vocabulary = load_vocabulary(built)
-        encoded = [encode_block(block, self._axis, vocabulary, self._known_columns_only) for block in blocks]
         shards = shard_count(built["ratings"], self._num_shards)
-        for shard, block in partition(pa.concat_batches(encoded), "row", shards):
+        encoded = (encode_block(block, self._axis, vocabulary, self._known_columns_only) for block in blocks)
+        pieces = partition(pa.concat_batches(list(encoded)), "row", shards)
+        blocks.clear()  # the pieces may be taken slowly
+        for shard, block in pieces:
             rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
             for start in range(0, len(block), rows):
                 yield shard, block.slice(start, rows)
