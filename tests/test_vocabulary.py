@@ -43,7 +43,7 @@ def _bytes(value: int | str) -> int | bytes:
 
 
 def test_equal_hashes_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnsparse_stream.vocabulary.hash_ids", lambda ids: np.full(len(ids), 7, dtype=np.uint64))
+    monkeypatch.setattr("nnsparse_stream.id_index.hash_ids", lambda ids: np.full(len(ids), 7, dtype=np.uint64))
     vocabulary = Vocabulary(pa.array(["a", "b", "c"]), np.array([1, 1, 1]))
     assert vocabulary.encode(pa.array(["c", "x", "a", "b", "c"])).tolist() == [2, -1, 0, 1, 2]
 
