@@ -44,7 +44,7 @@ def hash_ids(ids: pa.Array) -> np.ndarray:
     """Hashes ids to 64 bits.
 
     Args:
-        ids: int64 or string, without nulls.
+        ids: int64, string or large_string, without nulls.
 
     Returns:
         uint64 (n,). Integers: mix(id + golden ratio), so that id 0 does not hash to 0. Strings: mix of the 64-bit
@@ -52,8 +52,7 @@ def hash_ids(ids: pa.Array) -> np.ndarray:
     """
     if pa.types.is_int64(ids.type):
         return mix(ids.to_numpy().view(np.uint64) + _GOLDEN)
-    offsets = np.frombuffer(ids.buffers()[1], dtype=np.int32)[ids.offset : ids.offset + len(ids) + 1].astype(np.int64)
-    data = np.frombuffer(ids.buffers()[2] or b"", dtype=np.uint8)
+    offsets, data = string_buffers(ids)
     hashes = np.full(len(ids), _FNV_OFFSET)
     lengths = np.diff(offsets)
     # One step per byte position over all ids that are long enough: the order by length keeps those a prefix.
@@ -65,6 +64,18 @@ def hash_ids(ids: pa.Array) -> np.ndarray:
     result = np.empty_like(hashes)
     result[by_length] = hashes
     return mix(result)
+
+
+def string_buffers(ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """What an array of type string or large_string (n,) is made of.
+
+    Returns:
+        int64 (n + 1,), where each string begins and ends; and uint8, the bytes, of which these are places.
+    """
+    width = np.int64 if pa.types.is_large_string(ids.type) else np.int32
+    _, offsets, data = ids.buffers()
+    places = np.frombuffer(offsets or b"", dtype=width)[ids.offset : ids.offset + len(ids) + 1].astype(np.int64)
+    return places, np.frombuffer(data or b"", dtype=np.uint8)
 
 
 def assign_folds(user_hash: np.ndarray, item_hash: np.ndarray, percent: tuple[float, ...], seed: int) -> np.ndarray:

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from nnsparse_stream.errors import InputError
 from nnsparse_stream.folds import hash_ids
-from nnsparse_stream.vocabulary import MOST_IDS, Vocabulary, merge_counts, sort_counts
+from nnsparse_stream.vocabulary import Vocabulary, check_number, merge_counts, sort_counts
 
 #: Ids of one part of a vocabulary, about: at 16 to 40 bytes an id, what a worker sorts takes some 40 MB.
 PART_IDS = 1 << 20
@@ -42,10 +41,7 @@ def cut_points(samples: Iterable[pa.RecordBatch], total: int, known: int = 0) ->
     Raises:
         InputError: there are more ids than a column index can hold.
     """
-    if known + total >= MOST_IDS:
-        raise InputError(
-            f"{known + total} distinct column ids are more than the 2147483647 that a column index can hold"
-        )
+    check_number(known + total)
     ordered = sort_counts(merge_counts(samples))
     parts = max(1, -(-total // PART_IDS))
     places = np.unique(np.arange(1, parts) * len(ordered) // parts)
@@ -105,7 +101,7 @@ def count_known(counts: Iterable[pa.RecordBatch], base: Vocabulary, part: int) -
         Columns id and count, ids in the order of their indices; and the first of these indices.
     """
     first = part * PART_IDS
-    ids = base.ids.slice(first, PART_IDS)
+    ids = base.decode(np.arange(first, min(first + PART_IDS, len(base))))
     total = np.zeros(len(ids), dtype=np.int64)
     for block in counts:
         total[base.encode(block["id"]) - first] = block["count"].to_numpy()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 
 import transforms.sparsify
 import transforms.vocabulary
-from nnsparse_stream import split_outputs
+from nnsparse_stream import lookup, split_outputs
 from nnsparse_stream.dataset import ColumnsFile
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.folds import Folds, HashFolds, LastFolds, TimeFolds
@@ -29,6 +31,7 @@ from pipelines.metrics import sizes
 from pipelines.running import run_pipeline
 from transforms import AssignFolds, BuildVocabulary, FilterByTime, ReadRatings, SparsifyRatings, WriteShards
 from transforms.sparsify import shard_count
+from transforms.vocabulary import load_vocabulary
 
 RECORDS = [(user, f"i{item}", (user * item) % 5 + 1) for user in range(40) for item in range(1 + user % 7)]
 
@@ -90,8 +93,10 @@ def test_dead_letters_come_in_bounded_parts(tmp_path: Path, monkeypatch: pytest.
 def test_blocks_become_shards(
     tmp_path: Path, plan: InputPlan, bounds: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The result is the same where every buffer overflows at once."""
+    """The result is the same where every buffer overflows at once, and no vocabulary is small enough for memory."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if bounds:
+        monkeypatch.setattr(lookup, "PART_IDS", 0)
         monkeypatch.setattr(transforms.sparsify, "_PENDING_BYTES", bounds)
         monkeypatch.setattr(transforms.vocabulary, "_COUNTED_ROWS", bounds)
         monkeypatch.setattr(transforms.vocabulary, "_PENDING_ROWS", bounds)
@@ -127,6 +132,38 @@ def test_blocks_become_shards(
     written = sorted(read_lines(tmp_path / "written"), key=lambda entry: entry["shard"])
     assert [entry["file"]["rows"] for entry in written] == [len(rows) for _, _, rows, _, _ in shards]
     assert len(list((tmp_path / "data" / "rows").iterdir())) == 50
+    shared = tmp_path / f"nnsparse-stream-{os.getuid()}"
+    assert len(list(shared.glob("vocabulary-*.arrow"))) == (1 if bounds else 0)
+    transforms.vocabulary._load.cache_clear()
+    assert list(shared.glob("vocabulary-*.arrow")) == []
+
+
+def test_a_vocabulary_that_goes_on_from_a_mapped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts are those that one in memory gives."""
+    earlier = pa.record_batch({"item": ["x", "y", "z", "y"]})
+    later = pa.record_batch({"item": ["b", "z", "a", "b", "x"]})
+    tables = {}
+    for name, few in (("memory", 100), ("mapped", 0)):
+        monkeypatch.setattr(lookup, "PART_IDS", few)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        base = None
+        for step, block in (("earlier", earlier), ("later", later)):
+            where = tmp_path / name / step
+
+            def build(pipeline: beam.Pipeline, where: Path = where, block: pa.RecordBatch = block) -> None:
+                ratings = pipeline | beam.Create([block]).with_output_types(pa.RecordBatch)
+                vocabulary = ratings | BuildVocabulary("item", "string", str(where), base=base)  # noqa: B023 (run here)
+                _ = vocabulary | collect(tmp_path, f"{name}-{step}")  # noqa: B023
+
+            run_pipeline(build, [])
+            (base,) = read_lines(tmp_path / f"{name}-{step}")
+        tables[name] = load_vocabulary(base).to_table()
+    assert tables["mapped"].to_pydict() == {
+        "index": [0, 1, 2, 3, 4],
+        "id": ["y", "x", "z", "b", "a"],
+        "count": [0, 1, 1, 2, 1],
+    }
+    assert tables["mapped"].equals(tables["memory"])
 
 
 def test_shuffled_elements_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

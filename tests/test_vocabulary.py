@@ -42,12 +42,6 @@ def _bytes(value: int | str) -> int | bytes:
     return value.encode() if isinstance(value, str) else value
 
 
-def test_equal_hashes_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnsparse_stream.vocabulary.hash_ids", lambda ids: np.full(len(ids), 7, dtype=np.uint64))
-    vocabulary = Vocabulary(pa.array(["a", "b", "c"]), np.array([1, 1, 1]))
-    assert vocabulary.encode(pa.array(["c", "x", "a", "b", "c"])).tolist() == [2, -1, 0, 1, 2]
-
-
 def test_parquet_round_trip_in_parts(tmp_path) -> None:
     vocabulary = order_counts(count_ids(pa.array(["x", "y", "y"])))
     write_file(str(tmp_path / "0"), vocabulary.to_parquet())
@@ -56,6 +50,19 @@ def test_parquet_round_trip_in_parts(tmp_path) -> None:
     assert read.to_parquet() == vocabulary.to_parquet()
     with pytest.raises(InputError, match="indices are not 0, 1, 2"):
         Vocabulary.read([str(tmp_path / "0")] * 2)
+
+
+def test_strings_beyond_what_one_array_holds(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = order_counts(count_ids(pa.array(["x", "y", "y"])))
+    write_file(str(tmp_path / "0"), vocabulary.to_parquet())
+    monkeypatch.setattr("nnsparse_stream.vocabulary._STRING_BYTES", 3)
+    wide = Vocabulary.read([str(tmp_path / "0")])
+    assert (wide.ids.type, wide.id_type, wide.to_table()["id"].type) == (pa.large_string(), "string", pa.large_string())
+    assert wide.encode(pa.array(["y", "z", "x"])).tolist() == [0, -1, 1]
+    assert wide.decode(np.array([1, 0])).to_pylist() == ["x", "y"]
+    write_file(str(tmp_path / "0"), wide.to_parquet())
+    monkeypatch.undo()
+    assert Vocabulary.read([str(tmp_path / "0")]).decode(np.array([0, 1])).equals(vocabulary.ids)
 
 
 def test_damaged_files_are_named(tmp_path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from nnsparse_stream import storage
 from nnsparse_stream.dataset import Manifest, write_columns
 from nnsparse_stream.grouping import partition
+from nnsparse_stream.lookup import open_vocabulary
 from nnsparse_stream.reading import BLOCK_BYTES
 from nnsparse_stream.vocabulary import Vocabulary, columns_table, count_ids, keep_frequent, merge_counts, sort_counts
 from nnsparse_stream.vocabulary_parts import (
@@ -256,14 +258,21 @@ def built_vocabulary(url: str, manifest: Manifest) -> dict[str, Any]:
 
 
 def load_vocabulary(built: dict[str, Any]) -> Vocabulary:
-    """Reads the vocabulary that `BuildVocabulary` wrote: once a process, however many bundles ask for it."""
+    """Opens the vocabulary that `BuildVocabulary` wrote: once a process, however many bundles ask for it.
+
+    One of many ids lies in a file that the processes of the machine share; see `nnsparse_stream.lookup`.
+    """
     files = built["files"]
-    return _load(
-        tuple(storage.join(built["url"], file["path"]) for file in files), tuple(file["sha256"] for file in files)
-    )
+    urls = tuple(storage.join(built["url"], file["path"]) for file in files)
+    # Bundles of one process run in threads.
+    with _loading:
+        return _load(urls, tuple(file["sha256"] for file in files), sum(file["rows"] for file in files))
+
+
+_loading = threading.Lock()
 
 
 # Two: the one that is made, and the one that it goes on from.
 @functools.lru_cache(maxsize=2)
-def _load(urls: tuple[str, ...], sha256: tuple[str, ...]) -> Vocabulary:
-    return Vocabulary.read(urls, checksums=sha256)
+def _load(urls: tuple[str, ...], sha256: tuple[str, ...], num_ids: int) -> Vocabulary:
+    return open_vocabulary(urls, sha256, num_ids)
