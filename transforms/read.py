@@ -43,8 +43,10 @@ class ReadRatings(beam.PTransform):
         """Applies the transform to the pipeline."""
         read = (
             begin
-            | "Splits" >> beam.Create(self._plan.splits, reshuffle=False).with_output_types(Split)
-            | "Spread" >> beam.Reshuffle()
+            | "Once" >> beam.Impulse()
+            | "Splits" >> beam.FlatMap(_numbered, self._plan).with_output_types(tuple[int, Split])
+            # A key for each, so that the runner spreads them over its workers.
+            | "Spread" >> beam.GroupByKey()
             | "Read"
             >> beam.ParDo(_Read(self._plan.schema))
             .with_output_types(pa.RecordBatch)
@@ -54,6 +56,10 @@ class ReadRatings(beam.PTransform):
             write_letters, self._dead_letters, beam.pvalue.AsList(read.lines)
         )
         return read
+
+
+def _numbered(_: bytes, plan: InputPlan) -> Iterator[tuple[int, Split]]:
+    return enumerate(plan.splits)
 
 
 class _Read(beam.DoFn):
@@ -66,7 +72,8 @@ class _Read(beam.DoFn):
     def start_bundle(self) -> None:
         self._ahead = in_process.reading_ahead()
 
-    def process(self, split: Split) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+    def process(self, numbered: tuple[int, Iterable[Split]]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
+        (split,) = numbered[1]
         if in_process.is_begun(split):
             return
         for tag, value in self._counted(self._ahead.start(split_outputs(split, self._schema))):

@@ -75,37 +75,31 @@ class BuildVocabulary(beam.PTransform):
         """Applies the transform."""
         empty = count_ids(pa.array([], type=pa.int64() if self._id_type == "int64" else pa.string()))
         pipeline = ratings.pipeline
-        # An impulse for each: what it starts is fused to one stage, and these wait for one another.
         merged = (
             ratings
             | "Count" >> beam.ParDo(_CountIds(self._column, self._partitions)).with_output_types(_KEYED_COUNTS)
             | "By part" >> beam.GroupByKey()
             | "Merge"
-            >> beam.ParDo(_MergePart(self._min_ratings))
+            >> beam.ParDo(_MergePart(self._min_ratings, self._base))
             .with_output_types(pa.RecordBatch)
-            .with_outputs("counted", main="counts")
+            .with_outputs("counted", "samples", main="counts")
         )
-        counted, merged = beam.pvalue.AsIter(merged.counted), merged.counts
-        samples = merged | "Sample" >> beam.Map(_sample, self._base).with_output_types(_KEYED_COUNTS)
-        layout = (
+        planned = (
             pipeline
+            # An impulse for each that is needed once: what it starts is fused to one stage, and these wait for others.
             | "Once" >> beam.Impulse()
             | "Layout"
-            >> beam.Map(_layout, empty, self._base, beam.pvalue.AsIter(samples)).with_output_types(_KEYED_COUNTS)
+            >> beam.ParDo(_Layout(empty, self._base), beam.pvalue.AsIter(merged.samples))
+            .with_output_types(_KEYED_COUNTS)
+            .with_outputs("parts", main="layout")
         )
-        layout = beam.pvalue.AsSingleton(layout)
-        ranges = merged | "Cut" >> beam.ParDo(_Cut(self._base), layout).with_output_types(_KEYED_COUNTS).with_outputs(
-            "sizes", main="counts"
-        )
-        # Every part has a key, so that one without an id is written too.
-        parts = (
-            pipeline
-            | "Once for parts" >> beam.Impulse()
-            | "Parts" >> beam.FlatMap(_empty_parts, empty, layout).with_output_types(_KEYED_COUNTS)
-        )
+        layout = beam.pvalue.AsSingleton(planned.layout)
+        ranges = merged.counts | "Cut" >> beam.ParDo(_Cut(self._base), layout).with_output_types(
+            _KEYED_COUNTS
+        ).with_outputs("sizes", main="counts")
         sizes = beam.pvalue.AsList(ranges.sizes)
         files = (
-            (ranges.counts, parts)
+            (ranges.counts, planned.parts)
             | "Both" >> beam.Flatten()
             | "By range" >> beam.GroupByKey()
             | "Write" >> beam.Map(_write_part, self._url, self._base, layout, sizes)
@@ -113,7 +107,7 @@ class BuildVocabulary(beam.PTransform):
         return (
             pipeline
             | "Once at the end" >> beam.Impulse()
-            | "Built" >> beam.Map(_built, self._url, beam.pvalue.AsIter(files), counted)
+            | "Built" >> beam.Map(_built, self._url, beam.pvalue.AsIter(files), beam.pvalue.AsIter(merged.counted))
         )
 
 
@@ -165,33 +159,44 @@ def _slices(counts: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 class _MergePart(beam.DoFn):
-    """The ids of one part that have enough ratings, with their counts; and the ratings of all ids of it."""
+    """The ids of one part that have enough ratings, with their counts.
 
-    def __init__(self, min_ratings: int) -> None:
-        self._min_ratings = min_ratings
+    Beside them: the ratings of all its ids; and (number, sample) of those ids that an earlier vocabulary has not.
+    """
+
+    def __init__(self, min_ratings: int, base: dict[str, Any] | None) -> None:
+        self._min_ratings, self._base = min_ratings, base
 
     def process(
         self, part: tuple[int, Iterable[pa.RecordBatch]]
     ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         merged = merge_counts(part[1])
-        yield keep_frequent(merged, self._min_ratings)
+        kept = keep_frequent(merged, self._min_ratings)
+        yield kept
         yield beam.pvalue.TaggedOutput("counted", sum(merged["count"].to_numpy().tolist()))
+        new = cut_known(kept, load_vocabulary(self._base))[1] if self._base else kept
+        yield beam.pvalue.TaggedOutput("samples", (len(new), sample_counts(new)))
 
 
-def _sample(counts: pa.RecordBatch, base: dict[str, Any] | None) -> tuple[int, pa.RecordBatch]:
-    """The number of new ids, and a sample of them."""
-    new = cut_known(counts, load_vocabulary(base))[1] if base else counts
-    return len(new), sample_counts(new)
+class _Layout(beam.DoFn):
+    """The number of parts, and the points at which the order of the new ids is cut.
 
+    Beside it: every part with no counts, so that one without an id is written too.
+    """
 
-def _layout(
-    _: bytes, empty: pa.RecordBatch, base: dict[str, Any] | None, samples: Iterable[tuple[int, pa.RecordBatch]]
-) -> tuple[int, pa.RecordBatch]:
-    """The number of parts, and the points at which the order of the new ids is cut."""
-    found = list(samples)
-    new, known = sum(rows for rows, _ in found), len(load_vocabulary(base)) if base else 0
-    points = cut_points([empty, *(sample for _, sample in found)], new, known)
-    return part_count(known) + (len(points) + 1 if new or not known else 0), points
+    def __init__(self, empty: pa.RecordBatch, base: dict[str, Any] | None) -> None:
+        self._empty, self._base = empty, base
+
+    def process(
+        self, _: bytes, samples: Iterable[tuple[int, pa.RecordBatch]]
+    ) -> Iterator[tuple[int, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
+        found = list(samples)
+        new, known = sum(rows for rows, _ in found), len(load_vocabulary(self._base)) if self._base else 0
+        points = cut_points([self._empty, *(sample for _, sample in found)], new, known)
+        parts = part_count(known) + (len(points) + 1 if new or not known else 0)
+        yield parts, points
+        for part in range(parts):
+            yield beam.pvalue.TaggedOutput("parts", (part, self._empty))
 
 
 class _Cut(beam.DoFn):
@@ -214,13 +219,6 @@ class _Cut(beam.DoFn):
             yield beam.pvalue.TaggedOutput("sizes", (part, len(block)))
             for piece in _slices(block):
                 yield part, piece
-
-
-def _empty_parts(
-    _: bytes, empty: pa.RecordBatch, layout: tuple[int, pa.RecordBatch]
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    for part in range(layout[0]):
-        yield part, empty
 
 
 def _write_part(
