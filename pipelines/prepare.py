@@ -209,6 +209,7 @@ def _build(
             num_shards=args.num_shards,
             min_row_ratings=args.min_row_ratings,
             known_columns_only=args.min_column_ratings > 1,
+            expected_ratings=plan.expected_records,
             describe_pair=functools.partial(describe_pair, plan.files, plan.schema, times=times),
         )
         | "WriteShards" >> WriteShards(args.output)
