@@ -19,7 +19,7 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-# Prism and Flink are installed where Go, Java and Maven are; the table at the end says what was left out, and why.
+# Prism, Flink and an Azure server are installed where Go, Java and Maven, npm are; the table at the end says what was left out, and why.
 test-engines: install
 	$(BIN)/python -m pytest -m engines tests/engines
 

@@ -21,6 +21,7 @@ _TRANSIENT_CLASSES = frozenset(
     {
         "aiohttp.client_exceptions.ClientConnectionError",
         "aiohttp.client_exceptions.ClientPayloadError",
+        "azure.core.exceptions.DecodeError",
         "azure.core.exceptions.IncompleteReadError",
         "azure.core.exceptions.ServiceRequestError",
         "azure.core.exceptions.ServiceResponseError",
@@ -102,7 +103,12 @@ def retrying(url: str, request: Callable[[], _T]) -> _T:
 
 def describe_failure(error: BaseException) -> str:
     """A failure as one line, with its kind where its own words tell nothing."""
-    words = " ".join(str(error).split())
+    text = str(error)
+    if type(error).__module__.startswith("azure."):
+        # The identifiers of the request and the whole answer, as XML, follow in further lines.
+        status = http_status(error)
+        text = text.partition("\n")[0] + (f" (HTTP status {status})" if status else "")
+    words = " ".join(text.split())
     return words if any(character.isalpha() for character in words) else f"{type(error).__name__} {words}".strip()
 
 

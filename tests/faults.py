@@ -38,6 +38,12 @@ class Request(NamedTuple):
 Plan = Callable[[Request], "str | None"]
 
 
+def once(fault: str, of: Callable[[Request], bool] = lambda request: True) -> Plan:
+    """The fault of the first request that is meant, and of no other."""
+    left = [fault]
+    return lambda request: left.pop() if left and of(request) else None
+
+
 def at_random(seed: int, share: float, faults: tuple[str, ...] = FAULTS, in_a_row: int = 4) -> Plan:
     """Faults of a share of the requests; at most so many one after the other."""
     draw, lock = random.Random(seed), threading.Lock()
@@ -126,7 +132,9 @@ class FaultProxy:
                 server.request(self.command, self.path, body=body or None, headers=passed)
                 response = server.getresponse()
                 answer = response.read()
-                kept = {k: v for k, v in response.getheaders() if k.lower() not in ("transfer-encoding", "connection")}
+                kept = {k.title(): v for k, v in response.getheaders()}
+                for name in ("Transfer-Encoding", "Connection"):
+                    kept.pop(name, None)
                 server.close()
                 return response.status, kept, answer
 

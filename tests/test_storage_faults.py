@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from faults import FAULTS, FaultProxy, Plan, Request, at_random
-from samples import command
+from faults import FAULTS, FaultProxy, at_random, once
+from samples import command, contents, way
 
 from nnsparse_stream import retries, storage
 from nnsparse_stream.dataset import Dataset
@@ -19,16 +19,6 @@ from nnsparse_stream.synthetic import make_ratings
 from pipelines import cli
 
 DATA = random.Random(0).randbytes(3_000_000)
-
-
-def once(fault: str, of: Callable[[Request], bool] = lambda request: True) -> Plan:
-    """The fault of the first request that is meant, and of no other."""
-    left = [fault]
-    return lambda request: left.pop() if left and of(request) else None
-
-
-def contents(url: str) -> dict[str, bytes]:
-    return {name: storage.read_file(storage.join(url, name)) for name in storage.list_files(url)}
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -170,25 +160,6 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("log") / "ratings.parquet"
     pq.write_table(make_ratings(200, 40, 4_000, 0.5, seed=1).ratings, path)
     return path.read_bytes()
-
-
-def way(log: bytes, base: str, resumed: bool) -> dict[str, bytes]:
-    """All commands; gives the files that do not say how long something took."""
-    log_url, data, run, scores = (storage.join(base, name) for name in ("in/ratings.parquet", "data", "run", "scores"))
-    storage.write_file(log_url, log)
-    command("prepare", "--input", log_url, "--output", data, "--axis", "user", "--folds", "80,10,10", "--num_shards=3")
-    flags = ["--data", data, "--output", run, "--hidden", "8", "--epochs", "2", "--threads", "1"]
-    if resumed:
-        command("train", *flags, "--steps", "5", "--checkpoint_steps", "2", "--keep_checkpoints", "2")
-        command("train", *flags, "--checkpoint_steps", "3", "--keep_checkpoints", "2", "--resume")
-    else:
-        command("train", *flags)
-    command("evaluate", "--data", data, "--model", run, "--json", storage.join(base, "evaluation.json"))
-    command("score", "--data", data, "--model", run, "--output", scores, "--top_k", "3")
-    found = contents(base)
-    last = max(name for name in found if name.endswith("model.safetensors"))
-    exact = {name: found[name] for name in found if not name.startswith("run/")}
-    return {**exact, "model": found[last]}
 
 
 def test_the_whole_way_through_a_failing_store_gives_the_same_bytes(

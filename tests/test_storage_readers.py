@@ -11,11 +11,9 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.dataset
-import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from faults import FaultProxy
@@ -27,30 +25,26 @@ from nnsparse_stream.synthetic import make_ratings
 from pipelines import cli
 
 
-def test_arrow_alone_reads_a_data_set_from_the_server(s3: str, s3_server: tuple[str, int], tmp_path: Path) -> None:
-    """Arrow's own S3 client, straight from the server: no code of ours and no fsspec between."""
+def test_polars_alone_reads_a_data_set_from_the_server(s3: str, s3_server: tuple[str, int], tmp_path: Path) -> None:
+    """Its own S3 client, straight from the server: no code of ours and no fsspec between."""
     ratings = make_ratings(100, 30, 2_000, 0.5, seed=2).ratings
     pq.write_table(ratings, tmp_path / "ratings.parquet")
     flags = ["--axis", "user", "--folds", "80,10,10", "--num_shards", "3"]
     command("prepare", "--input", str(tmp_path / "ratings.parquet"), "--output", f"{s3}/data", *flags)
     host, port = s3_server
-    store = pyarrow.fs.S3FileSystem(
-        access_key="x", secret_key="x", endpoint_override=f"{host}:{port}", scheme="http", region="us-east-1"
-    )
-    base = s3.removeprefix("s3://") + "/data/"
-    rows = pyarrow.dataset.dataset(base + "rows", filesystem=store, format="parquet").to_table(use_threads=False)
-    ids = pyarrow.dataset.dataset(base + "columns", filesystem=store, format="parquet").to_table(use_threads=False)
-    columns = rows["columns"].combine_chunks()
-    found = pa.table(
-        {
-            "user": rows["row"].combine_chunks().take(pc.list_parent_indices(columns)),
-            "item": ids["id"].combine_chunks().take(pc.list_flatten(columns)),
-            "rating": pc.list_flatten(rows["values"].combine_chunks()),
-        }
-    )
-    order = [("user", "ascending"), ("item", "ascending")]
-    expected = ratings.select(["user", "item", "rating"])
-    assert found.sort_by(order).to_pylist() == expected.cast(found.schema).sort_by(order).to_pylist()
+    store = {
+        "aws_endpoint_url": f"http://{host}:{port}",
+        "aws_allow_http": "true",
+        "aws_access_key_id": "x",
+        "aws_secret_access_key": "x",
+        "aws_region": "us-east-1",
+    }
+    ids = pl.scan_parquet(f"{s3}/data/columns/*.parquet", storage_options=store)
+    rows = pl.scan_parquet(f"{s3}/data/rows/*.parquet", storage_options=store)
+    entries = rows.explode("columns", "values", "fold").rename({"columns": "index"})
+    found = entries.join(ids, on="index").select(user="row", item="id", rating="values").collect()
+    expected = pl.from_arrow(ratings.select(["user", "item", "rating"])).cast(found.schema)
+    assert found.sort("user", "item").rows() == expected.sort("user", "item").rows()
 
 
 def test_fsspec_environment_reaches_worker_processes(s3: str, s3_proxy: FaultProxy, tmp_path: Path) -> None:

@@ -1,13 +1,22 @@
-"""Runs the project's commands as processes, and compares what they wrote."""
+"""Runs the project's commands as processes, ends some of them, and compares what they wrote."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import IO
+
+from deploy.servers import Servers
+from nnsparse_stream.synthetic import make_ratings
 
 ROOT = Path(__file__).parents[2]
+#: Kills of each kind; a longer run asks for more.
+KILLS = int(os.environ.get("NNSPARSE_STREAM_KILLS", "2"))
 
 
 def command(name: str, *flags: object) -> list[str]:
@@ -17,6 +26,63 @@ def command(name: str, *flags: object) -> list[str]:
 
 def run_command(name: str, *flags: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(name, *flags), capture_output=True, text=True, cwd=ROOT)
+
+
+def start_command(name: str, *flags: object, errors: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[bytes]:
+    """Starts a command in a session of its own, which its children are in too.
+
+    A pipe of standard error ends with the last of these children; `errors` may be a file instead.
+    """
+    return subprocess.Popen(
+        command(name, *flags),
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        cwd=ROOT,
+        start_new_session=True,
+        # A shell lets what it runs in the background ignore SIGINT, and that is handed down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def session_of(leader: int) -> list[int]:
+    """The processes of a session, but for its leader."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        pid = int(directory.name)
+        try:
+            if os.getsid(pid) == leader != pid:
+                found.append(pid)
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def command_line(pid: int) -> str:
+    """A process's command, or "" where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def pool_workers(servers: Servers, age: float) -> list[int]:
+    """The Python workers of an engine's pool whose logs are so many seconds old.
+
+    Not those that connect: Beam waits three minutes for a worker that ends meanwhile.
+    """
+    logs = [log for log in servers.logs.glob("worker-*.log") if time.time() - log.stat().st_mtime > age]
+    return [pid for pid in (int(log.stem.partition("-")[2]) for log in logs) if "forkserver" in command_line(pid)]
+
+
+def write_log(directory: Path, users: int, items: int, ratings: int, files: int) -> None:
+    """Writes ratings as so many CSV files."""
+    import pyarrow.csv
+
+    log = make_ratings(users, items, ratings, 0.5, seed=3).ratings
+    rows = -(-len(log) // files)
+    directory.mkdir()
+    for part in range(files):
+        pyarrow.csv.write_csv(log.slice(part * rows, rows), directory / f"{part}.csv")
 
 
 def checksums(directory: Path) -> dict[str, str]:

@@ -13,13 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from commands import ROOT, checksums, command, digest, run_command
+from commands import KILLS, checksums, digest, pool_workers, run_command, start_command, write_log
 from deploy.flink.cluster import FlinkCluster
-from nnsparse_stream.synthetic import make_ratings
-
-#: Kills of each kind; a longer run asks for more.
-KILLS = int(os.environ.get("NNSPARSE_STREAM_KILLS", "2"))
-FILES = 6
 
 
 class Job(NamedTuple):
@@ -33,15 +28,7 @@ class Job(NamedTuple):
     def start(self, output: Path) -> tuple[subprocess.Popen[bytes], str]:
         """Starts the driver, and returns it with the id of its job when that runs."""
         before = set(self.jobs())
-        arguments = command("prepare", *self.flags, "--output", output, *self.cluster.flags())
-        driver = subprocess.Popen(
-            arguments,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd=ROOT,
-            # A shell lets what it runs in the background ignore SIGINT, and that is handed down.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+        driver = start_command("prepare", *self.flags, "--output", output, *self.cluster.flags())
         while driver.poll() is None:
             started = [job for job, state in self.jobs().items() if job not in before and state == "RUNNING"]
             if started:
@@ -62,14 +49,8 @@ class Job(NamedTuple):
 
 @pytest.fixture(scope="module")
 def job(flink: FlinkCluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    import pyarrow.csv
-
     where = tmp_path_factory.mktemp("job")
-    ratings = make_ratings(4000, 1000, 600_000, 0.5, seed=3).ratings
-    rows = -(-len(ratings) // FILES)
-    (where / "in").mkdir()
-    for part in range(FILES):
-        pyarrow.csv.write_csv(ratings.slice(part * rows, rows), where / "in" / f"{part}.csv")
+    write_log(where / "in", 4000, 1000, 600_000, files=6)
     flags = ["--input", str(where / "in"), "--axis", "user", "--num_shards", "24"]
     done = run_command("prepare", *flags, "--output", where / "data")
     assert done.returncode == 0, done.stderr
@@ -93,22 +74,11 @@ def kill_a_task_manager(cluster: FlinkCluster, generator: random.Random) -> bool
 
 
 def kill_a_worker(cluster: FlinkCluster, generator: random.Random) -> bool:
-    """Kills a Python worker; there may be none for a moment.
-
-    Not in the first second of its life: Beam waits three minutes for a worker that ends while it connects.
-    """
-    logs = [log for log in cluster.servers.logs.glob("worker-*.log") if time.time() - log.stat().st_mtime > 1]
-    alive = [pid for pid in (int(log.stem.partition("-")[2]) for log in logs) if "forkserver" in _command_line(pid)]
+    """Kills a Python worker; there may be none for a moment."""
+    alive = pool_workers(cluster.servers, age=1)
     if alive:
         os.kill(generator.choice(alive), signal.SIGKILL)
     return bool(alive)
-
-
-def _command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
 
 
 @pytest.mark.parametrize("kill", [kill_a_task_manager, kill_a_worker])
