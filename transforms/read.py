@@ -44,7 +44,8 @@ class ReadRatings(beam.PTransform):
         read = (
             begin
             | "Once" >> beam.Impulse()
-            | "Splits" >> beam.FlatMap(_numbered, self._plan).with_output_types(tuple[int, Split])
+            # As they are cut here: a worker might cut others, and these are what the driver counts.
+            | "Splits" >> beam.FlatMap(_numbered, self._plan.splits).with_output_types(tuple[int, Split])
             # A key for each, so that the runner spreads them over its workers.
             | "Spread" >> beam.GroupByKey()
             | "Read"
@@ -58,8 +59,8 @@ class ReadRatings(beam.PTransform):
         return read
 
 
-def _numbered(_: bytes, plan: InputPlan) -> Iterator[tuple[int, Split]]:
-    return enumerate(plan.splits)
+def _numbered(_: bytes, splits: list[Split]) -> Iterator[tuple[int, Split]]:
+    return enumerate(splits)
 
 
 class _Read(beam.DoFn):

@@ -81,7 +81,7 @@ class BuildVocabulary(beam.PTransform):
             | "By part" >> beam.GroupByKey()
             | "Merge"
             >> beam.ParDo(_MergePart(self._min_ratings, self._base))
-            .with_output_types(pa.RecordBatch)
+            .with_output_types(pa.RecordBatch, samples=_KEYED_COUNTS)
             .with_outputs("counted", "samples", main="counts")
         )
         planned = (
@@ -90,7 +90,8 @@ class BuildVocabulary(beam.PTransform):
             | "Once" >> beam.Impulse()
             | "Layout"
             >> beam.ParDo(_Layout(empty, self._base), beam.pvalue.AsIter(merged.samples))
-            .with_output_types(_KEYED_COUNTS)
+            # Without a type for each, what is flattened with the parts would be pickled: of a slice, all that it is of.
+            .with_output_types(_KEYED_COUNTS, parts=_KEYED_COUNTS)
             .with_outputs("parts", main="layout")
         )
         layout = beam.pvalue.AsSingleton(planned.layout)
