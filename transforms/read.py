@@ -71,11 +71,11 @@ class _Read(beam.DoFn):
         self._block_bytes = Metrics.distribution("ratings", "read_block_bytes")
 
     def start_bundle(self) -> None:
-        self._ahead = in_process.reading_ahead()
+        self._ahead = in_process.ahead()
 
     def process(self, numbered: tuple[int, Iterable[Split]]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         (split,) = numbered[1]
-        if in_process.is_begun(split):
+        if in_process.take_begun(split, self._ahead):
             return
         for tag, value in self._counted(self._ahead.start(split_outputs(split, self._schema))):
             yield value if tag == "ratings" else beam.pvalue.TaggedOutput(tag, value)
