@@ -1,14 +1,16 @@
-"""Preparing a rating log: `prepare` against DuckDB and Polars that do the same work, each as a process of its own.
+"""Preparing a rating log: against DuckDB and Polars, at ten times the ratings, with one heavy row, and on an engine.
 
-The same work: read the log, count the columns and number them by count, encode, fold by a hash of user and item,
-group by row in shards by a hash of the row, sort rows by id and entries by column, write each shard as Parquet (zstd 1)
-with lists of columns, values and folds. What they leave out, and `prepare` does: duplicates (they look for none), bad
-records, checksums, statistics and the manifest. The hash functions are each library's own. A figure has everything in
-it: start of the process, imports, writing. Peak memory is VmHWM of the process; on Linux only. Every side runs several
-times, in turn, and the best time counts; the files are in the system's cache for all of them.
+The others do the same work, each as a process of its own: read the log, count the columns and number them by count,
+encode, fold by a hash of user and item, group by row in shards by a hash of the row, sort rows by id and entries by
+column, write each shard as Parquet (zstd 1) with lists of columns, values and folds. What they leave out, and `prepare`
+does: duplicates (they look for none), bad records, checksums, statistics and the manifest. The hash functions are each
+library's own. A figure has everything in it: start of the process, imports, writing. Peak memory is VmHWM of the
+process, on Linux only. What is compared runs several times, in turn, and the best time counts; the files are in the
+system's cache.
 
     pip install -e '.[bench]'
     python benchmarks/prepare.py --json prepare.json
+    python benchmarks/prepare.py --cases engine --prism ~/.cache/nnsparse-stream/engines/prism-2.77.0/prism
 """
 
 from __future__ import annotations
@@ -32,37 +34,40 @@ SIDES = ("prepare", "duckdb", "polars")
 RATINGS_PER_SHARD = 500_000
 #: Of the faster of the others, by the log's format.
 BARS = {"parquet": 1.0, "csv": 1.2}
+#: At ten times the ratings: of the time, of the peak, and of the peak in bytes.
+SCALE, SCALE_BARS = 10, (11, 1.2, 1.5e9)
+#: The share of all ratings that one row has, duplicates among them; and of the time that an even log takes.
+HEAVY, HEAVY_BAR = 0.2, 1.5
+_GROUP = 1 << 20
 
 
-def write_logs(where: Path, ratings: int, users: int, items: int, heavy: float) -> None:
-    """A log of distinct pairs in random order as Parquet and as CSV; items' popularity is a power law.
+def make_log(ratings: int, users: int, items: int, heavy: float = 0.0, seed: int = 0) -> pa.Table:
+    """Ratings in random order; items' popularity is a power law.
 
     Args:
-        where: directory for log.parquet and log.csv.
         ratings, users, items: how many.
-        heavy: share of additional ratings, duplicates among them, that are all of one user.
+        heavy: share of the ratings that are all of one user, duplicates among them; the other pairs are distinct.
+        seed: of the random numbers; the ids of users begin at seed x users.
     """
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     popularity = np.arange(1, items + 1) ** -0.8
     activity = random.lognormal(0, 0.8, users)
+    extra = int(ratings * heavy)
     pairs = np.empty(0, dtype=np.int64)
-    while len(pairs) < ratings:
-        more = ratings - len(pairs) + ratings // 10
+    while len(pairs) < ratings - extra:
+        more = ratings - extra - len(pairs) + ratings // 10
         user = np.searchsorted(np.cumsum(activity / activity.sum()), random.random(more)).clip(max=users - 1)
         item = np.searchsorted(np.cumsum(popularity / popularity.sum()), random.random(more)).clip(max=items - 1)
         pairs = np.unique(np.concatenate([pairs, user * items + item]))
-    pairs = random.permutation(pairs)[:ratings]
-    user, item = pairs // items, random.permutation(items)[pairs % items]
-    if heavy:
-        extra = int(ratings * heavy / (1 - heavy))
+    pairs = random.permutation(pairs)[: ratings - extra]
+    user, item = pairs // items, np.random.default_rng(0).permutation(items)[pairs % items]
+    if extra:
         user = np.concatenate([user, np.full(extra, users // 2)])
         item = np.concatenate([item, random.integers(0, items, extra)])
-        order = random.permutation(len(user))
+        order = random.permutation(ratings)
         user, item = user[order], item[order]
-    stars = random.integers(1, 11, len(user)).astype(np.float32) / 2
-    table = pa.table({"user": user, "item": item, "rating": stars})
-    pq.write_table(table, where / "log.parquet", row_group_size=1 << 20)
-    pyarrow.csv.write_csv(table, where / "log.csv")
+    stars = random.integers(1, 11, ratings).astype(np.float32) / 2
+    return pa.table({"user": user + seed * users, "item": item, "rating": stars})
 
 
 def by_duckdb(log: str, out: str, shards: int) -> None:
@@ -151,6 +156,105 @@ def measure(side: str, log: Path, shards: int, flags: list[str]) -> dict[str, fl
     }
 
 
+def best(runs: list[dict[str, float]]) -> dict[str, float]:
+    """The fastest run, with the largest peak of all."""
+    return {**min(runs, key=lambda run: run["seconds"]), "peak_bytes": max(run["peak_bytes"] for run in runs)}
+
+
+def show(what: str, side: str, run: dict[str, float]) -> None:
+    print(
+        f"{what:<16} {side:<8} {run['seconds']:>8.2f} {run['user_seconds']:>7.2f} {run['system_seconds']:>7.2f} "
+        f"{run['peak_bytes'] / 1e6:>8.0f}",
+        flush=True,
+    )
+
+
+def in_turn(cases: dict[str, tuple[str, Path, int, list[str]]], rounds: int) -> dict[str, dict[str, float]]:
+    """Runs what is to be compared in turn; the best of each."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            runs[name].append(measure(*case))
+    found = {name: best(some) for name, some in runs.items()}
+    for name, run in found.items():
+        show(name, cases[name][0], run)
+    return found
+
+
+def others(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    table = make_log(arguments.ratings, arguments.users, arguments.items)
+    pq.write_table(table, scratch / "log.parquet", row_group_size=_GROUP)
+    pyarrow.csv.write_csv(table, scratch / "log.csv")
+    shards = -(-arguments.ratings // RATINGS_PER_SHARD)
+    results: dict[str, Any] = {}
+    for kind, bar in BARS.items():
+        sides = {f"{kind} {side}": (side, scratch / f"log.{kind}", shards, []) for side in SIDES}
+        found = in_turn(sides, arguments.rounds)
+        ours, *theirs = (run["seconds"] for run in found.values())
+        results[kind] = {"runs": found, "ratio": ours / min(theirs), "bar": bar}
+        print(f"{kind}: {ours / min(theirs):.2f} of the faster of the others (bar: {bar})")
+    return results
+
+
+def scale(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    small, large = scratch / "small.parquet", scratch / "large.parquet"
+    with pq.ParquetWriter(large, make_log(1, 2, 2).schema) as writer:
+        # Users of their own for each part: so all pairs are distinct.
+        for part in range(SCALE):
+            table = make_log(arguments.ratings, arguments.users, arguments.items, seed=part)
+            writer.write_table(table, row_group_size=_GROUP)
+            if part == 0:
+                pq.write_table(table, small, row_group_size=_GROUP)
+    shards = -(-arguments.ratings // RATINGS_PER_SHARD)
+    one, ten = f"{arguments.ratings:,}", f"{SCALE * arguments.ratings:,}"
+    cases = {one: ("prepare", small, shards, []), ten: ("prepare", large, SCALE * shards, [])}
+    found = in_turn(cases, arguments.rounds)
+    seconds, peak = (found[ten][name] / found[one][name] for name in ("seconds", "peak_bytes"))
+    print(
+        f"scale: {seconds:.1f} times the time (bar: {SCALE_BARS[0]}), {peak:.2f} times the peak "
+        f"(bar: {SCALE_BARS[1]}), {found[ten]['peak_bytes'] / 1e9:.2f} GB (bar: {SCALE_BARS[2] / 1e9})"
+    )
+    return {"runs": found, "seconds_ratio": seconds, "peak_ratio": peak, "bars": SCALE_BARS}
+
+
+def heavy(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    shards = -(-arguments.ratings // RATINGS_PER_SHARD)
+    cases: dict[str, tuple[str, Path, int, list[str]]] = {}
+    for name, share in (("even", 0.0), ("heavy", HEAVY)):
+        path = scratch / f"{name}.parquet"
+        table = make_log(arguments.ratings, arguments.users, arguments.items, share)
+        pq.write_table(table, path, row_group_size=_GROUP)
+        cases[name] = ("prepare", path, shards, ["--duplicates", "mean"])
+    found = in_turn(cases, arguments.rounds)
+    ratio = found["heavy"]["seconds"] / found["even"]["seconds"]
+    print(f"one row with {HEAVY:.0%} of all ratings: {ratio:.2f} times an even log (bar: {HEAVY_BAR})")
+    return {"runs": found, "ratio": ratio, "bar": HEAVY_BAR}
+
+
+def engine(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """By Prism, whose workers are threads of the driver: what a rating costs more, beside what a start costs."""
+    flags = ["--runner=PrismRunner", f"--prism_location={arguments.prism}", "--environment_type=LOOPBACK"]
+    numbers = (arguments.ratings // 10, arguments.ratings)
+    cases: dict[str, tuple[str, Path, int, list[str]]] = {}
+    for number in numbers:
+        path = scratch / f"{number}.parquet"
+        # Small row groups: as many splits, and so bundles, for one as for the other.
+        pq.write_table(make_log(number, arguments.users, arguments.items), path, row_group_size=_GROUP)
+        for name, some in (("here", []), ("prism", flags)):
+            cases[f"{name} {number:,}"] = ("prepare", path, -(-number // RATINGS_PER_SHARD), some)
+    found = in_turn(cases, arguments.rounds)
+    results: dict[str, Any] = {"runs": found}
+    for name in ("here", "prism"):
+        few, many = (found[f"{name} {number:,}"]["seconds"] for number in numbers)
+        each = (many - few) / (numbers[1] - numbers[0])
+        results[name] = {"seconds_a_rating": each, "seconds_to_start": few - each * numbers[0]}
+        print(f"{name}: {each * 1e9:.0f} ns a rating, {few - each * numbers[0]:.1f} s beside them")
+    return results
+
+
+CASES = {"others": others, "scale": scale, "heavy": heavy, "engine": engine}
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--side"]:
         side, log, out, shards, *flags = sys.argv[2:]
@@ -165,38 +269,19 @@ def main() -> None:
     parser.add_argument("--ratings", type=int, default=10_000_000)
     parser.add_argument("--users", type=int, default=70_000)
     parser.add_argument("--items", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side; the best counts")
-    parser.add_argument("--sides", default=",".join(SIDES))
+    parser.add_argument("--rounds", type=int, default=3, help="runs of what is compared; the best counts")
     parser.add_argument(
-        "--heavy", type=float, default=0.0, metavar="F", help="one user has this share of all ratings; prepare alone"
+        "--cases", default="others,scale,heavy", help=f"of {','.join(CASES)} (default: others,scale,heavy)"
     )
+    parser.add_argument("--prism", metavar="FILE", help="Prism's program, for the case engine")
     parser.add_argument("--scratch", metavar="DIR", help="where the logs and outputs go (default: the system's)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
-    sides = ["prepare"] if arguments.heavy else arguments.sides.split(",")
-    flags = ["--duplicates", "mean"] if arguments.heavy else []
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-        write_logs(Path(scratch), arguments.ratings, arguments.users, arguments.items, arguments.heavy)
-        shards = -(-arguments.ratings // RATINGS_PER_SHARD)
-        print(f"{'log':<8} {'side':<8} {'seconds':>8} {'user':>6} {'system':>7} {'peak MB':>8}")
-        for kind, bar in BARS.items():
-            runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-            for _ in range(arguments.rounds):
-                for side in sides:
-                    runs[side].append(measure(side, Path(scratch) / f"log.{kind}", shards, flags))
-            best = {side: min(found, key=lambda run: run["seconds"]) for side, found in runs.items()}
-            for side, run in best.items():
-                print(
-                    f"{kind:<8} {side:<8} {run['seconds']:>8.2f} {run['user_seconds']:>6.2f} "
-                    f"{run['system_seconds']:>7.2f} {run['peak_bytes'] / 1e6:>8.0f}",
-                    flush=True,
-                )
-            results[kind] = {"best": best, "runs": runs}
-            others = [run["seconds"] for side, run in best.items() if side != "prepare"]
-            if "prepare" in best and others:
-                results[kind]["ratio"] = best["prepare"]["seconds"] / min(others)
-                print(f"{kind}: {results[kind]['ratio']:.2f} of the faster of the others (bar: {bar})")
+    print(f"{'what':<16} {'side':<8} {'seconds':>8} {'user':>7} {'system':>7} {'peak MB':>8}")
+    for case in arguments.cases.split(","):
+        with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+            results[case] = CASES[case](arguments, Path(scratch))
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

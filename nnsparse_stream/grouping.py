@@ -77,16 +77,21 @@ def filter_rows(blocks: Sequence[pa.RecordBatch], min_row_ratings: int = 1) -> t
     return (block.filter(pa.array(keep)) if filtered else block), filtered
 
 
-def partition(block: pa.RecordBatch, column: str, parts: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Cuts a block by the hash of a column of ids: part = hash_ids(id) % parts.
+def partition(
+    block: pa.RecordBatch, column: str, parts: int, together: int = 1
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Cuts a block by the hash of a column of ids: part = hash_ids(id) % parts // together.
 
     Yields:
         (part, the block's rows of that part, in the block's order), parts ascending, empty ones left out.
     """
     hashes = hash_ids(block[column])
     part_of = hashes - hashes // np.uint64(parts) * np.uint64(parts)  # NumPy divides faster than it takes remainders
+    if together > 1:
+        part_of //= np.uint64(together)
+    number = -(-parts // together)
     # A radix sort where 16 bits hold the part, and of one pass where 8 do.
-    part_of = part_of.astype(np.uint8 if parts <= 1 << 8 else np.uint16 if parts <= 1 << 16 else np.int64)
+    part_of = part_of.astype(np.uint8 if number <= 1 << 8 else np.uint16 if number <= 1 << 16 else np.int64)
     ordered = block.take(pa.array(np.argsort(part_of, kind="stable")))
     counts = np.bincount(part_of)
     del block, hashes, part_of  # the parts may be taken slowly

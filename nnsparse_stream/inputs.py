@@ -15,6 +15,8 @@ from nnsparse_stream.storage import check_named_once, match_files
 from nnsparse_stream.text_records import BlockSchema
 
 _LOOKS_AT_ONCE = 16
+#: Of a line of text, about.
+_BYTES_A_LINE = 20
 
 
 class InputPlan(NamedTuple):
@@ -37,6 +39,11 @@ class InputPlan(NamedTuple):
     def calendar(self) -> bool:
         """Whether times are microseconds since 1970; else they are the column's own integers."""
         return any(file.calendar for file in self.files)
+
+    @property
+    def expected_records(self) -> int:
+        """About how many records there are: of Parquet exactly, of text by its bytes, none of compressed text."""
+        return sum(sum(file.row_groups) or file.size // _BYTES_A_LINE for file in self.files)
 
     def empty_block(self) -> pa.RecordBatch:
         """A block of ratings with no rows."""

@@ -64,6 +64,13 @@ class ReadBlock(NamedTuple):
     lines: int
 
 
+def cut_block(block: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cuts a block to slices of about `BLOCK_BYTES`; none of an empty one."""
+    rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
+    for start in range(0, len(block), rows):
+        yield block.slice(start, rows)
+
+
 def split_file(file: RatingFile) -> list[Split]:
     """Cuts a file into splits: Parquet by row groups, text that is not compressed by bytes, else not at all."""
     if file.format != "parquet":

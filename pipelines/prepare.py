@@ -195,6 +195,7 @@ def _build(
         num_shards=args.num_shards,
         min_row_ratings=args.min_row_ratings,
         min_column_ratings=args.min_column_ratings,
+        expected_ratings=plan.expected_records,
         base=None if base is None else built_vocabulary(args.vocabulary, base),
         # Splits grow with the ratings, and with them the most ids that there can be.
         partitions=min(max(16, len(plan.splits)), 4096),

@@ -12,7 +12,6 @@ from samples import command
 
 from nnsparse_stream.ahead import Threads
 from nnsparse_stream.block_store import BlockStore
-from nnsparse_stream.inputs import plan_inputs
 from nnsparse_stream.storage import list_files
 from nnsparse_stream.synthetic import make_ratings
 from pipelines import cli
@@ -38,13 +37,15 @@ def prepare(log: Path, out: Path, *flags: str) -> dict[str, bytes]:
     return contents(out)
 
 
-def test_the_bytes_are_those_of_a_run_in_two_processes(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nnsparse_stream.reading.SPLIT_RECORDS", 500)
-    assert len(plan_inputs([str(log)]).splits) > in_process._BEGUN_SPLITS
-    here = prepare(log, tmp_path / "here")
-    there = prepare(log, tmp_path / "there", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
+def test_the_bytes_are_those_of_a_run_in_two_processes(log: Path, tmp_path: Path) -> None:
+    table = pq.read_table(log)
+    rows = -(-len(table) // (in_process._BEGUN_SPLITS + 2))
+    (tmp_path / "log").mkdir()
+    for start in range(0, len(table), rows):
+        pq.write_table(table.slice(start, rows), tmp_path / "log" / f"{start:05}.parquet")
+    here = prepare(tmp_path / "log", tmp_path / "here")
+    flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    there = prepare(tmp_path / "log", tmp_path / "there", *flags)
     assert here == there
 
 
@@ -67,6 +68,24 @@ def test_neither_threads_nor_spilling_change_a_byte(
     monkeypatch.setattr(in_process, "Threads", lambda _: Threads(number))
     assert prepare(log, tmp_path / "out") == expected
     assert [store.spilled_bytes > 1 << 16 for store in stores] == [True]
+
+
+def test_partitioning_twice_gives_the_same_bytes_by_fewer_pieces(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pieces() -> int:
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("shuffled")]
+        return int(line.split(" in ")[1].split(" ")[0])
+
+    flags = ("--num_shards", "100")
+    monkeypatch.setattr("nnsparse_stream.reading.SPLIT_RECORDS", 700)
+    monkeypatch.setattr("transforms.sparsify._PENDING_BYTES", 1 << 14)
+    once, pieces_once = prepare(log, tmp_path / "once", *flags), pieces()
+    monkeypatch.setattr("transforms.sparsify._TWICE_FROM", 1)
+    monkeypatch.setattr("transforms.sparsify._RATINGS_PER_KEY", 300)
+    assert prepare(log, tmp_path / "twice", *flags) == once
+    # So many as there are groups, each with ten shards, for as many as there were shards; rows are fewer than shards.
+    assert pieces() < pieces_once / 3
 
 
 def test_a_block_outside_a_run_is_coded_whole() -> None:

@@ -171,7 +171,7 @@ def test_shuffled_elements_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transforms.sparsify, "load_vocabulary", lambda built: built["vocabulary"])
     rows = np.arange(300_000)
     ratings = pa.record_batch({"user": rows, "item": rows % 10, "rating": np.ones(len(rows), np.float32)})
-    do_fn = transforms.sparsify._Partition("user", 1, False)
+    do_fn = transforms.sparsify._Partition("user", 1, False, False)
     do_fn.start_bundle()
     built = {"vocabulary": order_counts(count_ids(ratings["item"])), "ratings": len(rows)}
     assert list(do_fn.process(ratings, built)) == []

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from nnsparse_stream.folds import Folds
 from nnsparse_stream.grouping import fold_block, partition
-from nnsparse_stream.reading import BLOCK_BYTES
+from nnsparse_stream.reading import cut_block
 
 
 class AssignFolds(beam.PTransform):
@@ -46,7 +46,4 @@ class AssignFolds(beam.PTransform):
 
 
 def _fold_part(part: tuple[int, Iterable[pa.RecordBatch]], folds: Folds) -> Iterator[pa.RecordBatch]:
-    block = fold_block(pa.concat_batches(list(part[1])), folds)
-    rows = max(1, BLOCK_BYTES * len(block) // block.nbytes)
-    for start in range(0, len(block), rows):
-        yield block.slice(start, rows)
+    yield from cut_block(fold_block(pa.concat_batches(list(part[1])), folds))

@@ -35,7 +35,7 @@ class PrepareShards(beam.PTransform):
         axis: "user" or "item", the axis of the rows.
         empty: a block of ratings without rows, for its schema (`InputPlan.empty_block`).
         times: the ratings of this range stay; see `FilterByTime`.
-        duplicates, folds, num_shards, describe_pair: see `SparsifyRatings`.
+        duplicates, folds, num_shards, expected_ratings, describe_pair: see `SparsifyRatings`.
         min_row_ratings, min_column_ratings: rows and columns with fewer ratings are left out.
         base, partitions: see `BuildVocabulary`.
 
@@ -59,6 +59,7 @@ class PrepareShards(beam.PTransform):
         num_shards: int | None,
         min_row_ratings: int,
         min_column_ratings: int,
+        expected_ratings: int = 0,
         base: dict[str, Any] | None = None,
         partitions: int = 16,
         describe_pair: Callable[[Any, Any], str] | None = None,
@@ -67,6 +68,7 @@ class PrepareShards(beam.PTransform):
         self._url, self._axis, self._empty, self._times = url, axis, empty, times
         self._duplicates, self._folds, self._num_shards = duplicates, folds, num_shards
         self._min_row_ratings, self._min_column_ratings = min_row_ratings, min_column_ratings
+        self._expected_ratings = expected_ratings
         self._base, self._partitions, self._describe_pair = base, partitions, describe_pair
 
     def expand(self, ratings: beam.PCollection[pa.RecordBatch]) -> PreparedShards:
@@ -93,6 +95,7 @@ class PrepareShards(beam.PTransform):
                 num_shards=self._num_shards,
                 min_row_ratings=self._min_row_ratings,
                 known_columns_only=self._min_column_ratings > 1,
+                expected_ratings=self._expected_ratings,
                 describe_pair=self._describe_pair,
             )
             | "WriteShards" >> WriteShards(self._url)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,7 +17,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.folds import Folds, HashFolds
 from nnsparse_stream.grouping import DuplicateRatingError, encode_block, filter_rows, group_rows, partition
-from nnsparse_stream.reading import BLOCK_BYTES
+from nnsparse_stream.reading import cut_block
 from transforms import in_process
 from transforms.vocabulary import load_vocabulary
 
@@ -24,6 +26,9 @@ from transforms.vocabulary import load_vocabulary
 RATINGS_PER_SHARD = 500_000
 #: Ratings that are partitioned at once.
 _PENDING_BYTES = 24 << 20
+#: From so many ratings on they are partitioned twice: with 2,000 shards, a piece of once has 10 kB.
+_TWICE_FROM = 1_000_000_000
+_RATINGS_PER_KEY = 1_000_000
 
 
 class SparsifyRatings(beam.PTransform):
@@ -39,6 +44,8 @@ class SparsifyRatings(beam.PTransform):
         folds: how to fold, or None where the blocks have a column fold (`AssignFolds` adds one).
         num_shards: by default, as many as hold `RATINGS_PER_SHARD` ratings each.
         min_row_ratings: rows with fewer records, duplicates included, are left out.
+        expected_ratings: about how many ratings come. From `_TWICE_FROM` on they are partitioned twice, first to groups
+            of shards, so that what is sent does not become tiny; the shards are the same.
         known_columns_only: whether ratings of columns that are not in the vocabulary are left out; else they fail the
             run. They count as ratings of their row all the same.
         describe_pair: says where a user's and an item's duplicate ratings are, for the error's message.
@@ -62,6 +69,7 @@ class SparsifyRatings(beam.PTransform):
         num_shards: int | None = None,
         min_row_ratings: int = 1,
         known_columns_only: bool = False,
+        expected_ratings: int = 0,
         describe_pair: Callable[[Any, Any], str] | None = None,
     ) -> None:
         super().__init__()
@@ -75,6 +83,7 @@ class SparsifyRatings(beam.PTransform):
         self._num_shards = num_shards
         self._min_row_ratings = min_row_ratings
         self._known_columns_only = known_columns_only
+        self._twice = expected_ratings >= _TWICE_FROM
         self._describe_pair = describe_pair
 
     def expand(
@@ -83,8 +92,17 @@ class SparsifyRatings(beam.PTransform):
         """Applies the transform."""
         vocabulary = beam.pvalue.AsSingleton(self._vocabulary)
         keyed = ratings | "Partition" >> beam.ParDo(
-            _Partition(self._axis, self._num_shards, self._known_columns_only), vocabulary
+            _Partition(self._axis, self._num_shards, self._known_columns_only, self._twice), vocabulary
         ).with_output_types(tuple[int, pa.RecordBatch])
+        if self._twice:
+            keyed = (
+                keyed
+                | "By group of shards" >> beam.GroupByKey()
+                | "Partition again"
+                >> beam.FlatMap(_partition_again, self._num_shards, vocabulary).with_output_types(
+                    tuple[int, pa.RecordBatch]
+                )
+            )
         # Every shard has a key, so that one without a row is written too.
         empty = (
             ratings.pipeline
@@ -113,8 +131,9 @@ def shard_count(ratings: int, wanted: int | None) -> int:
 class _Partition(beam.DoFn):
     """Encodes and partitions several blocks at once, so that the pieces do not become tiny where shards are many."""
 
-    def __init__(self, axis: str, num_shards: int | None, known_columns_only: bool) -> None:
+    def __init__(self, axis: str, num_shards: int | None, known_columns_only: bool, twice: bool) -> None:
         self._axis, self._num_shards, self._known_columns_only = axis, num_shards, known_columns_only
+        self._twice = twice
         self._block_bytes = Metrics.distribution("ratings", "shuffled_block_bytes")
 
     def start_bundle(self) -> None:
@@ -145,17 +164,36 @@ class _Partition(beam.DoFn):
         vocabulary = load_vocabulary(built)
         shards = shard_count(built["ratings"], self._num_shards)
         encoded = (encode_block(block, self._axis, vocabulary, self._known_columns_only) for block in blocks)
-        pieces = partition(pa.concat_batches(list(encoded)), "row", shards)
+        block = pa.concat_batches(list(encoded))
         blocks.clear()  # the pieces may be taken slowly
-        for shard, block in pieces:
-            rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
-            for start in range(0, len(block), rows):
-                yield shard, block.slice(start, rows)
+        together, keys = _groups(built["ratings"], shards) if self._twice else (1, 1)
+        # By what it holds, so that a retry sends it to the same key.
+        key = zlib.crc32(block["column"].to_numpy()) % keys
+        pieces = partition(block, "row", shards, together)
+        del block
+        for part, piece in pieces:
+            for slice_ in cut_block(piece):
+                yield part * keys + key, slice_
 
     def _measured(self, pieces: Iterable[tuple[int, pa.RecordBatch]]) -> Iterator[tuple[int, pa.RecordBatch]]:
         for shard, piece in pieces:
             self._block_bytes.update(piece.nbytes)
             yield shard, piece
+
+
+def _groups(ratings: int, shards: int) -> tuple[int, int]:
+    """How many shards make a group, and under how many keys the ratings of a group are sent: each has some 16 MB."""
+    together = math.isqrt(shards - 1) + 1
+    return together, max(1, ratings * together // shards // _RATINGS_PER_KEY)
+
+
+def _partition_again(
+    keyed: tuple[int, Iterable[pa.RecordBatch]], num_shards: int | None, vocabulary: dict[str, Any]
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    block = pa.concat_batches(list(keyed[1]))
+    for shard, piece in partition(block, "row", shard_count(vocabulary["ratings"], num_shards)):
+        for slice_ in cut_block(piece):
+            yield shard, slice_
 
 
 def _empty_shards(

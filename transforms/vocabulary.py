@@ -18,7 +18,7 @@ from nnsparse_stream import storage
 from nnsparse_stream.dataset import Manifest, write_columns
 from nnsparse_stream.grouping import partition
 from nnsparse_stream.lookup import open_vocabulary
-from nnsparse_stream.reading import BLOCK_BYTES
+from nnsparse_stream.reading import cut_block
 from nnsparse_stream.vocabulary import Vocabulary, columns_table, count_ids, keep_frequent, merge_counts, sort_counts
 from nnsparse_stream.vocabulary_parts import (
     count_known,
@@ -81,7 +81,7 @@ class BuildVocabulary(beam.PTransform):
             | "By part" >> beam.GroupByKey()
             | "Merge"
             >> beam.ParDo(_MergePart(self._min_ratings, self._base))
-            .with_output_types(pa.RecordBatch, samples=_KEYED_COUNTS)
+            .with_output_types(pa.RecordBatch, counted=int, samples=_KEYED_COUNTS)
             .with_outputs("counted", "samples", main="counts")
         )
         planned = (
@@ -90,7 +90,6 @@ class BuildVocabulary(beam.PTransform):
             | "Once" >> beam.Impulse()
             | "Layout"
             >> beam.ParDo(_Layout(empty, self._base), beam.pvalue.AsIter(merged.samples))
-            # Without a type for each, what is flattened with the parts would be pickled: of a slice, all that it is of.
             .with_output_types(_KEYED_COUNTS, parts=_KEYED_COUNTS)
             .with_outputs("parts", main="layout")
         )
@@ -135,7 +134,7 @@ class _CountIds(beam.DoFn):
         if self._counts:
             window = GlobalWindow()
             for part, counts in partition(merge_counts(self._counts), "id", self._partitions):
-                for block in _slices(counts):
+                for block in cut_block(counts):
                     yield WindowedValue((part, block), window.max_timestamp(), [window])
 
     def _add(self, counts: pa.RecordBatch) -> None:
@@ -150,13 +149,6 @@ class _CountIds(beam.DoFn):
 def _count(ids: list[pa.Array]) -> Iterator[pa.RecordBatch]:
     if ids:
         yield count_ids(pa.chunked_array(ids))
-
-
-def _slices(counts: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Pieces of about the size that is shuffled well."""
-    rows = max(1, BLOCK_BYTES * len(counts) // max(counts.nbytes, 1))
-    for start in range(0, len(counts), rows):
-        yield counts.slice(start, rows)
 
 
 class _MergePart(beam.DoFn):
@@ -218,7 +210,7 @@ class _Cut(beam.DoFn):
         new = [(before + part, block) for part, block in cut_counts(counts, layout[1])]
         for part, block in [*known, *new]:
             yield beam.pvalue.TaggedOutput("sizes", (part, len(block)))
-            for piece in _slices(block):
+            for piece in cut_block(block):
                 yield part, piece
 
 
