@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 _T = TypeVar("_T")
-#: How often a thread that waits looks whether its run has ended, in seconds.
+#: How often one that waits looks whether its run has ended, in seconds.
 _LOOK_SECONDS = 0.1
 
 
@@ -23,6 +23,7 @@ class Threads:
     def __init__(self, number: int) -> None:
         self.number = number
         self._ended = threading.Event()
+        self._error: BaseException | None = None
         self._live: set[threading.Thread] = set()
 
     def begin(self, work: Iterable[_T], held: int) -> Iterator[_T]:
@@ -51,7 +52,11 @@ class Threads:
 
         thread = threading.Thread(target=run)
         self._live.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:  # the system gives no more threads: there is none to wait for
+            self._live.discard(thread)
+            raise
         return self._taken(results)
 
     def end(self) -> None:
@@ -62,13 +67,19 @@ class Threads:
 
     def _taken(self, results: queue.Queue[tuple[str, Any]]) -> Iterator[Any]:
         while True:
-            kind, value = results.get()
+            try:
+                kind, value = results.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if self._ended.is_set():  # what would have come next has no one to make it
+                    raise self._error or RuntimeError("the run has ended before its work was done") from None
+                continue
             if kind == "result":
                 yield value
             elif kind == "end":
                 return
             else:
                 # What the others write must not come after what the caller does about the error.
+                self._error = self._error or value
                 self.end()
                 raise value
 

@@ -9,9 +9,20 @@ from nnsparse_stream.dataset import ColumnsFile, Manifest, ShardFile
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.folds import FOLDS, Folds
 from nnsparse_stream.rating_statistics import RatingStatistics, add_statistics
+from nnsparse_stream.times import TimeRange
 
 #: Patterns of the files that preparation writes, beside the manifest; for `OutputDirectory`.
 CONTENTS = ("columns/part-*.parquet", "rows/shard-*.parquet", "dead_letters/*.jsonl")
+
+
+def filters_to_json(times: TimeRange, min_row_ratings: int, min_column_ratings: int) -> dict[str, int]:
+    """The manifest's "filters": those that leave anything out."""
+    bounds = {"time_from": times.start, "time_to": times.end}
+    least = {"min_row_ratings": min_row_ratings, "min_column_ratings": min_column_ratings}
+    return {
+        **{name: bound for name, bound in bounds.items() if bound is not None},
+        **{name: count for name, count in least.items() if count > 1},
+    }
 
 
 def assemble_manifest(
@@ -36,7 +47,7 @@ def assemble_manifest(
         user_type, item_type: of the ids: "int64" or "string".
         folds: how the ratings were folded; None where they came with their folds.
         duplicates: the policy.
-        filters: the filters that were asked for, as the manifest has them.
+        filters: from `filters_to_json`.
         read, bad: records that were read, and those of them that could not be read as ratings.
         filtered: ratings left out before the vocabulary was built.
         vocabulary: what `transforms.BuildVocabulary` gave: `files` and `ratings`.

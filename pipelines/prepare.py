@@ -17,7 +17,6 @@ from pipelines.prepare_options import (
     check_fold_flags,
     chosen_folds,
     chosen_times,
-    filters_to_json,
     timed_flag,
 )
 
@@ -182,37 +181,25 @@ def _build(
 
     from nnsparse_stream.reading import describe_pair
     from nnsparse_stream.storage import join
-    from transforms import BuildVocabulary, FilterByTime, ReadRatings, SparsifyRatings, WriteShards
+    from transforms import PrepareShards, ReadRatings
     from transforms.vocabulary import built_vocabulary
 
-    column = "item" if args.axis == "user" else "user"
     read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "dead_letters"))
-    kept = read.ratings | "FilterByTime" >> FilterByTime(times)
-    vocabulary = kept.ratings | "BuildVocabulary" >> BuildVocabulary(
-        column,
-        getattr(plan.schema, column),
+    prepared = read.ratings | "PrepareShards" >> PrepareShards(
         args.output,
-        min_ratings=args.min_column_ratings,
+        args.axis,
+        plan.empty_block(),
+        times=times,
+        duplicates=args.duplicates,
+        folds=folds,
+        num_shards=args.num_shards,
+        min_row_ratings=args.min_row_ratings,
+        min_column_ratings=args.min_column_ratings,
+        expected_ratings=plan.expected_records,
         base=None if base is None else built_vocabulary(args.vocabulary, base),
         # Splits grow with the ratings, and with them the most ids that there can be.
         partitions=min(max(16, len(plan.splits)), 4096),
-    )
-    shards = (
-        kept.ratings
-        | "SparsifyRatings"
-        >> SparsifyRatings(
-            args.axis,
-            vocabulary,
-            plan.empty_block(),
-            duplicates=args.duplicates,
-            folds=folds,
-            num_shards=args.num_shards,
-            min_row_ratings=args.min_row_ratings,
-            known_columns_only=args.min_column_ratings > 1,
-            expected_ratings=plan.expected_records,
-            describe_pair=functools.partial(describe_pair, plan.files, plan.schema, times=times),
-        )
-        | "WriteShards" >> WriteShards(args.output)
+        describe_pair=functools.partial(describe_pair, plan.files, plan.schema, times=times),
     )
     _ = (
         pipeline
@@ -222,9 +209,9 @@ def _build(
             _write_summary,
             args.output,
             beam.pvalue.AsList(read.summaries),
-            beam.pvalue.AsList(kept.filtered),
-            beam.pvalue.AsSingleton(vocabulary),
-            beam.pvalue.AsList(shards),
+            beam.pvalue.AsList(prepared.filtered),
+            beam.pvalue.AsSingleton(prepared.vocabulary),
+            beam.pvalue.AsList(prepared.shards),
         )
     )
 
@@ -247,7 +234,7 @@ def _write_summary(
 def _manifest(
     args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange, base: Manifest | None
 ) -> Manifest:
-    from nnsparse_stream.prepared import assemble_manifest
+    from nnsparse_stream.prepared import assemble_manifest, filters_to_json
     from nnsparse_stream.split_outputs import check_bad_records
     from nnsparse_stream.storage import join, read_file
 
@@ -261,7 +248,7 @@ def _manifest(
         item_type=plan.schema.item,
         folds=folds,
         duplicates=args.duplicates,
-        filters=filters_to_json(args, times),
+        filters=filters_to_json(times, args.min_row_ratings, args.min_column_ratings),
         read=read,
         bad=bad,
         filtered=sum(summary["filtered"]),

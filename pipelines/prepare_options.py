@@ -120,16 +120,6 @@ def chosen_times(args: argparse.Namespace, calendar: bool) -> TimeRange:
     return TimeRange(start, end)
 
 
-def filters_to_json(args: argparse.Namespace, times: TimeRange) -> dict[str, int]:
-    """The manifest's "filters": those that leave anything out."""
-    bounds = {"time_from": times.start, "time_to": times.end}
-    least = {flag: getattr(args, flag) for flag in ("min_row_ratings", "min_column_ratings")}
-    return {
-        **{flag: bound for flag, bound in bounds.items() if bound is not None},
-        **{flag: count for flag, count in least.items() if count > 1},
-    }
-
-
 def _column_time(args: argparse.Namespace, flag: str, calendar: bool) -> int | None:
     from nnsparse_stream.times import column_time
 

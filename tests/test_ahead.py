@@ -81,6 +81,29 @@ def test_an_error_ends_all_work_before_it_is_raised() -> None:
     assert ended.is_set()
 
 
+def test_who_waits_elsewhere_when_an_error_ends_the_run_gets_it_too() -> None:
+    """Beam may run several bundles in this process at once, and each has its own pieces."""
+    threads = Threads(2)
+    waits = threads.begin(iter(range(100)), held=1)
+    assert next(waits) == 0
+
+    def fail() -> Iterator[int]:
+        raise KeyError("what was wrong")
+        yield 0
+
+    with pytest.raises(KeyError, match="what was wrong"):
+        list(threads.begin(fail(), held=1))
+    with pytest.raises(KeyError, match="what was wrong"):
+        list(waits)
+
+
+def test_what_an_ended_run_begins_fails() -> None:
+    threads = Threads(2)
+    threads.end()
+    with pytest.raises(RuntimeError, match="the run has ended before its work was done"):
+        list(threads.begin(iter([1]), held=1))
+
+
 def test_a_piece_that_goes_on_can_be_taken_over() -> None:
     threads = Threads(2)
     ahead: Ahead[int] = Ahead(threads)

@@ -71,4 +71,5 @@ def test_the_job_names_the_pool_of_workers_and_where_files_are_staged(job: Any) 
 
 def test_the_graph_is_the_one_of_every_engine(job: Any) -> None:
     names = {transform.unique_name for transform in job.proto_pipeline.components.transforms.values()}
-    assert {"ReadRatings/Read", "BuildVocabulary/By part", "SparsifyRatings/By shard", "WriteShards/Write"} <= names
+    inner = {"BuildVocabulary/By part", "SparsifyRatings/By shard", "WriteShards/Write"}
+    assert {"ReadRatings/Read", *(f"PrepareShards/{name}" for name in inner)} <= names

@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pytest
 from apache_beam.yaml import main
 from preparing import files_of, prepare
 
 import transforms.beam_yaml
+import transforms.rating_rows
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.reading import BLOCK_BYTES
-from transforms.beam_yaml import _blocks
 
 ROOT = Path(__file__).parents[1]
 PROVIDERS = ROOT / "transforms" / "beam_providers.yaml"
 RUNNER = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-SCHEMA = pa.schema([("user", pa.int64()), ("item", pa.string()), ("rating", pa.float32()), ("fold", pa.uint8())])
 
 
 def run(pipeline: str) -> None:
@@ -54,7 +51,7 @@ def test_the_pipeline_of_the_documentation_writes_what_prepare_writes(
         assert not self._pending, "the tables that were read were taken apart"
         return iter(())
 
-    monkeypatch.setattr(transforms.beam_yaml._RowsToBlocks, "_flush", nothing)
+    monkeypatch.setattr(transforms.rating_rows._RowsToBlocks, "_flush", nothing)
     text = (ROOT / "docs" / "prepare.md").read_text()
     (pipeline,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (command,) = re.findall(r"`nnsparse-stream prepare (--input log\.csv [^`]*)`", text)
@@ -74,7 +71,7 @@ def test_the_pipeline_of_the_documentation_writes_what_prepare_writes(
 
 def test_rows_of_another_source_and_their_folds(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows with other fields come one by one, in as many blocks as there are; folds may be assigned on the way."""
-    monkeypatch.setattr(transforms.beam_yaml, "_PENDING_ROWS", 7)
+    monkeypatch.setattr(transforms.rating_rows, "_PENDING_ROWS", 7)
     log.write_text(log.read_text().replace("u1,2,nan,3\n", "").replace("u1,2,5,99\n", ""))
     Path("own.csv").write_text(log.read_text().replace("user,item,rating,time", "customer,sku,stars,time"))
     run("""
@@ -190,34 +187,3 @@ def test_elements_that_are_no_ratings_are_refused(tmp_path: Path) -> None:
         transforms.beam_yaml.WriteDataset(str(tmp_path), "user").expand({"rows": blocks, "summaries": blocks})
     with pytest.raises(InputError, match="are those that the rows have"):
         transforms.beam_yaml.AssignFolds({"method": "files"})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"user": None}, "a row has no user: {'user': None, 'item': 'tea'"),
-        ({"rating": float("nan")}, "the rating of a row is not finite: {'user': 1"),
-        ({"rating": 1e39}, "the rating of a row is not finite"),
-        ({"fold": 3}, "the fold of a row is not 0, 1 or 2: .*'fold': 3"),
-    ],
-)
-def test_a_row_that_is_no_rating_is_shown(change: dict[str, Any], message: str) -> None:
-    row = {"user": 1, "item": "tea", "rating": 2.5, "fold": 2}
-    assert [block.to_pylist() for block in _blocks(pa.Table.from_pylist([row]), SCHEMA)] == [[row]]
-    with pytest.raises(InputError, match=message):
-        list(_blocks(pa.Table.from_pylist([row, {**row, **change}]), SCHEMA))
-
-
-def test_blocks_are_bounded() -> None:
-    count = 200_000
-    rows = pa.table(
-        {
-            "user": np.arange(count, dtype=np.int32),
-            "item": ["tea"] * count,
-            "rating": np.ones(count),
-            "fold": [0] * count,
-        }
-    )
-    blocks = list(_blocks(rows, SCHEMA))
-    assert max(block.nbytes for block in blocks) <= BLOCK_BYTES < sum(block.nbytes for block in blocks)
-    assert pa.Table.from_batches(blocks)["user"].to_pylist() == list(range(count))

@@ -99,6 +99,23 @@ def test_a_block_outside_a_run_is_coded_whole() -> None:
     assert in_process.store() is None
 
 
+def test_a_run_goes_on_when_another_that_began_earlier_ends() -> None:
+    """As two threads have it that each run a pipeline."""
+    block, before = pa.record_batch({"row": [1, 2]}), pa.default_memory_pool().backend_name
+    coder, earlier, later = RecordBatchCoder(), in_process.in_process(), in_process.in_process()
+    with earlier:
+        later.__enter__()
+        encoded = coder.encode(block)
+    try:
+        assert coder.decode(encoded) is block
+        work = in_process.ahead()
+        assert [*work.start(iter([1])), *work.finish()] == [1]
+    finally:
+        later.__exit__(None, None, None)
+    assert in_process.store() is None
+    assert pa.default_memory_pool().backend_name == before
+
+
 def test_an_error_in_a_thread_ends_the_run_and_its_threads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "log.csv").write_text("1,2,3\n1,2,4\n")
     assert (

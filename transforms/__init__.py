@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transforms.evaluate import EvaluateRatings as EvaluateRatings
     from transforms.filters import FilterByTime as FilterByTime
     from transforms.folds import AssignFolds as AssignFolds
+    from transforms.prepare_shards import PrepareShards as PrepareShards
     from transforms.read import ReadRatings as ReadRatings
     from transforms.score import ScoreRatings as ScoreRatings
     from transforms.score_blend import BlendPairs as BlendPairs
@@ -29,6 +30,7 @@ _MODULE_OF = {
     "EvaluateBlend": "evaluate",
     "EvaluateRatings": "evaluate",
     "FilterByTime": "filters",
+    "PrepareShards": "prepare_shards",
     "RankBlend": "score_blend",
     "ReadRatings": "read",
     "ScoreRatings": "score",

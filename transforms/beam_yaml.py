@@ -1,24 +1,15 @@
 """The transforms of preparation as Beam YAML has them: configured by JSON, from rows to rows.
 
-`beam_providers.yaml` names them. A *row of a rating* has the fields user, item (integers or strings), rating (a number)
-and maybe timestamp (an integer) and fold (0 train, 1 validation, 2 test). Where nothing else reads the rows between
-two of these transforms, they travel as the Arrow tables that they are made of, which Beam calls batches.
+`beam_providers.yaml` names them. `transforms.rating_rows` says what a row of a rating is.
 """
 
 # No `from __future__ import annotations`: Beam takes types of rows and of configurations from the annotations.
 
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.typehints.row_type import RowTypeConstraint
-from apache_beam.typehints.schemas import named_fields_from_element_type
-from apache_beam.utils.windowed_value import WindowedValue
 
 import transforms
 from nnsparse_stream.dataset import AXES
@@ -27,25 +18,13 @@ from nnsparse_stream.folds import FOLDS, Folds, HashFolds, folds_from_json
 from nnsparse_stream.formats import SEPARATORS, FieldNames
 from nnsparse_stream.inputs import plan_inputs
 from nnsparse_stream.output import OutputDirectory
-from nnsparse_stream.prepared import CONTENTS, assemble_manifest
-from nnsparse_stream.reading import BLOCK_BYTES
+from nnsparse_stream.prepared import CONTENTS, assemble_manifest, filters_to_json
 from nnsparse_stream.split_outputs import check_bad_records
-from nnsparse_stream.text_records import is_storable
 from nnsparse_stream.times import TimeRange
+from transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
 
-#: Rows that are not in tables wait until they are so many: about 1 MB of them.
-_PENDING_ROWS = 1 << 15
 _FORMATS = ("auto", "parquet", *SEPARATORS, "jsonl")
 _DUPLICATES = ("error", "first", "last", "mean")
-#: The fields of a rating's row, and the kinds that each may have; see `_kind`.
-_KINDS = {
-    "user": ("int64", "string"),
-    "item": ("int64", "string"),
-    "rating": ("int64", "float"),
-    "timestamp": ("int64",),
-    "fold": ("int64",),
-}
-_WORDS = {"int64": "an integer", "string": "a string", "float": "another number"}
 
 
 class BadExample(NamedTuple):
@@ -141,7 +120,7 @@ class ReadRatings(beam.PTransform):
         )
         read = begin | "Read" >> transforms.ReadRatings(plan, self._dead_letters)
         return {
-            "ratings": read.ratings | "To rows" >> _to_rows(plan.empty_block().schema),
+            "ratings": read.ratings | "To rows" >> to_rows(plan.empty_block().schema),
             "summaries": read.summaries | "Summaries" >> beam.Map(_read_summary).with_output_types(ReadSummary),
         }
 
@@ -168,10 +147,10 @@ class AssignFolds(beam.PTransform):
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Applies the transform."""
         # The time goes along where the rows have one, whether these folds need it or not.
-        timed = self._folds.timed or "timestamp" in _field_types(rows)
-        schema = _block_schema(rows, timestamp=timed, fold=False)
-        folded = rows | "To blocks" >> _to_blocks(rows, schema) | "Assign" >> transforms.AssignFolds(self._folds)
-        return folded | "To rows" >> _to_rows(schema.append(pa.field("fold", pa.uint8())))
+        timed = self._folds.timed or "timestamp" in field_types(rows)
+        schema = block_schema(rows, timestamp=timed, fold=False)
+        folded = rows | "To blocks" >> to_blocks(rows, schema) | "Assign" >> transforms.AssignFolds(self._folds)
+        return folded | "To rows" >> to_rows(schema.append(pa.field("fold", pa.uint8())))
 
 
 class WriteDataset(beam.PTransform):
@@ -221,10 +200,14 @@ class WriteDataset(beam.PTransform):
         _check_one_of("axis", axis, AXES)
         _check_one_of("duplicates", duplicates, _DUPLICATES)
         bounds = {"time_from": time_from, "time_to": time_to}
-        least = {"min_row_ratings": min_row_ratings, "min_column_ratings": min_column_ratings}
+        counts = {
+            "min_row_ratings": min_row_ratings,
+            "min_column_ratings": min_column_ratings,
+            "num_shards": num_shards,
+        }
         if not isinstance(max_bad_fraction, int | float) or not 0 <= max_bad_fraction <= 1:
             raise InputError(f"max_bad_fraction is {max_bad_fraction!r}; give a number from 0 to 1")
-        for name, number in {**bounds, **least, "num_shards": num_shards}.items():
+        for name, number in {**bounds, **counts}.items():
             if number is not None and (not isinstance(number, int) or (name not in bounds and number < 1)):
                 raise InputError(f"{name} is {number!r}; give an integer{'' if name in bounds else ' from 1'}")
         if time_from is not None and time_to is not None and time_from >= time_to:
@@ -239,11 +222,9 @@ class WriteDataset(beam.PTransform):
         self._output, self._axis, self._overwrite = output, axis, overwrite
         self._duplicates = duplicates
         self._times = TimeRange(time_from, time_to)
-        self._least, self._num_shards, self._max_bad_fraction = least, num_shards, max_bad_fraction
-        self._filters = {
-            **{name: bound for name, bound in bounds.items() if bound is not None},
-            **{name: count for name, count in least.items() if count > 1},
-        }
+        self._min_row_ratings, self._min_column_ratings = min_row_ratings, min_column_ratings
+        self._num_shards, self._max_bad_fraction = num_shards, max_bad_fraction
+        self._filters = filters_to_json(self._times, min_row_ratings, min_column_ratings)
 
     def expand(self, inputs: beam.PCollection | dict[str, beam.PCollection]) -> beam.PCollection:
         """Applies the transform."""
@@ -256,27 +237,23 @@ class WriteDataset(beam.PTransform):
             or self._times != TimeRange()
             or self._duplicates in ("first", "last")
         )
-        schema = _block_schema(rows, timestamp=needs_time, fold=self._folds is None)
+        schema = block_schema(rows, timestamp=needs_time, fold=self._folds is None)
         OutputDirectory(self._output, contents=CONTENTS, overwrite=self._overwrite).begin()
-        kept = rows | "To blocks" >> _to_blocks(rows, schema) | "FilterByTime" >> transforms.FilterByTime(self._times)
-        column = "item" if self._axis == "user" else "user"
-        vocabulary = kept.ratings | "BuildVocabulary" >> transforms.BuildVocabulary(
-            column, str(schema.field(column).type), self._output, min_ratings=self._least["min_column_ratings"]
-        )
-        shards = (
-            kept.ratings
-            | "SparsifyRatings"
-            >> transforms.SparsifyRatings(
+        prepared = (
+            rows
+            | "To blocks" >> to_blocks(rows, schema)
+            | "PrepareShards"
+            >> transforms.PrepareShards(
+                self._output,
                 self._axis,
-                vocabulary,
                 pa.RecordBatch.from_pylist([], schema=schema),
+                times=self._times,
                 duplicates=self._duplicates,
                 folds=self._folds,
                 num_shards=self._num_shards,
-                min_row_ratings=self._least["min_row_ratings"],
-                known_columns_only=self._least["min_column_ratings"] > 1,
+                min_row_ratings=self._min_row_ratings,
+                min_column_ratings=self._min_column_ratings,
             )
-            | "WriteShards" >> transforms.WriteShards(self._output)
         )
         known = {
             "axis": self._axis,
@@ -296,9 +273,9 @@ class WriteDataset(beam.PTransform):
                 known,
                 self._max_bad_fraction,
                 beam.pvalue.AsList(named["summaries"]) if "summaries" in named else None,
-                beam.pvalue.AsList(kept.filtered),
-                beam.pvalue.AsSingleton(vocabulary),
-                beam.pvalue.AsList(shards),
+                beam.pvalue.AsList(prepared.filtered),
+                beam.pvalue.AsSingleton(prepared.vocabulary),
+                beam.pvalue.AsList(prepared.shards),
             ).with_output_types(WrittenShard)
         )
 
@@ -345,131 +322,3 @@ def _check_one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
 
 def _read_summary(summary: dict[str, Any]) -> ReadSummary:
     return ReadSummary(**{**summary, "examples": [BadExample(*example) for example in summary["examples"]]})
-
-
-def _kind(of: Any) -> str | None:
-    """What the type of a row's field holds, null aside: "int64", "string" or "float"; None for anything else."""
-    inner = [part for part in typing.get_args(of) if part is not type(None)]
-    of = inner[0] if typing.get_origin(of) is typing.Union and len(inner) == 1 else of
-    if not isinstance(of, type) or issubclass(of, bool):
-        return None
-    kinds = {int: "int64", np.integer: "int64", str: "string", float: "float", np.floating: "float"}
-    return next((kind for base, kind in kinds.items() if issubclass(of, base)), None)
-
-
-def _field_types(rows: beam.PCollection) -> dict[str, Any]:
-    """The fields of rows, each with its type.
-
-    Raises:
-        InputError: the elements are no rows.
-    """
-    try:
-        return dict(named_fields_from_element_type(rows.element_type))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"the input has elements of type {rows.element_type}; give rows with the fields user, item and rating"
-        ) from error
-
-
-def _block_schema(rows: beam.PCollection, timestamp: bool, fold: bool) -> pa.Schema:
-    """The schema of the blocks that rows become.
-
-    Raises:
-        InputError: the rows lack a field, or it is of the wrong type.
-    """
-    types = _field_types(rows)
-    names = ["user", "item", "rating", *(["timestamp"] if timestamp else []), *(["fold"] if fold else [])]
-    for name in names:
-        if name not in types:
-            raise InputError(f"the rows have no field {name}, only {', '.join(types)}; name it so by MapToFields")
-        if _kind(types[name]) not in _KINDS[name]:
-            wanted = " or ".join(_WORDS[kind] for kind in _KINDS[name])
-            raise InputError(f"the field {name} of the rows is {types[name]}, not {wanted}; convert it by MapToFields")
-    ids = {"int64": pa.int64(), "string": pa.string()}
-    fixed = {"rating": pa.float32(), "timestamp": pa.int64(), "fold": pa.uint8()}
-    return pa.schema([(name, fixed[name] if name in fixed else ids[str(_kind(types[name]))]) for name in names])
-
-
-def _to_rows(schema: pa.Schema) -> beam.ParDo:
-    """Blocks of a schema to rows. Beam's rows have no small unsigned integers: a fold becomes an int."""
-    of = {"int64": int, "uint8": int, "string": str, "float": np.float32}
-    return beam.ParDo(_ToRows(RowTypeConstraint.from_fields([(field.name, of[str(field.type)]) for field in schema])))
-
-
-class _ToRows(beam.DoFn):
-    def __init__(self, row_type: RowTypeConstraint) -> None:
-        self._row_type = row_type
-
-    def infer_output_type(self, input_type: Any) -> RowTypeConstraint:
-        return self._row_type
-
-    @beam.DoFn.yields_batches
-    def process(self, block: pa.RecordBatch) -> Iterator[pa.Table]:
-        table = pa.Table.from_batches([block])
-        if "fold" in block.schema.names:
-            place = block.schema.get_field_index("fold")
-            table = table.set_column(place, "fold", table["fold"].cast(pa.int64()))
-        yield table
-
-
-def _to_blocks(rows: beam.PCollection, schema: pa.Schema) -> beam.ParDo:
-    """Rows to blocks of a schema. Rows that have other fields come one by one: Beam makes no tables of every type."""
-    plain = all(_kind(of) in _KINDS.get(name, ()) for name, of in _field_types(rows).items())
-    do_fn = _TablesToBlocks(schema) if plain else _RowsToBlocks(schema)
-    return beam.ParDo(do_fn).with_output_types(pa.RecordBatch)
-
-
-class _RowsToBlocks(beam.DoFn):
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
-
-    def start_bundle(self) -> None:
-        self._pending: list[tuple[Any, ...]] = []
-
-    def process(self, row: Any) -> Iterator[pa.RecordBatch]:
-        self._pending.append(tuple(getattr(row, name) for name in self._schema.names))
-        if len(self._pending) >= _PENDING_ROWS:
-            yield from self._flush()
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        window = GlobalWindow()
-        for block in self._flush():
-            yield WindowedValue(block, window.max_timestamp(), [window])
-
-    def _flush(self) -> Iterator[pa.RecordBatch]:
-        if self._pending:
-            columns = zip(*self._pending, strict=True)
-            yield from _blocks(pa.table([pa.array(column) for column in columns], self._schema.names), self._schema)
-        self._pending = []
-
-
-class _TablesToBlocks(_RowsToBlocks):
-    @beam.DoFn.yields_elements
-    def process_batch(self, rows: pa.Table) -> Iterator[pa.RecordBatch]:
-        yield from _blocks(rows, self._schema)
-
-
-def _blocks(rows: pa.Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Blocks of a schema, of about 1 MB, of a table that has its columns.
-
-    Raises:
-        InputError: a value is missing, a rating is not finite, or a fold is none.
-    """
-    for name in schema.names:
-        _refuse(rows, pc.is_null(rows[name]), f"a row has no {name}")
-    ratings = rows["rating"].cast(pa.float64(), safe=False).to_numpy()
-    _refuse(rows, pa.array(~is_storable(ratings)), "the rating of a row is not finite")
-    if "fold" in schema.names:
-        _refuse(rows, pc.invert(pc.is_in(rows["fold"], pa.array([0, 1, 2]))), "the fold of a row is not 0, 1 or 2")
-    # Integers may be of fewer bits, and ratings of more.
-    table = rows.select(schema.names).cast(schema, safe=False).combine_chunks()
-    for whole in table.to_batches():
-        step = max(1, BLOCK_BYTES * len(whole) // max(whole.nbytes, 1))
-        for start in range(0, len(whole), step):
-            yield whole.slice(start, step)
-
-
-def _refuse(rows: pa.Table, unfit: pa.Array, what: str) -> None:
-    if pc.any(unfit).as_py():
-        (first,) = rows.filter(unfit).slice(0, 1).to_pylist()
-        raise InputError(f"{what}: {first}; leave it out by Filter")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
@@ -41,29 +42,39 @@ class _Run:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.threads = Threads(min(cores, _MOST_THREADS) if cores > 1 else 0)
         self.store = BlockStore()
+        self.heap = ExitStack()
+        self.heap.enter_context(_one_heap())
+        self.users = 0
         self.begun: frozenset[Split] = frozenset()
         self.begun_results: list[Iterator[tuple[str, Any]]] = []
 
 
 _NO_THREADS = Threads(0)
 _run: _Run | None = None
+#: Of the change of `_run`, and of how many use it.
+_lock = threading.Lock()
 
 
 @contextmanager
 def in_process() -> Iterator[None]:
-    """While it lasts, all pipelines that this process runs are taken to have no other process to work for them."""
+    """While it lasts, all pipelines that this process runs are taken to have no other process to work for them.
+
+    It may be entered again, by this thread or by others: what it holds is given up when the last has left.
+    """
     global _run
-    if _run is not None:
+    with _lock:
+        _run = run = _run or _Run()
+        run.users += 1
+    try:
         yield
-        return
-    with _one_heap():
-        _run = run = _Run()
-        try:
-            yield
-        finally:
-            _run = None
-            run.threads.end()
-            run.store.close()
+    finally:
+        with _lock:
+            run.users -= 1
+            if not run.users:
+                _run = None
+                run.threads.end()
+                run.store.close()
+                run.heap.close()
 
 
 def begin_reading(plan: InputPlan) -> None:
@@ -88,17 +99,13 @@ def ahead() -> Ahead[Any]:
     return Ahead(_NO_THREADS if _run is None else _run.threads)
 
 
-def reading_ahead() -> Ahead[tuple[str, Any]]:
-    """The same for reading: what `begin_reading` began comes first."""
-    work = ahead()
-    while _run is not None and _run.begun_results:
+def take_begun(split: Split, work: Ahead[tuple[str, Any]]) -> bool:
+    """Whether `begin_reading` began to read a split; the first that asks for one of these gets the results of all."""
+    if _run is None or split not in _run.begun:
+        return False
+    while _run.begun_results:
         work.adopt(_run.begun_results.pop(0))
-    return work
-
-
-def is_begun(split: Split) -> bool:
-    """Whether the results of a split come from what `begin_reading` began."""
-    return _run is not None and split in _run.begun
+    return True
 
 
 @contextmanager

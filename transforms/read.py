@@ -44,7 +44,8 @@ class ReadRatings(beam.PTransform):
         read = (
             begin
             | "Once" >> beam.Impulse()
-            | "Splits" >> beam.FlatMap(_numbered, self._plan).with_output_types(tuple[int, Split])
+            # As they are cut here: a worker might cut others, and these are what the driver counts.
+            | "Splits" >> beam.FlatMap(_numbered, self._plan.splits).with_output_types(tuple[int, Split])
             # A key for each, so that the runner spreads them over its workers.
             | "Spread" >> beam.GroupByKey()
             | "Read"
@@ -58,8 +59,8 @@ class ReadRatings(beam.PTransform):
         return read
 
 
-def _numbered(_: bytes, plan: InputPlan) -> Iterator[tuple[int, Split]]:
-    return enumerate(plan.splits)
+def _numbered(_: bytes, splits: list[Split]) -> Iterator[tuple[int, Split]]:
+    return enumerate(splits)
 
 
 class _Read(beam.DoFn):
@@ -70,11 +71,11 @@ class _Read(beam.DoFn):
         self._block_bytes = Metrics.distribution("ratings", "read_block_bytes")
 
     def start_bundle(self) -> None:
-        self._ahead = in_process.reading_ahead()
+        self._ahead = in_process.ahead()
 
     def process(self, numbered: tuple[int, Iterable[Split]]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         (split,) = numbered[1]
-        if in_process.is_begun(split):
+        if in_process.take_begun(split, self._ahead):
             return
         for tag, value in self._counted(self._ahead.start(split_outputs(split, self._schema))):
             yield value if tag == "ratings" else beam.pvalue.TaggedOutput(tag, value)

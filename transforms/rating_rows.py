@@ -1,0 +1,207 @@
+"""Rows of ratings, as other pipelines have them, to blocks and back.
+
+A *row of a rating* has the fields user, item (integers or strings), rating (a number) and maybe timestamp (an integer)
+and fold (0 train, 1 validation, 2 test). Where nothing else reads the rows between two transforms, they travel as the
+Arrow tables that they are made of, which Beam calls batches.
+"""
+
+# No `from __future__ import annotations`: Beam takes the types of batches from the annotations.
+
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.typehints.row_type import RowTypeConstraint
+from apache_beam.typehints.schemas import named_fields_from_element_type
+from apache_beam.utils.windowed_value import WindowedValue
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.reading import BLOCK_BYTES
+from nnsparse_stream.text_records import is_storable
+
+#: Rows that are not in tables wait until they are so many: about 1 MB of them.
+_PENDING_ROWS = 1 << 15
+#: The fields of a rating's row, and the kinds that each may have; see `_kind`.
+_KINDS = {
+    "user": ("int64", "string"),
+    "item": ("int64", "string"),
+    "rating": ("int64", "float"),
+    "timestamp": ("int64",),
+    "fold": ("int64",),
+}
+_WORDS = {"int64": "an integer", "string": "a string", "float": "another number"}
+
+
+def field_types(rows: beam.PCollection) -> dict[str, Any]:
+    """The fields of rows.
+
+    Args:
+        rows: of any type that Beam has a schema for.
+
+    Returns:
+        The type of each field by its name, as Beam infers it: a Python or NumPy type, maybe optional.
+
+    Raises:
+        InputError: the elements are no rows.
+    """
+    try:
+        return dict(named_fields_from_element_type(rows.element_type))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the input has elements of type {rows.element_type}; give rows with the fields user, item and rating"
+        ) from error
+
+
+def block_schema(rows: beam.PCollection, timestamp: bool, fold: bool) -> pa.Schema:
+    """The schema of the blocks that rows of ratings become.
+
+    Args:
+        rows: may have other fields too, in any order.
+        timestamp, fold: whether the blocks have these columns.
+
+    Returns:
+        The columns user and item (int64 or string, as the rows have them), rating (float32), timestamp (int64), fold
+        (uint8), in this order.
+
+    Raises:
+        InputError: the rows lack a field, or it is of the wrong type.
+    """
+    types = field_types(rows)
+    names = ["user", "item", "rating", *(["timestamp"] if timestamp else []), *(["fold"] if fold else [])]
+    for name in names:
+        if name not in types:
+            raise InputError(f"the rows have no field {name}, only {', '.join(types)}; name it so by MapToFields")
+        if _kind(types[name]) not in _KINDS[name]:
+            wanted = " or ".join(_WORDS[kind] for kind in _KINDS[name])
+            raise InputError(f"the field {name} of the rows is {types[name]}, not {wanted}; convert it by MapToFields")
+    ids = {"int64": pa.int64(), "string": pa.string()}
+    fixed = {"rating": pa.float32(), "timestamp": pa.int64(), "fold": pa.uint8()}
+    return pa.schema([(name, fixed[name] if name in fixed else ids[str(_kind(types[name]))]) for name in names])
+
+
+def to_rows(schema: pa.Schema) -> beam.ParDo:
+    """Blocks of ratings to rows.
+
+    Args:
+        schema: of the blocks; ids of int64 or string, rating float32, and maybe timestamp int64 and fold uint8.
+
+    Returns:
+        A transform. Its rows have the schema's fields; a fold is an int: Beam's rows have no small unsigned integers.
+    """
+    of = {"int64": int, "uint8": int, "string": str, "float": np.float32}
+    return beam.ParDo(_ToRows(RowTypeConstraint.from_fields([(field.name, of[str(field.type)]) for field in schema])))
+
+
+def to_blocks(rows: beam.PCollection, schema: pa.Schema) -> beam.ParDo:
+    """Rows of ratings to blocks.
+
+    Rows with fields that are not of a rating come one by one, as Beam makes no tables of every type; others as tables.
+
+    Args:
+        rows: what the transform will be applied to.
+        schema: of the blocks, from `block_schema`.
+
+    Returns:
+        A transform; its blocks are RecordBatches as `table_blocks` makes them.
+
+    Raises:
+        InputError: in a worker: what `table_blocks` raises.
+    """
+    plain = all(_kind(of) in _KINDS.get(name, ()) for name, of in field_types(rows).items())
+    do_fn = _TablesToBlocks(schema) if plain else _RowsToBlocks(schema)
+    return beam.ParDo(do_fn).with_output_types(pa.RecordBatch)
+
+
+def table_blocks(rows: pa.Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Cuts a table of ratings into blocks.
+
+    Args:
+        rows: has the schema's columns and maybe others; integers may be of fewer bits, and ratings of more.
+        schema: of the blocks, from `block_schema`.
+
+    Yields:
+        RecordBatches of the schema, of about 1 MB, with the rows in their order.
+
+    Raises:
+        InputError: a value is missing, a rating is not finite, or a fold is none.
+    """
+    for name in schema.names:
+        _refuse(rows, pc.is_null(rows[name]), f"a row has no {name}")
+    ratings = rows["rating"].cast(pa.float64(), safe=False).to_numpy()
+    _refuse(rows, pa.array(~is_storable(ratings)), "the rating of a row is not finite")
+    if "fold" in schema.names:
+        _refuse(rows, pc.invert(pc.is_in(rows["fold"], pa.array([0, 1, 2]))), "the fold of a row is not 0, 1 or 2")
+    table = rows.select(schema.names).cast(schema, safe=False).combine_chunks()
+    for whole in table.to_batches():
+        step = max(1, BLOCK_BYTES * len(whole) // max(whole.nbytes, 1))
+        for start in range(0, len(whole), step):
+            yield whole.slice(start, step)
+
+
+class _ToRows(beam.DoFn):
+    def __init__(self, row_type: RowTypeConstraint) -> None:
+        self._row_type = row_type
+
+    def infer_output_type(self, input_type: Any) -> RowTypeConstraint:
+        return self._row_type
+
+    @beam.DoFn.yields_batches
+    def process(self, block: pa.RecordBatch) -> Iterator[pa.Table]:
+        table = pa.Table.from_batches([block])
+        if "fold" in block.schema.names:
+            place = block.schema.get_field_index("fold")
+            table = table.set_column(place, "fold", table["fold"].cast(pa.int64()))
+        yield table
+
+
+class _RowsToBlocks(beam.DoFn):
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+
+    def start_bundle(self) -> None:
+        self._pending: list[tuple[Any, ...]] = []
+
+    def process(self, row: Any) -> Iterator[pa.RecordBatch]:
+        self._pending.append(tuple(getattr(row, name) for name in self._schema.names))
+        if len(self._pending) >= _PENDING_ROWS:
+            yield from self._flush()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        window = GlobalWindow()
+        for block in self._flush():
+            yield WindowedValue(block, window.max_timestamp(), [window])
+
+    def _flush(self) -> Iterator[pa.RecordBatch]:
+        if self._pending:
+            columns = zip(*self._pending, strict=True)
+            yield from table_blocks(
+                pa.table([pa.array(column) for column in columns], self._schema.names), self._schema
+            )
+        self._pending = []
+
+
+class _TablesToBlocks(_RowsToBlocks):
+    @beam.DoFn.yields_elements
+    def process_batch(self, rows: pa.Table) -> Iterator[pa.RecordBatch]:
+        yield from table_blocks(rows, self._schema)
+
+
+def _kind(of: Any) -> str | None:
+    """What the type of a row's field holds, null aside: "int64", "string" or "float"; None for anything else."""
+    inner = [part for part in typing.get_args(of) if part is not type(None)]
+    of = inner[0] if typing.get_origin(of) is typing.Union and len(inner) == 1 else of
+    if not isinstance(of, type) or issubclass(of, bool):
+        return None
+    kinds = {int: "int64", np.integer: "int64", str: "string", float: "float", np.floating: "float"}
+    return next((kind for base, kind in kinds.items() if issubclass(of, base)), None)
+
+
+def _refuse(rows: pa.Table, unfit: pa.Array, what: str) -> None:
+    if pc.any(unfit).as_py():
+        (first,) = rows.filter(unfit).slice(0, 1).to_pylist()
+        raise InputError(f"{what}: {first}; leave it out by Filter")
