@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nnsparse_stream.block_store import to_ipc
 from nnsparse_stream.folds import Folds, HashFolds, LastFolds, TimeFolds, assign_folds, hash_ids
 from nnsparse_stream.grouping import (
     DuplicateRatingError,
@@ -22,6 +23,7 @@ from nnsparse_stream.grouping import (
     partition,
     rank_ids,
 )
+from nnsparse_stream.shard_grouping import ShardGrouping
 from nnsparse_stream.vocabulary import count_ids, order_counts
 
 RATING = st.floats(-5, 5, width=32)
@@ -262,6 +264,53 @@ def test_filters_count_once_before_anything_is_left_out(
     columns = vocabulary.decode(kept["column"].to_numpy()).to_pylist()
     assert list(zip(kept["row"].to_pylist(), columns, strict=True)) == expected
     assert filtered == len(records) - len(expected)
+
+
+@given(
+    RECORDS,
+    st.sampled_from(["user", "item"]),
+    st.sampled_from(["error", "first", "last", "mean"]),
+    st.none() | st.just(HashFolds((40, 30, 30))) | FOLDS_BY_TIME,
+    st.integers(1, 5),
+    st.integers(0, 12),
+    st.integers(1, 5),
+    st.sets(st.sampled_from([-4, -1, 2, 5, 9, "a", "ü"])),
+    st.booleans(),
+)
+def test_a_shard_in_parts_has_the_rows_of_one_at_once(
+    records: list[tuple],
+    axis: str,
+    policy: str,
+    cut: Any,
+    min_row_ratings: int,
+    most_ratings: int,
+    cuts: int,
+    unknown: set[int | str],
+    timed: bool,
+) -> None:
+    folds: Folds | None = LastFolds(axis, *cut) if isinstance(cut, tuple) else cut
+    blocks, vocabulary = blocks_of(records, axis, cuts)
+    left_out = [index for index, name in enumerate(vocabulary.ids.to_pylist()) if name in unknown]
+    for place, block in enumerate(blocks):  # as `encode_block` gives them with known columns only
+        column = block["column"].to_numpy().copy()
+        column[np.isin(column, left_out)] = -1
+        blocks[place] = block.set_column(1, "column", pa.array(column))
+    if not timed and not (folds and folds.timed):
+        positions = iter(random.Random(len(records)).sample(range(100), len(records)))
+        blocks = [
+            block.set_column(3, "position", pa.array([next(positions) for _ in range(len(block))])) for block in blocks
+        ]
+    try:
+        block, filtered = filter_rows(blocks, min_row_ratings)
+        rows, merged = group_rows([block], axis, vocabulary, policy, folds)
+    except DuplicateRatingError:
+        with pytest.raises(DuplicateRatingError) as caught:
+            ShardGrouping(axis, vocabulary, policy, folds, min_row_ratings, most_ratings).group(iter(blocks))
+        assert [record[:2] for record in records].count((caught.value.user, caught.value.item)) > 1
+        return
+    in_parts = ShardGrouping(axis, vocabulary, policy, folds, min_row_ratings, most_ratings).group(iter(blocks))
+    assert to_ipc(in_parts[0]) == to_ipc(rows)
+    assert in_parts[1:] == (merged, filtered)
 
 
 def _bytes(name: int | str) -> int | bytes:
