@@ -93,7 +93,6 @@ def partition(
     number = -(-parts // together)
     # A radix sort where 16 bits hold the part, and of one pass where 8 do.
     part_of = part_of.astype(np.uint8 if number <= 1 << 8 else np.uint16 if number <= 1 << 16 else np.int64)
-    del hashes
     return cut(block, part_of)
 
 

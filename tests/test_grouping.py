@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections import Counter
 from typing import Any
 
@@ -311,6 +312,46 @@ def test_a_shard_in_parts_has_the_rows_of_one_at_once(
     in_parts = ShardGrouping(axis, vocabulary, policy, folds, min_row_ratings, most_ratings).group(iter(blocks))
     assert to_ipc(in_parts[0]) == to_ipc(rows)
     assert in_parts[1:] == (merged, filtered)
+
+
+@pytest.mark.parametrize(
+    ("light", "columns", "most"),
+    [
+        (5, 10_000, 0.2),  # one row has four ratings of five, and most of them are merged away
+        (5, 80_000, 0.5),  # a third of them is left, and comes together
+        (1, 80_000, 0.3),  # all rows are light
+    ],
+)
+def test_a_shard_in_parts_takes_a_fraction_of_the_memory(
+    light: int, columns: int, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnsparse_stream.shard_grouping._CUT_BYTES", 1 << 18)
+    number = np.arange(300_000)
+    row = np.where(number % light, 1, number // 500)
+    vocabulary = order_counts(count_ids(pa.array(np.arange(columns))))
+    block = pa.record_batch(
+        {
+            "row": row,
+            "column": (number * 7 % columns).astype(np.int32),
+            "rating": (number % 10).astype(np.float32),
+            "timestamp": number,
+        }
+    )
+
+    def peak(most_ratings: int) -> int:
+        """Of NumPy's arrays, which are most of it; Arrow's are not traced."""
+        blocks = (block.slice(start, 10_000) for start in range(0, len(block), 10_000))
+        tracemalloc.start()
+        rows, *_ = ShardGrouping("user", vocabulary, "mean", LastFolds("user"), 1, most_ratings).group(blocks)
+        _, traced = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        found.append(to_ipc(rows))
+        return traced
+
+    found: list[bytes] = []
+    once, parts = peak(len(block)), peak(20_000)
+    assert parts < most * once
+    assert found[0] == found[1]
 
 
 def _bytes(name: int | str) -> int | bytes:
