@@ -164,10 +164,13 @@ def merge_pairs(
     merge = _merge(block, axis, vocabulary, duplicates)
     if not merge.merged:
         return block, 0
-    rest = [pa.array(merge.carried(name)) for name in block.schema.names[3:]]
-    row = block["row"].take(pa.array(merge.order))
-    column = pa.array(merge.columns[merge.order])
-    return pa.record_batch([row, column, pa.array(merge.values), *rest], schema=block.schema), merge.merged
+    made = {
+        "row": block["row"].take(pa.array(merge.order)),
+        "column": pa.array(merge.columns[merge.order]),
+        "rating": pa.array(merge.values),
+    }
+    columns = [made[name] if name in made else pa.array(merge.carried(name)) for name in block.schema.names]
+    return pa.record_batch(columns, schema=block.schema), merge.merged
 
 
 class _Merge(NamedTuple):

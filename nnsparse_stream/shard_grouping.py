@@ -53,7 +53,7 @@ class ShardGrouping:
 
         Args:
             blocks: encoded blocks that together hold every rating of their rows; at least one, maybe empty. They are
-                gone through once, and no more of them are held than have `most_ratings`.
+                gone through once; those held have `most_ratings`, or one block more.
 
         Returns:
             The rows, as `group_rows` gives them; how many ratings were merged away; and how many were left out.
