@@ -8,6 +8,7 @@ An *encoded block* has row (the row axis' id) and column (int32, the column axis
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -82,8 +83,8 @@ def partition(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Cuts a block by the hash of a column of ids: part = hash_ids(id) % parts // together.
 
-    Yields:
-        (part, the block's rows of that part, in the block's order), parts ascending, empty ones left out.
+    Returns:
+        An iterator of (part, the block's rows of that part, in the block's order): parts ascending, without empty ones.
     """
     hashes = hash_ids(block[column])
     part_of = hashes - hashes // np.uint64(parts) * np.uint64(parts)  # NumPy divides faster than it takes remainders
@@ -92,9 +93,20 @@ def partition(
     number = -(-parts // together)
     # A radix sort where 16 bits hold the part, and of one pass where 8 do.
     part_of = part_of.astype(np.uint8 if number <= 1 << 8 else np.uint16 if number <= 1 << 16 else np.int64)
+    return cut(block, part_of)
+
+
+def cut(block: pa.RecordBatch, part_of: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Cuts a block, any columns of n rows, by the part of each row, any integers (n,) from 0.
+
+    Returns:
+        An iterator of (part, the block's rows of that part, in the block's order): parts ascending, without empty ones.
+    """
     ordered = block.take(pa.array(np.argsort(part_of, kind="stable")))
-    counts = np.bincount(part_of)
-    del block, hashes, part_of  # the parts may be taken slowly
+    return _slices(ordered, np.bincount(part_of))
+
+
+def _slices(ordered: pa.RecordBatch, counts: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
     ends = np.cumsum(counts)
     for part in np.flatnonzero(counts).tolist():
         yield part, ordered.slice(int(ends[part] - counts[part]), int(counts[part]))
@@ -124,6 +136,65 @@ def group_rows(
         DuplicateRatingError: a pair occurs more than once and the policy is "error".
     """
     block = blocks[0] if len(blocks) == 1 else pa.concat_batches(blocks)
+    row_ids, codes, columns, order, values, carried, merged = _merge(block, axis, vocabulary, duplicates)
+    codes, columns = codes[order], columns[order]
+    if folds:
+        fold_keys = FoldKeys(
+            hashes=lambda: _by_axis(axis, hash_ids(row_ids)[codes], vocabulary.hashes[columns]),
+            times=carried("timestamp") if folds.timed else None,
+            rows=lambda: codes,
+            ties=lambda: rank_ids(vocabulary.decode(columns))[1],
+        )
+    fold = folds.assign(fold_keys) if folds else carried("fold")
+    return _list_rows(row_ids, codes, columns, values, fold), merged
+
+
+def merge_pairs(
+    block: pa.RecordBatch, axis: str, vocabulary: Vocabulary, duplicates: str
+) -> tuple[pa.RecordBatch, int]:
+    """Merges the ratings of each (row, column), as `group_rows` does, whose arguments these are.
+
+    Returns:
+        A block of the same schema, in which no pair occurs twice, and how many ratings were merged away. Times and
+        folds are those that `group_rows` gives a merged rating.
+
+    Raises:
+        DuplicateRatingError: a pair occurs more than once and the policy is "error".
+    """
+    merge = _merge(block, axis, vocabulary, duplicates)
+    if not merge.merged:
+        return block, 0
+    made = {
+        "row": block["row"].take(pa.array(merge.order)),
+        "column": pa.array(merge.columns[merge.order]),
+        "rating": pa.array(merge.values),
+    }
+    columns = [made[name] if name in made else pa.array(merge.carried(name)) for name in block.schema.names]
+    return pa.record_batch(columns, schema=block.schema), merge.merged
+
+
+class _Merge(NamedTuple):
+    """What is kept of a block of n ratings of m pairs.
+
+    Attributes:
+        row_ids: the distinct rows, ascending.
+        codes, columns: int64 and int32 (n,), the place of each rating's row in `row_ids`, and its column.
+        order: int64 (m,), the place of one rating of each pair; the pairs ascend.
+        values: float32 (m,).
+        carried: gives a column of the block, int64 or uint8, as the pairs have it: (m,).
+        merged: n - m.
+    """
+
+    row_ids: pa.Array
+    codes: np.ndarray
+    columns: np.ndarray
+    order: np.ndarray
+    values: np.ndarray
+    carried: Callable[[str], np.ndarray]
+    merged: int
+
+
+def _merge(block: pa.RecordBatch, axis: str, vocabulary: Vocabulary, duplicates: str) -> _Merge:
     row_ids, codes = rank_ids(block["row"])
     columns = block["column"].to_numpy()
     num_columns = max(len(vocabulary), 1)
@@ -146,16 +217,7 @@ def group_rows(
         carries = block[name].to_numpy()
         return latest(carries) if latest else carries[order]
 
-    codes, columns = codes[order], columns[order]
-    if folds:
-        fold_keys = FoldKeys(
-            hashes=lambda: _by_axis(axis, hash_ids(row_ids)[codes], vocabulary.hashes[columns]),
-            times=carried("timestamp") if folds.timed else None,
-            rows=lambda: codes,
-            ties=lambda: rank_ids(vocabulary.decode(columns))[1],
-        )
-    fold = folds.assign(fold_keys) if folds else carried("fold")
-    return _list_rows(row_ids, codes, columns, values, fold), merged
+    return _Merge(row_ids, codes, columns, order, values, carried, merged)
 
 
 def _sorted(keys: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections import Counter
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nnsparse_stream.block_store import to_ipc
 from nnsparse_stream.folds import Folds, HashFolds, LastFolds, TimeFolds, assign_folds, hash_ids
 from nnsparse_stream.grouping import (
     DuplicateRatingError,
@@ -22,6 +24,7 @@ from nnsparse_stream.grouping import (
     partition,
     rank_ids,
 )
+from nnsparse_stream.shard_grouping import ShardGrouping
 from nnsparse_stream.vocabulary import count_ids, order_counts
 
 RATING = st.floats(-5, 5, width=32)
@@ -262,6 +265,95 @@ def test_filters_count_once_before_anything_is_left_out(
     columns = vocabulary.decode(kept["column"].to_numpy()).to_pylist()
     assert list(zip(kept["row"].to_pylist(), columns, strict=True)) == expected
     assert filtered == len(records) - len(expected)
+
+
+@given(
+    RECORDS,
+    st.sampled_from(["user", "item"]),
+    st.sampled_from(["error", "first", "last", "mean"]),
+    st.none() | st.just(HashFolds((40, 30, 30))) | FOLDS_BY_TIME,
+    st.integers(1, 5),
+    st.integers(0, 12),
+    st.integers(1, 5),
+    st.sets(st.sampled_from([-4, -1, 2, 5, 9, "a", "ü"])),
+    st.booleans(),
+)
+def test_a_shard_in_parts_has_the_rows_of_one_at_once(
+    records: list[tuple],
+    axis: str,
+    policy: str,
+    cut: Any,
+    min_row_ratings: int,
+    most_ratings: int,
+    cuts: int,
+    unknown: set[int | str],
+    timed: bool,
+) -> None:
+    folds: Folds | None = LastFolds(axis, *cut) if isinstance(cut, tuple) else cut
+    blocks, vocabulary = blocks_of(records, axis, cuts)
+    left_out = [index for index, name in enumerate(vocabulary.ids.to_pylist()) if name in unknown]
+    for place, block in enumerate(blocks):  # as `encode_block` gives them with known columns only
+        column = block["column"].to_numpy().copy()
+        column[np.isin(column, left_out)] = -1
+        blocks[place] = block.set_column(1, "column", pa.array(column))
+    if not timed and not (folds and folds.timed):
+        positions = iter(random.Random(len(records)).sample(range(100), len(records)))
+        blocks = [
+            block.set_column(3, "position", pa.array([next(positions) for _ in range(len(block))])) for block in blocks
+        ]
+    order = sorted(blocks[0].schema.names, reverse=len(records) % 2 == 0)  # which does not matter
+    blocks = [block.select(order) for block in blocks]
+    try:
+        block, filtered = filter_rows(blocks, min_row_ratings)
+        rows, merged = group_rows([block], axis, vocabulary, policy, folds)
+    except DuplicateRatingError:
+        with pytest.raises(DuplicateRatingError) as caught:
+            ShardGrouping(axis, vocabulary, policy, folds, min_row_ratings, most_ratings).group(iter(blocks))
+        assert [record[:2] for record in records].count((caught.value.user, caught.value.item)) > 1
+        return
+    in_parts = ShardGrouping(axis, vocabulary, policy, folds, min_row_ratings, most_ratings).group(iter(blocks))
+    assert to_ipc(in_parts[0]) == to_ipc(rows)
+    assert in_parts[1:] == (merged, filtered)
+
+
+@pytest.mark.parametrize(
+    ("light", "columns", "most"),
+    [
+        (5, 10_000, 0.2),  # one row has four ratings of five, and most of them are merged away
+        (5, 80_000, 0.5),  # a third of them is left, and comes together
+        (1, 80_000, 0.3),  # all rows are light
+    ],
+)
+def test_a_shard_in_parts_takes_a_fraction_of_the_memory(
+    light: int, columns: int, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnsparse_stream.shard_grouping._CUT_BYTES", 1 << 18)
+    number = np.arange(300_000)
+    row = np.where(number % light, 1, number // 500)
+    vocabulary = order_counts(count_ids(pa.array(np.arange(columns))))
+    block = pa.record_batch(
+        {
+            "row": row,
+            "column": (number * 7 % columns).astype(np.int32),
+            "rating": (number % 10).astype(np.float32),
+            "timestamp": number,
+        }
+    )
+
+    def peak(most_ratings: int) -> int:
+        """Of NumPy's arrays, which are most of it; Arrow's are not traced."""
+        blocks = (block.slice(start, 10_000) for start in range(0, len(block), 10_000))
+        tracemalloc.start()
+        rows, *_ = ShardGrouping("user", vocabulary, "mean", LastFolds("user"), 1, most_ratings).group(blocks)
+        _, traced = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        found.append(to_ipc(rows))
+        return traced
+
+    found: list[bytes] = []
+    once, parts = peak(len(block)), peak(20_000)
+    assert parts < most * once
+    assert found[0] == found[1]
 
 
 def _bytes(name: int | str) -> int | bytes:

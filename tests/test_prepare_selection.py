@@ -51,6 +51,7 @@ def write(path: Path, records: list[Record]) -> None:
 
 
 LAYOUTS = (["a.parquet"], ["b.csv", "a.csv.gz"], ["z.jsonl.gz", "y.csv", "x.parquet", "w.jsonl"])
+TIMED = ["--timestamp_column", "time"]
 TIME_FLAGS = ["--validation_from", "2001-09-20", "--test_from", START + 15 * DAY]
 
 
@@ -82,6 +83,38 @@ def test_formats_splits_and_orders_give_the_same_bytes(tmp_path: Path, axis: str
     manifest = Dataset(str(tmp_path / "out0")).manifest
     assert all(manifest.fold_entries.values())
     assert manifest.records["duplicates"] > 0
+
+
+@pytest.mark.parametrize("axis", ["user", "item"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [*TIMED, "--test_last", 2, "--duplicates", "mean", "--min_row_ratings", 18, "--min_column_ratings", 16],
+        [*TIMED, "--duplicates", "last", "--min_row_ratings", 18],
+        ["--duplicates", "first"],  # by position
+    ],
+)
+def test_shards_grouped_in_parts_have_the_same_bytes(
+    tmp_path: Path, axis: str, flags: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "log.parquet", make_records())
+    common = ["--input", tmp_path / "log.parquet", "--axis", axis, "--num_shards", 2]
+    assert prepare("--output", tmp_path / "once", *common, *flags) == 0
+    monkeypatch.setattr("transforms.sparsify._RATINGS_AT_ONCE", 15)
+    monkeypatch.setattr("nnsparse_stream.shard_grouping._CUT_BYTES", 1 << 10)
+    monkeypatch.setattr("nnsparse_stream.reading.BLOCK_BYTES", 1 << 8)
+    assert prepare("--output", tmp_path / "parts", *common, *flags) == 0
+    assert files_of(str(tmp_path / "parts")) == files_of(str(tmp_path / "once"))
+
+
+def test_duplicates_in_a_shard_grouped_in_parts_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transforms.sparsify._RATINGS_AT_ONCE", 15)
+    (tmp_path / "log.csv").write_text("".join(f"1,{item},3\n" for item in [*range(40), 17]))
+    assert prepare("--input", tmp_path / "log.csv", "--output", tmp_path / "out", "--axis", "user") == 2
+    assert "user 1 rated item 17 more than once" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def cut(tmp_path: Path, axis: str, *flags: object) -> tuple[dict[tuple[int, int], tuple[float, int]], dict[str, Any]]:

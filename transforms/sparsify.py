@@ -16,14 +16,18 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.folds import Folds, HashFolds
-from nnsparse_stream.grouping import DuplicateRatingError, encode_block, filter_rows, group_rows, partition
+from nnsparse_stream.grouping import DuplicateRatingError, encode_block, partition
 from nnsparse_stream.reading import cut_block
+from nnsparse_stream.shard_grouping import ShardGrouping
 from transforms import in_process
 from transforms.vocabulary import load_vocabulary
 
 #: Ratings of one shard, by default. At 16 to 24 bytes a rating, what is grouped under one key stays near 10 MB, which
 #: every engine sorts in memory.
 RATINGS_PER_SHARD = 500_000
+#: Ratings that are grouped at once, at some 100 bytes each with what sorting takes. A shard has more where a row is
+#: heavy or few shards were asked for; it is grouped in parts.
+_RATINGS_AT_ONCE = 1 << 21
 #: Ratings that are partitioned at once.
 _PENDING_BYTES = 24 << 20
 #: From so many ratings on they are partitioned twice: with 2,000 shards, a piece of once has 10 kB.
@@ -236,9 +240,16 @@ class _GroupRows(beam.DoFn):
         self, keyed: tuple[int, Iterable[pa.RecordBatch]], vocabulary: dict[str, Any]
     ) -> Iterator[tuple[int, int, pa.RecordBatch, int, int]]:
         shard, blocks = keyed
-        block, filtered = filter_rows(list(blocks), self._min_row_ratings)
+        grouping = ShardGrouping(
+            self._axis,
+            load_vocabulary(vocabulary),
+            self._duplicates,
+            self._folds,
+            self._min_row_ratings,
+            _RATINGS_AT_ONCE,
+        )
         try:
-            rows, merged = group_rows([block], self._axis, load_vocabulary(vocabulary), self._duplicates, self._folds)
+            rows, merged, filtered = grouping.group(blocks)
         except DuplicateRatingError as error:
             where = f": {self._describe_pair(error.user, error.item)}" if self._describe_pair else ""
             raise InputError(f"{error}{where}; pass --duplicates first, last or mean, or remove one") from error
