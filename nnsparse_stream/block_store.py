@@ -42,6 +42,8 @@ class BlockStore:
     """
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
+        #: Tells its tickets from those of other stores.
+        self.name = os.urandom(4)
         self._free = memory_bytes
         self._lock = threading.Lock()
         self._places: list[pa.RecordBatch | tuple[int, int]] = []

@@ -95,7 +95,12 @@ def test_a_block_outside_a_run_is_coded_whole() -> None:
     assert len(coder.encode(block)) > 100
     with in_process.in_process():
         assert len(coder.encode(block)) < 20
-        assert coder.decode(coder.encode(block)) is block
+        ticket = coder.encode(block)
+        assert coder.decode(ticket) is block
+    with in_process.in_process():
+        coder.encode(block)
+        with pytest.raises(RuntimeError, match="sent to another run"):
+            coder.decode(ticket)
     assert in_process.store() is None
 
 

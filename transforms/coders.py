@@ -23,15 +23,17 @@ class RecordBatchCoder(beam.coders.Coder):
     def encode(self, value: pa.RecordBatch) -> bytes:
         """Writes schema and data, or keeps the block and writes its number."""
         store = in_process.store()
-        return to_ipc(value) if store is None else _TICKET + store.put(value).to_bytes(8, "big")
+        return to_ipc(value) if store is None else _TICKET + store.name + store.put(value).to_bytes(8, "big")
 
     def decode(self, encoded: bytes) -> pa.RecordBatch:
         """The batch; its buffers lie in `encoded`."""
         if not encoded.startswith(_TICKET):
             return from_ipc(encoded)
         store = in_process.store()
-        assert store is not None, "a block of a run in one process has left it"
-        return store.get(int.from_bytes(encoded[len(_TICKET) :], "big"))
+        name, ticket = encoded[len(_TICKET) : -8], encoded[-8:]
+        if store is None or store.name != name:
+            raise RuntimeError("a block of a run in one process was sent to another run, or process")
+        return store.get(int.from_bytes(ticket, "big"))
 
     def estimate_size(self, value: pa.RecordBatch) -> int:
         """Bytes of the data, without writing it."""
