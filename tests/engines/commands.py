@@ -68,10 +68,12 @@ def command_line(pid: int) -> str:
 def pool_workers(servers: Servers, age: float) -> list[int]:
     """The Python workers of an engine's pool whose logs are so many seconds old.
 
-    Not those that connect: Beam waits three minutes for a worker that ends meanwhile.
+    Not those that connect: Beam waits three minutes for a worker that ends meanwhile. And none but this pool's: the
+    system gives the id of a worker that has ended to others.
     """
     logs = [log for log in servers.logs.glob("worker-*.log") if time.time() - log.stat().st_mtime > age]
-    return [pid for pid in (int(log.stem.partition("-")[2]) for log in logs) if "forkserver" in command_line(pid)]
+    ours = session_of(servers.running()["pool"])
+    return [pid for pid in (int(log.stem.partition("-")[2]) for log in logs) if pid in ours]
 
 
 def write_log(directory: Path, users: int, items: int, ratings: int, files: int) -> None:
