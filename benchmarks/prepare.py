@@ -23,12 +23,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
+# What is measured imports for itself what it needs.
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SIDES = ("prepare", "duckdb", "polars")
 RATINGS_PER_SHARD = 500_000
@@ -49,6 +48,9 @@ def make_log(ratings: int, users: int, items: int, heavy: float = 0.0, seed: int
         heavy: share of the ratings that are all of one user, duplicates among them; the other pairs are distinct.
         seed: of the random numbers; the ids of users begin at seed x users.
     """
+    import numpy as np
+    import pyarrow as pa
+
     random = np.random.default_rng(seed)
     popularity = np.arange(1, items + 1) ** -0.8
     activity = random.lognormal(0, 0.8, users)
@@ -131,10 +133,16 @@ def by_polars(log: str, out: str, shards: int) -> None:
 
 
 def by_prepare(log: str, out: str, shards: int, flags: list[str]) -> None:
+    """By the console command's own entry point."""
     from pipelines import cli
 
     command = ["prepare", "--input", log, "--output", out, "--axis", "user", "--num_shards", str(shards), *flags]
-    assert cli.main(command) == 0
+    sys.argv = ["nnsparse-stream", *command]
+    try:
+        cli.console()
+    except SystemExit as ended:
+        if ended.code:
+            raise
 
 
 def measure(side: str, log: Path, shards: int, flags: list[str]) -> dict[str, float]:
@@ -182,6 +190,9 @@ def in_turn(cases: dict[str, tuple[str, Path, int, list[str]]], rounds: int) -> 
 
 
 def others(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
     table = make_log(arguments.ratings, arguments.users, arguments.items)
     pq.write_table(table, scratch / "log.parquet", row_group_size=_GROUP)
     pyarrow.csv.write_csv(table, scratch / "log.csv")
@@ -197,6 +208,8 @@ def others(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def scale(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
     small, large = scratch / "small.parquet", scratch / "large.parquet"
     with pq.ParquetWriter(large, make_log(1, 2, 2).schema) as writer:
         # Users of their own for each part: so all pairs are distinct.
@@ -218,6 +231,8 @@ def scale(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def heavy(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
     shards = -(-arguments.ratings // RATINGS_PER_SHARD)
     cases: dict[str, tuple[str, Path, int, list[str]]] = {}
     for name, share in (("even", 0.0), ("heavy", HEAVY)):
@@ -233,6 +248,8 @@ def heavy(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def engine(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """By Prism, whose workers are threads of the driver: what a rating costs more, beside what a start costs."""
+    import pyarrow.parquet as pq
+
     flags = ["--runner=PrismRunner", f"--prism_location={arguments.prism}", "--environment_type=LOOPBACK"]
     numbers = (arguments.ratings // 10, arguments.ratings)
     cases: dict[str, tuple[str, Path, int, list[str]]] = {}
