@@ -28,10 +28,10 @@ _MOST_THREADS = 8
 #: What is read while Beam is being imported: so many splits, and at most so many bytes before they are wanted.
 _BEGUN_SPLITS = 8
 _BEGUN_BYTES = 128 << 20
-#: Of glibc's mallopt: arrays up to 32 MiB come from the one heap that all threads share, which grows by 16 MiB and
+#: Of glibc's mallopt: arrays up to 8 MiB come from the one heap that all threads share, which grows by 16 MiB and
 #: gives back what is free beyond 64 MiB.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
-_HEAP = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 32 << 20, _M_TOP_PAD: 16 << 20, _M_TRIM_THRESHOLD: 64 << 20}
+_HEAP = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: 8 << 20, _M_TOP_PAD: 16 << 20, _M_TRIM_THRESHOLD: 64 << 20}
 
 
 class _Run:
