@@ -21,7 +21,7 @@ from nnsparse_stream.baselines import evaluate_baselines
 from nnsparse_stream.blending import judge_blend, predict_fold
 from nnsparse_stream.checkpoint import load_model
 from nnsparse_stream.dataset import Dataset
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 MODELS = (
     ("cfn", "item"),

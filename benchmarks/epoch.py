@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 SECONDS_BAR, WAITING_BAR = 3.0, 0.05
 

@@ -31,7 +31,7 @@ from nnsparse_stream.presets import recipe
 from nnsparse_stream.rows import SparseRows
 from nnsparse_stream.synthetic import make_ratings
 from nnsparse_stream.trainer import Trainer
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 BAR = 5.0
 CPU = torch.device("cpu")

@@ -134,7 +134,7 @@ def by_polars(log: str, out: str, shards: int) -> None:
 
 def by_prepare(log: str, out: str, shards: int, flags: list[str]) -> None:
     """By the console command's own entry point."""
-    from pipelines import cli
+    from nnsparse_stream.pipelines import cli
 
     command = ["prepare", "--input", log, "--output", out, "--axis", "user", "--num_shards", str(shards), *flags]
     sys.argv = ["nnsparse-stream", *command]

@@ -90,7 +90,7 @@ def make(url: str, num_rows: int, num_columns: int, num_ratings: int) -> Manifes
 
 def train_here(data: str, flags: list[str]) -> None:
     """Trains in this process and prints the peak of its resident memory, in bytes."""
-    from pipelines import cli
+    from nnsparse_stream.pipelines import cli
 
     with tempfile.TemporaryDirectory() as scratch:
         assert cli.main(["train", "--data", data, "--output", f"{scratch}/run", "--threads", "1", *flags]) == 0

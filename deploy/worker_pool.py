@@ -26,10 +26,10 @@ _STATE_CACHE_BYTES = 100 << 20
 _PRELOAD = [
     "apache_beam",
     "apache_beam.runners.worker.sdk_worker",
-    "transforms.read",
-    "transforms.shards",
-    "transforms.sparsify",
-    "transforms.vocabulary",
+    "nnsparse_stream.transforms.read",
+    "nnsparse_stream.transforms.shards",
+    "nnsparse_stream.transforms.sparsify",
+    "nnsparse_stream.transforms.vocabulary",
 ]
 
 

@@ -50,8 +50,8 @@ def assemble_manifest(
         filters: from `filters_to_json`.
         read, bad: records that were read, and those of them that could not be read as ratings.
         filtered: ratings left out before the vocabulary was built.
-        vocabulary: what `transforms.BuildVocabulary` gave: `files` and `ratings`.
-        shards: what `transforms.WriteShards` gave for each shard, in any order.
+        vocabulary: what `nnsparse_stream.transforms.BuildVocabulary` gave: `files` and `ratings`.
+        shards: what `nnsparse_stream.transforms.WriteShards` gave for each shard, in any order.
         earlier_vocabularies: see `Manifest`.
 
     Raises:

@@ -1,5 +1,5 @@
 """`python -m pipelines` is `nnsparse-stream`."""
 
-from pipelines.cli import console
+from nnsparse_stream.pipelines.cli import console
 
 console()

@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol, cast
 
 from nnsparse_stream.errors import InputError
 
-#: Subcommand -> the line that the overview shows. Each is the module `pipelines.<name>`.
+#: Subcommand -> the line that the overview shows. Each is the module `nnsparse_stream.pipelines.<name>`.
 COMMANDS = {
     "prepare": "rating files -> a sharded sparse data set",
     "train": "a data set -> a trained model (checkpoints)",
@@ -30,7 +30,7 @@ _OVERVIEW = "\n".join(f"  {name:<9} {line}" for name, line in COMMANDS.items())
 
 
 class Command(Protocol):
-    """What a module `pipelines.<name>` offers."""
+    """What a module `nnsparse_stream.pipelines.<name>` offers."""
 
     DESCRIPTION: str
 
@@ -51,7 +51,7 @@ class Command(Protocol):
 
 def parser_for(name: str) -> argparse.ArgumentParser:
     """The argument parser of one subcommand, with a help that names Beam's flags too."""
-    command = cast(Command, importlib.import_module(f"pipelines.{name}"))
+    command = cast(Command, importlib.import_module(f"nnsparse_stream.pipelines.{name}"))
     parser = argparse.ArgumentParser(
         prog=f"nnsparse-stream {name}",
         description=command.DESCRIPTION,
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
         return int(stopped.code or 0)
     try:
         _check_beam_flags(name, beam_flags)
-        cast(Command, importlib.import_module(f"pipelines.{name}")).run(args, beam_flags)
+        cast(Command, importlib.import_module(f"nnsparse_stream.pipelines.{name}")).run(args, beam_flags)
     except InputError as error:
         print(f"nnsparse-stream {name}: {_printable(error)}", file=sys.stderr)
         return 2
@@ -126,7 +126,7 @@ def _check_beam_flags(name: str, beam_flags: list[str]) -> None:
         _, unknown = known.parse_known_args(beam_flags)
     except SystemExit as stopped:
         raise InputError("a Beam option has a wrong value (see above)") from stopped
-    from pipelines.running import checked_options
+    from nnsparse_stream.pipelines.running import checked_options
 
     checked_options(beam_flags)
     if unknown:

@@ -65,10 +65,10 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
         return storage.join(args.output, *names)
 
     def command(name: str, *flags: str) -> Any:
-        from pipelines.cli import parser_for
+        from nnsparse_stream.pipelines.cli import parser_for
 
         print(f"\n$ nnsparse-stream {name} {' '.join(flags)}", flush=True)
-        return importlib.import_module(f"pipelines.{name}").run(parser_for(name).parse_args(flags), beam_flags)
+        return importlib.import_module(f"nnsparse_stream.pipelines.{name}").run(parser_for(name).parse_args(flags), beam_flags)
 
     sample = _make_sample(args.seed, directory)
     command("prepare", "--input", url("ratings.parquet"), "--output", url("dataset"), "--axis", "user",
@@ -253,6 +253,6 @@ def _bucket_label(bucket: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import run_module
+    from nnsparse_stream.pipelines.cli import run_module
 
     run_module("demo")

@@ -76,7 +76,7 @@ def _devices() -> list[str]:
 def _runners(beam_flags: list[str]) -> list[str]:
     import apache_beam as beam
 
-    from pipelines.running import run_pipeline
+    from nnsparse_stream.pipelines.running import run_pipeline
 
     def build(pipeline: beam.Pipeline) -> None:
         counted = pipeline | beam.Create([1, 2, 3]) | beam.combiners.Count.Globally()
@@ -122,6 +122,6 @@ def _storage_problem(url: str) -> str | None:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import run_module
+    from nnsparse_stream.pipelines.cli import run_module
 
     run_module("doctor")

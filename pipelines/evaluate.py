@@ -7,7 +7,7 @@ import json
 import tempfile
 from typing import Any
 
-from pipelines.options import add_weights_argument, blend_weights, urls
+from nnsparse_stream.pipelines.options import add_weights_argument, blend_weights, urls
 
 DESCRIPTION = """\
 Judge a model on one fold of a data set: RMSE and MAE over all its ratings, and by how many training ratings a row has.
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.checkpoint import load_model
     from nnsparse_stream.dataset import Dataset
     from nnsparse_stream.errors import InputError
-    from pipelines.running import run_pipeline
+    from nnsparse_stream.pipelines.running import run_pipeline
 
     weights = blend_weights(args.model, args.data, args.weights)
     if args.json:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
 
     import apache_beam as beam
 
-    from transforms.evaluate import EvaluateBlend, EvaluateRatings
+    from nnsparse_stream.transforms.evaluate import EvaluateBlend, EvaluateRatings
 
     with tempfile.TemporaryDirectory() as scratch:
         result = args.json or storage.join(scratch, "evaluation.json")
@@ -128,6 +128,6 @@ def table(figures: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import run_module
+    from nnsparse_stream.pipelines.cli import run_module
 
     run_module("evaluate")

@@ -139,7 +139,7 @@ def pipeline_options(name: str) -> type[Any]:
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    command = importlib.import_module(f"pipelines.{name}")
+    command = importlib.import_module(f"nnsparse_stream.pipelines.{name}")
 
     class CommandOptions(PipelineOptions):
         @classmethod

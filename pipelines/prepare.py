@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
-from pipelines.options import add_format_arguments, positive_int, urls
-from pipelines.prepare_options import (
+from nnsparse_stream.pipelines.options import add_format_arguments, positive_int, urls
+from nnsparse_stream.pipelines.prepare_options import (
     FILE_FLAGS,
     add_selection_arguments,
     check_fold_flags,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nnsparse_stream.folds import Folds
     from nnsparse_stream.inputs import InputPlan
     from nnsparse_stream.times import TimeRange
-    from pipelines.metrics import Sizes
+    from nnsparse_stream.pipelines.metrics import Sizes
 
 DESCRIPTION = """\
 Turn rating files into a data set: shards of sparse rows, a vocabulary of the columns, and a manifest.
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.output import OutputDirectory
     from nnsparse_stream.prepared import CONTENTS
     from nnsparse_stream.storage import check_apart
-    from pipelines.metrics import sizes
-    from pipelines.running import read_ahead, run_pipeline, written_by_job
+    from nnsparse_stream.pipelines.metrics import sizes
+    from nnsparse_stream.pipelines.running import read_ahead, run_pipeline, written_by_job
 
     output = OutputDirectory(
         args.output,
@@ -181,8 +181,8 @@ def _build(
 
     from nnsparse_stream.reading import describe_pair
     from nnsparse_stream.storage import join
-    from transforms import PrepareShards, ReadRatings
-    from transforms.vocabulary import built_vocabulary
+    from nnsparse_stream.transforms import PrepareShards, ReadRatings
+    from nnsparse_stream.transforms.vocabulary import built_vocabulary
 
     read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "dead_letters"))
     prepared = read.ratings | "PrepareShards" >> PrepareShards(
@@ -286,6 +286,6 @@ def _filtered_line(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import run_module
+    from nnsparse_stream.pipelines.cli import run_module
 
     run_module("prepare")

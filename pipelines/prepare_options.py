@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from nnsparse_stream.errors import InputError
-from pipelines.options import positive_int, urls
+from nnsparse_stream.pipelines.options import positive_int, urls
 
 if TYPE_CHECKING:
     from nnsparse_stream.folds import Folds

@@ -86,17 +86,17 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
     """
     import apache_beam as beam
 
-    import transforms.coders
-    from transforms.in_process import in_process
+    import nnsparse_stream.transforms.coders
+    from nnsparse_stream.transforms.in_process import in_process
 
-    transforms.coders.register()
+    nnsparse_stream.transforms.coders.register()
     options = checked_options(beam_flags)
     for name in _TRACEBACK_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         pipeline = beam.Pipeline(runner=_quiet_runner(options), options=options)
         build(pipeline)
-        if not gc.isenabled():  # see `pipelines.cli.console`
+        if not gc.isenabled():  # see `nnsparse_stream.pipelines.cli.console`
             gc.freeze()
             gc.enable()
         with _no_job_tracebacks(), _all_here(in_process()) if _is_in_process(options) else contextlib.nullcontext():
@@ -127,7 +127,7 @@ def read_ahead(plan: InputPlan, beam_flags: list[str]) -> Iterator[None]:
     if beam_flags:
         yield
         return
-    from transforms.in_process import begin_reading, in_process
+    from nnsparse_stream.transforms.in_process import begin_reading, in_process
 
     with in_process():
         begin_reading(plan)

@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
-from pipelines.options import add_format_arguments, add_weights_argument, blend_weights, positive_int, urls
-from pipelines.scoring import DEFAULT_TOP_K, SUMMARY, build_scoring
+from nnsparse_stream.pipelines.options import add_format_arguments, add_weights_argument, blend_weights, positive_int, urls
+from nnsparse_stream.pipelines.scoring import DEFAULT_TOP_K, SUMMARY, build_scoring
 
 if TYPE_CHECKING:
     from nnsparse_stream.checkpoint import Checkpoint
@@ -113,8 +113,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.dataset import Dataset
     from nnsparse_stream.output import OutputDirectory
     from nnsparse_stream.split_outputs import check_bad_records
-    from pipelines.running import run_pipeline, written_by_job
-    from transforms.score_blend import CODES
+    from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
+    from nnsparse_stream.transforms.score_blend import CODES
 
     codes = f"{CODES}/*.parquet"
     # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
@@ -254,6 +254,6 @@ def _report(manifest: dict[str, Any], url: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import run_module
+    from nnsparse_stream.pipelines.cli import run_module
 
     run_module("score")

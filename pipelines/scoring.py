@@ -41,7 +41,7 @@ def build_scoring(
 
     from nnsparse_stream.folds import FOLDS
     from nnsparse_stream.storage import join
-    from transforms import ReadRatings
+    from nnsparse_stream.transforms import ReadRatings
 
     folds = [FOLDS.index(fold) for fold in args.history_folds]
     read_pairs = read_ratings = unknown = None
@@ -67,7 +67,7 @@ def _blended(
     folds: list[int],
 ) -> beam.PCollection:
     """The files of several models' scores."""
-    from transforms import BlendPairs, RankBlend
+    from nnsparse_stream.transforms import BlendPairs, RankBlend
 
     models = [checkpoint.url for checkpoint in checkpoints]
     if read_pairs is not None:
@@ -90,8 +90,8 @@ def _scored(
     """The files of one model's scores and, of raw ratings, summaries of their reading and counts of unknown columns."""
     import apache_beam as beam
 
-    from transforms import ScoreRatings
-    from transforms.score import KeyPairs, pair_block
+    from nnsparse_stream.transforms import ScoreRatings
+    from nnsparse_stream.transforms.score import KeyPairs, pair_block
 
     axis = checkpoint.state["axis"]
     blocks, summaries, unknown = [], None, None
@@ -133,8 +133,8 @@ def _raw_rows(
     from nnsparse_stream.grouping import partition
     from nnsparse_stream.reading import describe_pair
     from nnsparse_stream.storage import join
-    from transforms import ReadRatings, SparsifyRatings
-    from transforms.score import KnownColumns
+    from nnsparse_stream.transforms import ReadRatings, SparsifyRatings
+    from nnsparse_stream.transforms.score import KnownColumns
 
     axis = checkpoint.state["axis"]
     read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "_dead_letters", "ratings"))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nnsparse_stream.errors import InputError
-from pipelines.options import positive_int
+from nnsparse_stream.pipelines.options import positive_int
 
 #: Exit code of a run that a signal ended after it wrote a checkpoint.
 STOPPED = 143
@@ -108,14 +108,14 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         InputError: the user's input or flags are at fault.
     """
     from nnsparse_stream.presets import Recipe, recipe
-    from pipelines.running import run_pipeline
+    from nnsparse_stream.pipelines.running import run_pipeline
 
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
     chosen = recipe(args.preset, **{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
 
     from nnsparse_stream.run import TrainingRequest, stop_requested
-    from transforms.train import TrainAutoencoder
+    from nnsparse_stream.transforms.train import TrainAutoencoder
 
     request = TrainingRequest(
         data=args.data,
@@ -163,6 +163,6 @@ def _stopping_by_signal(stop_requested: threading.Event) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import run_module
+    from nnsparse_stream.pipelines.cli import run_module
 
     run_module("train")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnsparse_stream import storage
 from nnsparse_stream.dataset import Dataset
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 def prepare(*flags: object) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from nnsparse_stream import storage
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 class Trained(NamedTuple):

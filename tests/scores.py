@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 from nnsparse_stream.checkpoint import load_model
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.loader import fold_rows
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 def score(tmp_path, *flags):

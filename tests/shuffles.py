@@ -5,7 +5,7 @@ from __future__ import annotations
 import apache_beam as beam
 from apache_beam.coders import coders
 
-from transforms.coders import RecordBatchCoder
+from nnsparse_stream.transforms.coders import RecordBatchCoder
 
 #: These pickle what they have no better way for; FastPrimitivesCoder is what a type without a coder gets.
 _FALLBACKS = (coders.PickleCoder, coders.DillCoder, coders.CloudpickleCoder, coders.FastPrimitivesCoder)

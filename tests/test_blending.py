@@ -10,7 +10,7 @@ from nnsparse_stream.checkpoint import load_model
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation import ErrorSums, evaluate_batch
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 def blocks(data, run, axis, position, fold=2):

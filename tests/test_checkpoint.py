@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from samples import Trained, command
 
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 def test_a_model_reads_a_later_data_set_of_the_same_columns(

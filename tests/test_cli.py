@@ -1,9 +1,9 @@
 import pytest
 
 from nnsparse_stream.errors import InputError
-from pipelines import cli
-from pipelines.options import pipeline_options
-from pipelines.running import input_error_in, run_pipeline
+from nnsparse_stream.pipelines import cli
+from nnsparse_stream.pipelines.options import pipeline_options
+from nnsparse_stream.pipelines.running import input_error_in, run_pipeline
 
 
 def test_the_overview_names_every_command(capsys):
@@ -48,7 +48,7 @@ def test_an_unexpected_error_exits_with_1_and_says_how_to_see_more(monkeypatch, 
     def broken(args, beam_flags):
         raise RuntimeError("first line\nthe last line")
 
-    monkeypatch.setattr("pipelines.doctor.run", broken)
+    monkeypatch.setattr("nnsparse_stream.pipelines.doctor.run", broken)
     assert cli.main(["doctor"]) == 1
     assert "RuntimeError: the last line" in capsys.readouterr().err
 

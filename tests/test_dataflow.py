@@ -14,9 +14,9 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from nnsparse_stream.folds import HashFolds
 from nnsparse_stream.inputs import plan_inputs
 from nnsparse_stream.times import TimeRange
-from pipelines import prepare
-from pipelines.cli import parser_for
-from pipelines.running import run_pipeline
+from nnsparse_stream.pipelines import prepare
+from nnsparse_stream.pipelines.cli import parser_for
+from nnsparse_stream.pipelines.running import run_pipeline
 
 IMAGE = "registry.example/my-project/nnsparse-stream:0.1.0"
 FLAGS = [

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pipelines import cli, demo
+from nnsparse_stream.pipelines import cli, demo
 
 
 @pytest.fixture

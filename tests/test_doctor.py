@@ -1,4 +1,4 @@
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 def test_the_doctor_writes_to_and_reads_from_a_url(tmp_path, capsys):

@@ -12,7 +12,7 @@ from nnsparse_stream.checkpoint import load_model
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.evaluation import BUCKETS, ErrorSums, evaluate_batch
 from nnsparse_stream.loader import fold_rows
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 def dense_errors(trained, fold):

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nnsparse_stream.dataset import Dataset
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 CASES = int(os.environ.get("NNSPARSE_STREAM_FUZZ", "48"))
 FORMATS = ("csv", "tsv", "movielens", "jsonl", "parquet", "csv.gz")

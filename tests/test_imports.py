@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import COMMANDS
+from nnsparse_stream.pipelines.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
@@ -34,7 +34,7 @@ def test_imports_run_one_way(package):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_imports_neither_torch_nor_beam(name):
     code = (
-        "import sys; from pipelines.cli import main; status = main([sys.argv[1], '--help'] if len(sys.argv) > 1 else "
+        "import sys; from nnsparse_stream.pipelines.cli import main; status = main([sys.argv[1], '--help'] if len(sys.argv) > 1 else "
         f"['{name}', '--help']); bad = {{'torch', 'apache_beam', 'pyarrow'}} & set(sys.modules); "
         "sys.exit(f'imported {bad}' if bad else status)"
     )
@@ -49,7 +49,7 @@ def test_help_takes_less_than_half_a_second():
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        assert python("from pipelines.cli import main; main(['prepare', '--help'])").returncode == 0
+        assert python("from nnsparse_stream.pipelines.cli import main; main(['prepare', '--help'])").returncode == 0
         seconds.append(time.perf_counter() - started)
     assert min(seconds) < 0.5
 
@@ -58,6 +58,6 @@ def test_importing_the_package_imports_no_torch_and_names_resolve():
     done = python(
         "import sys, nnsparse_stream; assert not {'torch', 'numba'} & set(sys.modules); import nnsparse_stream as n; "
         "[getattr(n, name) for name in n.__all__]; "
-        "import transforms as t; [getattr(t, name) for name in t.__all__]"
+        "import nnsparse_stream.transforms as t; [getattr(t, name) for name in t.__all__]"
     )
     assert done.returncode == 0, done.stderr

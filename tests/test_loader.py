@@ -12,7 +12,7 @@ from nnsparse_stream.batchifier import Batchifier
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.loader import Cursor, TrainingStream, fold_rows, shuffle_blocks
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from preparing import files_of, prepare, ratings_of
 from nnsparse_stream import storage
 from nnsparse_stream.dataset import Dataset, vocabulary_fingerprint
 from nnsparse_stream.folds import FOLDS
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 Record = tuple[int | str, int | str, float]
 
@@ -372,7 +372,7 @@ def test_killed_and_run_again_leaves_the_same_files(tmp_path: Path, moment: str)
     flags = ["--input", tmp_path / "a.parquet", "--axis", "user", "--num_shards", 150]
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.prepare", *map(str, flags), "--output", str(out)],
+        [sys.executable, "-m", "nnsparse_stream.pipelines.prepare", *map(str, flags), "--output", str(out)],
         stdout=subprocess.DEVNULL,
         cwd=Path(cli.__file__).parents[1],
     )
@@ -482,7 +482,7 @@ def test_worker_processes_write_the_same_and_print_no_log(tmp_path: Path) -> Non
     flags = ["--input", tmp_path / "a.csv", "--axis", "user", "--num_shards", 2, "--output"]
     assert prepare(*flags, tmp_path / "one") == 0
     several = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
-    command = [sys.executable, "-m", "pipelines.prepare", *map(str, flags), str(tmp_path / "two"), *several]
+    command = [sys.executable, "-m", "nnsparse_stream.pipelines.prepare", *map(str, flags), str(tmp_path / "two"), *several]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(cli.__file__).parents[1])
     assert files_of(str(tmp_path / "two")) == files_of(str(tmp_path / "one"))
     assert "INFO:apache_beam" not in done.stderr
@@ -491,7 +491,7 @@ def test_worker_processes_write_the_same_and_print_no_log(tmp_path: Path) -> Non
 def test_preparing_imports_no_torch(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", make_records(strings=False, count=20))
     code = (
-        "import sys; from pipelines.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from nnsparse_stream.pipelines.cli import main; code = main(sys.argv[1:]); "
         "assert 'apache_beam' in sys.modules and 'torch' not in sys.modules; sys.exit(code)"
     )
     flags = ["prepare", "--input", tmp_path / "a.csv", "--output", tmp_path / "out", "--axis", "user"]

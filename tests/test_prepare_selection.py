@@ -100,7 +100,7 @@ def test_shards_grouped_in_parts_have_the_same_bytes(
     write(tmp_path / "log.parquet", make_records())
     common = ["--input", tmp_path / "log.parquet", "--axis", axis, "--num_shards", 2]
     assert prepare("--output", tmp_path / "once", *common, *flags) == 0
-    monkeypatch.setattr("transforms.sparsify._RATINGS_AT_ONCE", 15)
+    monkeypatch.setattr("nnsparse_stream.transforms.sparsify._RATINGS_AT_ONCE", 15)
     monkeypatch.setattr("nnsparse_stream.shard_grouping._CUT_BYTES", 1 << 10)
     monkeypatch.setattr("nnsparse_stream.reading.BLOCK_BYTES", 1 << 8)
     assert prepare("--output", tmp_path / "parts", *common, *flags) == 0
@@ -110,7 +110,7 @@ def test_shards_grouped_in_parts_have_the_same_bytes(
 def test_duplicates_in_a_shard_grouped_in_parts_are_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transforms.sparsify._RATINGS_AT_ONCE", 15)
+    monkeypatch.setattr("nnsparse_stream.transforms.sparsify._RATINGS_AT_ONCE", 15)
     (tmp_path / "log.csv").write_text("".join(f"1,{item},3\n" for item in [*range(40), 17]))
     assert prepare("--input", tmp_path / "log.csv", "--output", tmp_path / "out", "--axis", "user") == 2
     assert "user 1 rated item 17 more than once" in capsys.readouterr().err
@@ -327,7 +327,7 @@ def test_a_time_that_is_none_is_refused_as_a_flag(files: Path, capsys: pytest.Ca
 def test_a_runner_that_loses_ratings_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines import prepare as module
+    from nnsparse_stream.pipelines import prepare as module
 
     write(tmp_path / "ratings.csv", [(1, item, 3.0, item) for item in range(10)])
     whole = module._write_summary

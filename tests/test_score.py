@@ -14,7 +14,7 @@ from scores import by_row, dense_predictions, score, write_pairs
 from nnsparse_stream.checkpoint import load_model
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.rows import SparseRows
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 @pytest.mark.parametrize("history", ["train,validation,test", "train"])

@@ -19,7 +19,7 @@ from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.loader import fold_rows
 from nnsparse_stream.predictors import ColumnPredictor, RowPredictor, encoded_schema, encoded_tables
 from nnsparse_stream.rows import SparseRows
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from samples import command
 from nnsparse_stream import storage
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.synthetic import make_ratings
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 def test_polars_alone_reads_a_data_set_from_the_server(s3: str, s3_server: tuple[str, int], tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_fsspec_environment_reaches_worker_processes(s3: str, s3_proxy: FaultPro
     flags = ["--input", str(tmp_path / "ratings.parquet"), "--axis", "user", "--num_shards", "2", "--output"]
     workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.prepare", *flags, f"{s3}/data", *workers],
+        [sys.executable, "-m", "nnsparse_stream.pipelines.prepare", *flags, f"{s3}/data", *workers],
         env={**os.environ, "FSSPEC_S3_ENDPOINT_URL": s3_proxy.url},
         cwd=Path(cli.__file__).parents[1],
         capture_output=True,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 
 def test_tensorboard_reads_each_number_of_the_metrics(trained, tmp_path):

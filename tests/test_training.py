@@ -22,7 +22,7 @@ from nnsparse_stream.rows import SparseRows
 from nnsparse_stream.run import TrainingRequest, stop_requested
 from nnsparse_stream.trainer import Trainer
 from nnsparse_stream.training import train
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 SMALL = recipe("cfn", hidden=(8,), epochs=3)
 
@@ -66,7 +66,7 @@ def start(trained, output, *flags):
     command = [
         sys.executable,
         "-m",
-        "pipelines.train",
+        "nnsparse_stream.pipelines.train",
         "--data",
         trained.data,
         "--output",

@@ -14,8 +14,8 @@ import pytest
 from apache_beam.yaml import main
 from preparing import files_of, prepare
 
-import transforms.beam_yaml
-import transforms.rating_rows
+import nnsparse_stream.transforms.beam_yaml
+import nnsparse_stream.transforms.rating_rows
 from nnsparse_stream.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,7 @@ def test_the_pipeline_of_the_documentation_writes_what_prepare_writes(
         assert not self._pending, "the tables that were read were taken apart"
         return iter(())
 
-    monkeypatch.setattr(transforms.rating_rows._RowsToBlocks, "_flush", nothing)
+    monkeypatch.setattr(nnsparse_stream.transforms.rating_rows._RowsToBlocks, "_flush", nothing)
     text = (ROOT / "docs" / "prepare.md").read_text()
     (pipeline,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (command,) = re.findall(r"`nnsparse-stream prepare (--input log\.csv [^`]*)`", text)
@@ -71,7 +71,7 @@ def test_the_pipeline_of_the_documentation_writes_what_prepare_writes(
 
 def test_rows_of_another_source_and_their_folds(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows with other fields come one by one, in as many blocks as there are; folds may be assigned on the way."""
-    monkeypatch.setattr(transforms.rating_rows, "_PENDING_ROWS", 7)
+    monkeypatch.setattr(nnsparse_stream.transforms.rating_rows, "_PENDING_ROWS", 7)
     log.write_text(log.read_text().replace("u1,2,nan,3\n", "").replace("u1,2,5,99\n", ""))
     Path("own.csv").write_text(log.read_text().replace("user,item,rating,time", "customer,sku,stars,time"))
     run("""
@@ -182,8 +182,8 @@ def test_elements_that_are_no_ratings_are_refused(tmp_path: Path) -> None:
     pipeline = beam.Pipeline(RUNNER.partition("=")[2])
     blocks = pipeline | beam.Create([b"x"])
     with pytest.raises(InputError, match="elements of type <class 'bytes'>; give rows with the fields user"):
-        _ = blocks | transforms.beam_yaml.AssignFolds({"method": "hash"})
+        _ = blocks | nnsparse_stream.transforms.beam_yaml.AssignFolds({"method": "hash"})
     with pytest.raises(InputError, match="the inputs are rows, summaries; give ratings"):
-        transforms.beam_yaml.WriteDataset(str(tmp_path), "user").expand({"rows": blocks, "summaries": blocks})
+        nnsparse_stream.transforms.beam_yaml.WriteDataset(str(tmp_path), "user").expand({"rows": blocks, "summaries": blocks})
     with pytest.raises(InputError, match="are those that the rows have"):
-        transforms.beam_yaml.AssignFolds({"method": "files"})
+        nnsparse_stream.transforms.beam_yaml.AssignFolds({"method": "files"})

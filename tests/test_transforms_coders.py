@@ -13,8 +13,8 @@ from nnsparse_stream.folds import LastFolds
 from nnsparse_stream.formats import RatingFile
 from nnsparse_stream.inputs import plan_inputs
 from nnsparse_stream.reading import Split
-from transforms import AssignFolds, BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
-from transforms.coders import RecordBatchCoder, SplitCoder
+from nnsparse_stream.transforms import AssignFolds, BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
+from nnsparse_stream.transforms.coders import RecordBatchCoder, SplitCoder
 
 
 def test_blocks_round_trip_and_a_slice_costs_its_own_size() -> None:

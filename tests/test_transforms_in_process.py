@@ -14,10 +14,10 @@ from nnsparse_stream.ahead import Threads
 from nnsparse_stream.block_store import BlockStore
 from nnsparse_stream.storage import list_files
 from nnsparse_stream.synthetic import make_ratings
-from pipelines import cli
-from pipelines.running import run_pipeline
-from transforms import in_process
-from transforms.coders import RecordBatchCoder
+from nnsparse_stream.pipelines import cli
+from nnsparse_stream.pipelines.running import run_pipeline
+from nnsparse_stream.transforms import in_process
+from nnsparse_stream.transforms.coders import RecordBatchCoder
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def test_neither_threads_nor_spilling_change_a_byte(
     expected = prepare(log, tmp_path / "expected")
     monkeypatch.setattr("nnsparse_stream.reading.SPLIT_RECORDS", 700)
     monkeypatch.setattr("nnsparse_stream.reading.BLOCK_BYTES", 1 << 12)
-    monkeypatch.setattr("transforms.sparsify._PENDING_BYTES", 1 << 14)
-    monkeypatch.setattr("transforms.vocabulary._COUNTED_ROWS", 500)
+    monkeypatch.setattr("nnsparse_stream.transforms.sparsify._PENDING_BYTES", 1 << 14)
+    monkeypatch.setattr("nnsparse_stream.transforms.vocabulary._COUNTED_ROWS", 500)
     stores: list[BlockStore] = []
 
     def small_store() -> BlockStore:
@@ -79,10 +79,10 @@ def test_partitioning_twice_gives_the_same_bytes_by_fewer_pieces(
 
     flags = ("--num_shards", "100")
     monkeypatch.setattr("nnsparse_stream.reading.SPLIT_RECORDS", 700)
-    monkeypatch.setattr("transforms.sparsify._PENDING_BYTES", 1 << 14)
+    monkeypatch.setattr("nnsparse_stream.transforms.sparsify._PENDING_BYTES", 1 << 14)
     once, pieces_once = prepare(log, tmp_path / "once", *flags), pieces()
-    monkeypatch.setattr("transforms.sparsify._TWICE_FROM", 1)
-    monkeypatch.setattr("transforms.sparsify._RATINGS_PER_KEY", 300)
+    monkeypatch.setattr("nnsparse_stream.transforms.sparsify._TWICE_FROM", 1)
+    monkeypatch.setattr("nnsparse_stream.transforms.sparsify._RATINGS_PER_KEY", 300)
     assert prepare(log, tmp_path / "twice", *flags) == once
     # So many as there are groups, each with ten shards, for as many as there were shards; rows are fewer than shards.
     assert pieces() < pieces_once / 3

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import transforms.sparsify
-import transforms.vocabulary
+import nnsparse_stream.transforms.sparsify
+import nnsparse_stream.transforms.vocabulary
 from nnsparse_stream import lookup, split_outputs
 from nnsparse_stream.dataset import ColumnsFile
 from nnsparse_stream.errors import InputError
@@ -27,11 +27,11 @@ from nnsparse_stream.split_outputs import check_bad_records
 from nnsparse_stream.storage import join
 from nnsparse_stream.times import TimeRange
 from nnsparse_stream.vocabulary import Vocabulary, count_ids, order_counts
-from pipelines.metrics import sizes
-from pipelines.running import run_pipeline
-from transforms import AssignFolds, BuildVocabulary, FilterByTime, ReadRatings, SparsifyRatings, WriteShards
-from transforms.sparsify import shard_count
-from transforms.vocabulary import load_vocabulary
+from nnsparse_stream.pipelines.metrics import sizes
+from nnsparse_stream.pipelines.running import run_pipeline
+from nnsparse_stream.transforms import AssignFolds, BuildVocabulary, FilterByTime, ReadRatings, SparsifyRatings, WriteShards
+from nnsparse_stream.transforms.sparsify import shard_count
+from nnsparse_stream.transforms.vocabulary import load_vocabulary
 
 RECORDS = [(user, f"i{item}", (user * item) % 5 + 1) for user in range(40) for item in range(1 + user % 7)]
 
@@ -97,9 +97,9 @@ def test_blocks_become_shards(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if bounds:
         monkeypatch.setattr(lookup, "PART_IDS", 0)
-        monkeypatch.setattr(transforms.sparsify, "_PENDING_BYTES", bounds)
-        monkeypatch.setattr(transforms.vocabulary, "_COUNTED_ROWS", bounds)
-        monkeypatch.setattr(transforms.vocabulary, "_PENDING_ROWS", bounds)
+        monkeypatch.setattr(nnsparse_stream.transforms.sparsify, "_PENDING_BYTES", bounds)
+        monkeypatch.setattr(nnsparse_stream.transforms.vocabulary, "_COUNTED_ROWS", bounds)
+        monkeypatch.setattr(nnsparse_stream.transforms.vocabulary, "_PENDING_ROWS", bounds)
 
     def build(pipeline: beam.Pipeline) -> None:
         read = pipeline | ReadRatings(plan, str(tmp_path / "letters"))
@@ -134,7 +134,7 @@ def test_blocks_become_shards(
     assert len(list((tmp_path / "data" / "rows").iterdir())) == 50
     shared = tmp_path / f"nnsparse-stream-{os.getuid()}"
     assert len(list(shared.glob("vocabulary-*.arrow"))) == (1 if bounds else 0)
-    transforms.vocabulary._load.cache_clear()
+    nnsparse_stream.transforms.vocabulary._load.cache_clear()
     assert list(shared.glob("vocabulary-*.arrow")) == []
 
 
@@ -168,10 +168,10 @@ def test_a_vocabulary_that_goes_on_from_a_mapped_one(tmp_path: Path, monkeypatch
 
 def test_shuffled_elements_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few the shards, and however much waits to be partitioned."""
-    monkeypatch.setattr(transforms.sparsify, "load_vocabulary", lambda built: built["vocabulary"])
+    monkeypatch.setattr(nnsparse_stream.transforms.sparsify, "load_vocabulary", lambda built: built["vocabulary"])
     rows = np.arange(300_000)
     ratings = pa.record_batch({"user": rows, "item": rows % 10, "rating": np.ones(len(rows), np.float32)})
-    do_fn = transforms.sparsify._Partition("user", 1, False, False)
+    do_fn = nnsparse_stream.transforms.sparsify._Partition("user", 1, False, False)
     do_fn.start_bundle()
     built = {"vocabulary": order_counts(count_ids(ratings["item"])), "ratings": len(rows)}
     assert list(do_fn.process(ratings, built)) == []

@@ -12,8 +12,8 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.reading import BLOCK_BYTES
-from pipelines.running import IN_PROCESS_RUNNER
-from transforms.rating_rows import block_schema, field_types, table_blocks, to_blocks, to_rows
+from nnsparse_stream.pipelines.running import IN_PROCESS_RUNNER
+from nnsparse_stream.transforms.rating_rows import block_schema, field_types, table_blocks, to_blocks, to_rows
 
 SCHEMA = pa.schema([("user", pa.int64()), ("item", pa.string()), ("rating", pa.float32()), ("fold", pa.uint8())])
 

@@ -14,11 +14,11 @@ import apache_beam as beam
 import pytest
 from shuffles import carries_blocks, coders_of_shuffles, falls_back
 
-import transforms.coders
+import nnsparse_stream.transforms.coders
 from nnsparse_stream.checkpoint import load_model
-from pipelines import cli, score, scoring
-from pipelines.running import IN_PROCESS_RUNNER
-from transforms.model_cache import CheckpointHandle
+from nnsparse_stream.pipelines import cli, score, scoring
+from nnsparse_stream.pipelines.running import IN_PROCESS_RUNNER
+from nnsparse_stream.transforms.model_cache import CheckpointHandle
 
 
 def arguments(*flags: str) -> argparse.Namespace:
@@ -34,7 +34,7 @@ def test_no_shuffled_element_falls_back_to_pickle(trained, tmp_path: Path, sourc
     checkpoint = load_model(trained.run)
     ratings = score._plan(args, args.input, checkpoint, with_rating=True) if args.input else None
     pairs = score._plan(args, args.pairs, checkpoint, with_rating=False) if args.pairs else None
-    transforms.coders.register()
+    nnsparse_stream.transforms.coders.register()
     pipeline = beam.Pipeline(IN_PROCESS_RUNNER)
     scoring.build_scoring(pipeline, args, [checkpoint], [1.0], ratings, pairs, 2)
     found = coders_of_shuffles(pipeline)
@@ -50,7 +50,7 @@ def test_no_shuffled_element_of_a_blend_falls_back_to_pickle(trained, item_side,
     args = arguments(*both(trained, item_side), "--output", str(tmp_path / "out"), *what)
     checkpoints = [load_model(url) for url in args.model]
     pairs = score._plan(args, args.pairs, checkpoints[0], with_rating=False) if args.pairs else None
-    transforms.coders.register()
+    nnsparse_stream.transforms.coders.register()
     pipeline = beam.Pipeline(IN_PROCESS_RUNNER)
     scoring.build_scoring(pipeline, args, checkpoints, [1.0, 1.0], None, pairs, 3)
     found = coders_of_shuffles(pipeline)
@@ -84,7 +84,7 @@ def test_a_blend_that_is_killed_leaves_codes_that_the_next_run_removes(trained, 
 def check_killed(flags: list[str], tmp_path: Path, moment: str) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.score", *flags, "--output", str(out)],
+        [sys.executable, "-m", "nnsparse_stream.pipelines.score", *flags, "--output", str(out)],
         stdout=subprocess.DEVNULL,
         cwd=Path(cli.__file__).parents[1],
     )

@@ -9,19 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transforms.evaluate import EvaluateBlend as EvaluateBlend
-    from transforms.evaluate import EvaluateRatings as EvaluateRatings
-    from transforms.filters import FilterByTime as FilterByTime
-    from transforms.folds import AssignFolds as AssignFolds
-    from transforms.prepare_shards import PrepareShards as PrepareShards
-    from transforms.read import ReadRatings as ReadRatings
-    from transforms.score import ScoreRatings as ScoreRatings
-    from transforms.score_blend import BlendPairs as BlendPairs
-    from transforms.score_blend import RankBlend as RankBlend
-    from transforms.shards import WriteShards as WriteShards
-    from transforms.sparsify import SparsifyRatings as SparsifyRatings
-    from transforms.train import TrainAutoencoder as TrainAutoencoder
-    from transforms.vocabulary import BuildVocabulary as BuildVocabulary
+    from nnsparse_stream.transforms.evaluate import EvaluateBlend as EvaluateBlend
+    from nnsparse_stream.transforms.evaluate import EvaluateRatings as EvaluateRatings
+    from nnsparse_stream.transforms.filters import FilterByTime as FilterByTime
+    from nnsparse_stream.transforms.folds import AssignFolds as AssignFolds
+    from nnsparse_stream.transforms.prepare_shards import PrepareShards as PrepareShards
+    from nnsparse_stream.transforms.read import ReadRatings as ReadRatings
+    from nnsparse_stream.transforms.score import ScoreRatings as ScoreRatings
+    from nnsparse_stream.transforms.score_blend import BlendPairs as BlendPairs
+    from nnsparse_stream.transforms.score_blend import RankBlend as RankBlend
+    from nnsparse_stream.transforms.shards import WriteShards as WriteShards
+    from nnsparse_stream.transforms.sparsify import SparsifyRatings as SparsifyRatings
+    from nnsparse_stream.transforms.train import TrainAutoencoder as TrainAutoencoder
+    from nnsparse_stream.transforms.vocabulary import BuildVocabulary as BuildVocabulary
 
 _MODULE_OF = {
     "AssignFolds": "folds",
@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
     module = _MODULE_OF.get(name)
     if module is None:
         raise AttributeError(f"module 'transforms' has no attribute {name!r}")
-    importlib.import_module("transforms.coders").register()
-    value = getattr(importlib.import_module(f"transforms.{module}"), name)
+    importlib.import_module("nnsparse_stream.transforms.coders").register()
+    value = getattr(importlib.import_module(f"nnsparse_stream.transforms.{module}"), name)
     globals()[name] = value
     return value

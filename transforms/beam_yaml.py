@@ -1,6 +1,6 @@
 """The transforms of preparation as Beam YAML has them: configured by JSON, from rows to rows.
 
-`beam_providers.yaml` names them. `transforms.rating_rows` says what a row of a rating is.
+`beam_providers.yaml` names them. `nnsparse_stream.transforms.rating_rows` says what a row of a rating is.
 """
 
 # No `from __future__ import annotations`: Beam takes types of rows and of configurations from the annotations.
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 
-import transforms
+from nnsparse_stream import transforms
 from nnsparse_stream.dataset import AXES
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.folds import FOLDS, Folds, HashFolds, folds_from_json
@@ -21,7 +21,7 @@ from nnsparse_stream.output import OutputDirectory
 from nnsparse_stream.prepared import CONTENTS, assemble_manifest, filters_to_json
 from nnsparse_stream.split_outputs import check_bad_records
 from nnsparse_stream.times import TimeRange
-from transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
+from nnsparse_stream.transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
 
 _FORMATS = ("auto", "parquet", *SEPARATORS, "jsonl")
 _DUPLICATES = ("error", "first", "last", "mean")

@@ -11,7 +11,7 @@ import pyarrow as pa
 from nnsparse_stream.block_store import from_ipc, to_ipc
 from nnsparse_stream.formats import RatingFile
 from nnsparse_stream.reading import Split
-from transforms import in_process
+from nnsparse_stream.transforms import in_process
 
 #: Begins what stands for a block of a run in one process; an IPC stream begins with bytes of 255.
 _TICKET = b"block"

@@ -13,7 +13,7 @@ import pyarrow as pa
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.folds import FOLDS
 from nnsparse_stream.grouping import partition
-from transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.model_cache import CheckpointHandle
 
 
 class _EvaluateShard(beam.DoFn):

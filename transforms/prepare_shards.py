@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from nnsparse_stream.folds import Folds
 from nnsparse_stream.times import TimeRange
-from transforms.filters import FilterByTime
-from transforms.shards import WriteShards
-from transforms.sparsify import SparsifyRatings
-from transforms.vocabulary import BuildVocabulary
+from nnsparse_stream.transforms.filters import FilterByTime
+from nnsparse_stream.transforms.shards import WriteShards
+from nnsparse_stream.transforms.sparsify import SparsifyRatings
+from nnsparse_stream.transforms.vocabulary import BuildVocabulary
 
 
 class PreparedShards(NamedTuple):

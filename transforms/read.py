@@ -15,7 +15,7 @@ from nnsparse_stream.inputs import InputPlan
 from nnsparse_stream.reading import Split
 from nnsparse_stream.split_outputs import split_outputs, write_letters
 from nnsparse_stream.text_records import BlockSchema
-from transforms import in_process
+from nnsparse_stream.transforms import in_process
 
 
 class ReadRatings(beam.PTransform):

@@ -15,7 +15,7 @@ from apache_beam.metrics import Metrics
 from nnsparse_stream import storage
 from nnsparse_stream.dataset import Dataset, shard_schema
 from nnsparse_stream.grouping import partition
-from transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.model_cache import CheckpointHandle
 
 _FIELDS = (("score", pa.float32()), ("rank", pa.int32()))
 

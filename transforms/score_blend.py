@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from nnsparse_stream import storage
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.grouping import partition
-from transforms.model_cache import CheckpointHandle, ColumnPredictorHandle
-from transforms.score import pair_block, score_schema, write_scores
+from nnsparse_stream.transforms.model_cache import CheckpointHandle, ColumnPredictorHandle
+from nnsparse_stream.transforms.score import pair_block, score_schema, write_scores
 
 #: Where, in the output, codes lie while the pipeline runs.
 CODES = "_codes"

@@ -14,7 +14,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.dataset import write_shard
 from nnsparse_stream.rating_statistics import RatingStatistics
-from transforms import in_process
+from nnsparse_stream.transforms import in_process
 
 
 class WriteShards(beam.PTransform):

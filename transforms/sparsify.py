@@ -19,8 +19,8 @@ from nnsparse_stream.folds import Folds, HashFolds
 from nnsparse_stream.grouping import DuplicateRatingError, encode_block, partition
 from nnsparse_stream.reading import cut_block
 from nnsparse_stream.shard_grouping import ShardGrouping
-from transforms import in_process
-from transforms.vocabulary import load_vocabulary
+from nnsparse_stream.transforms import in_process
+from nnsparse_stream.transforms.vocabulary import load_vocabulary
 
 #: Ratings of one shard, by default. At 16 to 24 bytes a rating, what is grouped under one key stays near 10 MB, which
 #: every engine sorts in memory.

@@ -28,7 +28,7 @@ from nnsparse_stream.vocabulary_parts import (
     part_count,
     sample_counts,
 )
-from transforms import in_process
+from nnsparse_stream.transforms import in_process
 
 #: Ids that are counted at once.
 _COUNTED_ROWS = 1 << 20

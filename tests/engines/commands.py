@@ -21,7 +21,7 @@ KILLS = int(os.environ.get("NNSPARSE_STREAM_KILLS", "2"))
 
 def command(name: str, *flags: object) -> list[str]:
     """A command of the project as a process."""
-    return [sys.executable, "-m", f"pipelines.{name}", *map(str, flags)]
+    return [sys.executable, "-m", f"nnsparse_stream.pipelines.{name}", *map(str, flags)]
 
 
 def run_command(name: str, *flags: object) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,7 @@ from nnsparse_stream import retries, storage
 from nnsparse_stream.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.synthetic import make_ratings
-from pipelines import cli
+from nnsparse_stream.pipelines import cli
 
 adlfs = pytest.importorskip("adlfs")
 
