@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from nnsparse_stream.baselines import evaluate_baselines
-from nnsparse_stream.blending import judge_blend, predict_fold
-from nnsparse_stream.checkpoint import load_model
-from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.evaluation.baselines import evaluate_baselines
 from nnsparse_stream.pipelines import cli
+from nnsparse_stream.scoring.blending import judge_blend, predict_fold
+from nnsparse_stream.training.checkpoint import load_model
 
 MODELS = (
     ("cfn", "item"),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from nnsparse_stream.dynamic import DynamicSparseTensor
+from nnsparse_stream.sparse.dynamic import DynamicSparseTensor
 
 
 def by_buffer(entries: int) -> torch.Tensor:

@@ -23,15 +23,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from nnsparse_stream.batchifier import Batchifier
-from nnsparse_stream.checkpoint import load_model
-from nnsparse_stream.dataset import Dataset
-from nnsparse_stream.loader import TrainingStream
-from nnsparse_stream.presets import recipe
-from nnsparse_stream.rows import SparseRows
-from nnsparse_stream.synthetic import make_ratings
-from nnsparse_stream.trainer import Trainer
+from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.pipelines import cli
+from nnsparse_stream.ratings.synthetic import make_ratings
+from nnsparse_stream.sparse.rows import SparseRows
+from nnsparse_stream.training.checkpoint import load_model
+from nnsparse_stream.training.presets import recipe
+from nnsparse_stream.training.steps import Trainer
+from nnsparse_stream.training.stream import TrainingStream
 
 BAR = 5.0
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from nnsparse_stream.report import Series, line_chart_file
+from nnsparse_stream.training.report import Series, line_chart_file
 
 STEPS = {"dense": "dense torch, SGD", "adam": "here, Adam", "sgd": "here, SGD"}
 

@@ -33,9 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnsparse_stream.kernels import Transposed, decode_at, encode
-from nnsparse_stream.optim import RowAdam, RowSGD
-from nnsparse_stream.rows import SparseRows
+from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
+from nnsparse_stream.nn.optimisers import RowAdam, RowSGD
+from nnsparse_stream.sparse.rows import SparseRows
 
 OPTIMISERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda parameters: RowSGD(parameters, lr=1e-3, weight_decay=1e-4),

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nnsparse_stream import storage
-from nnsparse_stream.dataset import Manifest, write_shard, write_vocabulary
-from nnsparse_stream.folds import FOLDS, HashFolds, hash_ids
-from nnsparse_stream.grouping import encode_block, group_rows
-from nnsparse_stream.rating_statistics import RatingStatistics, add_statistics
-from nnsparse_stream.vocabulary import count_ids, merge_counts, order_counts
+from nnsparse_stream.data.dataset import Manifest, write_shard, write_vocabulary
+from nnsparse_stream.data.grouping import encode_block, group_rows
+from nnsparse_stream.data.statistics import RatingStatistics, add_statistics
+from nnsparse_stream.ids.hashing import hash_ids
+from nnsparse_stream.ids.vocabulary import count_ids, merge_counts, order_counts
+from nnsparse_stream.ratings.folds import FOLDS, HashFolds
+from nnsparse_stream.storage import files as storage
 
 BAR = 1.1
 SHARD_ENTRIES = 500_000

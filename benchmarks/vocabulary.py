@@ -32,10 +32,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nnsparse_stream import lookup, storage
-from nnsparse_stream.dataset import write_columns
-from nnsparse_stream.vocabulary import Vocabulary, columns_table
-from nnsparse_stream.vocabulary_parts import PART_IDS
+from nnsparse_stream.data.dataset import write_columns
+from nnsparse_stream.ids import mapped_lookup as lookup
+from nnsparse_stream.ids.vocabulary import Vocabulary, columns_table
+from nnsparse_stream.ids.vocabulary_parts import PART_IDS
+from nnsparse_stream.storage import files as storage
 
 KINDS = ("dense", "sparse", "string")
 BLOCK = 1 << 16

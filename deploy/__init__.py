@@ -1,1 +1,1 @@
-"""Engines on one machine, without Docker: each module is a program, `python -m deploy.prism` and so on."""
+"""What runs the pipelines elsewhere: `engines` starts an engine on this machine, for tests and to try one."""

@@ -9,56 +9,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnsparse_stream.batchifier import Batchifier as Batchifier
-    from nnsparse_stream.checkpoint import load_model as load_model
-    from nnsparse_stream.criteria import MaskCriterion as MaskCriterion
-    from nnsparse_stream.criteria import SDAECriterion as SDAECriterion
-    from nnsparse_stream.criteria import SDAESparseCriterion as SDAESparseCriterion
-    from nnsparse_stream.criteria import SparseCriterion as SparseCriterion
-    from nnsparse_stream.criteria import prepare_input as prepare_input
-    from nnsparse_stream.dataset import Dataset as Dataset
-    from nnsparse_stream.dataset import Manifest as Manifest
-    from nnsparse_stream.dynamic import DynamicSparseTensor as DynamicSparseTensor
+    from nnsparse_stream.data.dataset import Dataset as Dataset
+    from nnsparse_stream.data.dataset import Manifest as Manifest
     from nnsparse_stream.errors import InputError as InputError
-    from nnsparse_stream.layers import Densify as Densify
-    from nnsparse_stream.layers import SampledLinear as SampledLinear
-    from nnsparse_stream.layers import SparseLinearBatch as SparseLinearBatch
-    from nnsparse_stream.layers import Sparsifier as Sparsifier
-    from nnsparse_stream.model import RatingAutoencoder as RatingAutoencoder
-    from nnsparse_stream.optim import RowAdagrad as RowAdagrad
-    from nnsparse_stream.optim import RowAdam as RowAdam
-    from nnsparse_stream.optim import RowSGD as RowSGD
-    from nnsparse_stream.rows import SparseRows as SparseRows
-    from nnsparse_stream.tools import densify as densify
-    from nnsparse_stream.tools import sparsify as sparsify
-    from nnsparse_stream.tools import ssort as ssort
-    from nnsparse_stream.tools import ssort_by_index as ssort_by_index
+    from nnsparse_stream.nn.autoencoder import RatingAutoencoder as RatingAutoencoder
+    from nnsparse_stream.nn.batchifier import Batchifier as Batchifier
+    from nnsparse_stream.nn.criteria import MaskCriterion as MaskCriterion
+    from nnsparse_stream.nn.criteria import SDAECriterion as SDAECriterion
+    from nnsparse_stream.nn.criteria import SDAESparseCriterion as SDAESparseCriterion
+    from nnsparse_stream.nn.criteria import SparseCriterion as SparseCriterion
+    from nnsparse_stream.nn.criteria import prepare_input as prepare_input
+    from nnsparse_stream.nn.layers import Densify as Densify
+    from nnsparse_stream.nn.layers import SampledLinear as SampledLinear
+    from nnsparse_stream.nn.layers import SparseLinearBatch as SparseLinearBatch
+    from nnsparse_stream.nn.layers import Sparsifier as Sparsifier
+    from nnsparse_stream.nn.optimisers import RowAdagrad as RowAdagrad
+    from nnsparse_stream.nn.optimisers import RowAdam as RowAdam
+    from nnsparse_stream.nn.optimisers import RowSGD as RowSGD
+    from nnsparse_stream.sparse.dynamic import DynamicSparseTensor as DynamicSparseTensor
+    from nnsparse_stream.sparse.original import densify as densify
+    from nnsparse_stream.sparse.original import sparsify as sparsify
+    from nnsparse_stream.sparse.original import ssort as ssort
+    from nnsparse_stream.sparse.original import ssort_by_index as ssort_by_index
+    from nnsparse_stream.sparse.rows import SparseRows as SparseRows
+    from nnsparse_stream.training.checkpoint import load_model as load_model
 
 _MODULE_OF = {
-    "Batchifier": "batchifier",
-    "Dataset": "dataset",
-    "Densify": "layers",
-    "DynamicSparseTensor": "dynamic",
+    "Batchifier": "nn.batchifier",
+    "Dataset": "data.dataset",
+    "Densify": "nn.layers",
+    "DynamicSparseTensor": "sparse.dynamic",
     "InputError": "errors",
-    "Manifest": "dataset",
-    "MaskCriterion": "criteria",
-    "RatingAutoencoder": "model",
-    "RowAdagrad": "optim",
-    "RowAdam": "optim",
-    "RowSGD": "optim",
-    "SDAECriterion": "criteria",
-    "SDAESparseCriterion": "criteria",
-    "SampledLinear": "layers",
-    "SparseCriterion": "criteria",
-    "SparseLinearBatch": "layers",
-    "SparseRows": "rows",
-    "Sparsifier": "layers",
-    "densify": "tools",
-    "load_model": "checkpoint",
-    "prepare_input": "criteria",
-    "sparsify": "tools",
-    "ssort": "tools",
-    "ssort_by_index": "tools",
+    "Manifest": "data.dataset",
+    "MaskCriterion": "nn.criteria",
+    "RatingAutoencoder": "nn.autoencoder",
+    "RowAdagrad": "nn.optimisers",
+    "RowAdam": "nn.optimisers",
+    "RowSGD": "nn.optimisers",
+    "SDAECriterion": "nn.criteria",
+    "SDAESparseCriterion": "nn.criteria",
+    "SampledLinear": "nn.layers",
+    "SparseCriterion": "nn.criteria",
+    "SparseLinearBatch": "nn.layers",
+    "SparseRows": "sparse.rows",
+    "Sparsifier": "nn.layers",
+    "densify": "sparse.original",
+    "load_model": "training.checkpoint",
+    "prepare_input": "nn.criteria",
+    "sparsify": "sparse.original",
+    "ssort": "sparse.original",
+    "ssort_by_index": "sparse.original",
 }
 
 __all__ = sorted(_MODULE_OF)

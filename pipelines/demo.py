@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nnsparse_stream.dataset import Dataset
-    from nnsparse_stream.output import OutputDirectory
-    from nnsparse_stream.synthetic import SyntheticRatings
+    from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.ratings.synthetic import SyntheticRatings
+    from nnsparse_stream.storage.output_directory import OutputDirectory
 
 DESCRIPTION = """\
 The whole way in one command: make a synthetic rating log, prepare it, train, evaluate, score, and write a report.
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     Raises:
         InputError: the output cannot be used.
     """
-    from nnsparse_stream.output import OutputDirectory
+    from nnsparse_stream.storage.output_directory import OutputDirectory
 
     started = time.perf_counter()
     directory = OutputDirectory(args.output, contents=_CONTENTS, completing="report.json", overwrite=args.overwrite)
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
 
 
 def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirectory) -> None:
-    from nnsparse_stream import storage
+    from nnsparse_stream.storage import files as storage
 
     started = time.perf_counter()
 
@@ -68,7 +68,8 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
         from nnsparse_stream.pipelines.cli import parser_for
 
         print(f"\n$ nnsparse-stream {name} {' '.join(flags)}", flush=True)
-        return importlib.import_module(f"nnsparse_stream.pipelines.{name}").run(parser_for(name).parse_args(flags), beam_flags)
+        command = importlib.import_module(f"nnsparse_stream.pipelines.{name}")
+        return command.run(parser_for(name).parse_args(flags), beam_flags)
 
     sample = _make_sample(args.seed, directory)
     command("prepare", "--input", url("ratings.parquet"), "--output", url("dataset"), "--axis", "user",
@@ -77,8 +78,8 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
     figures = command("evaluate", "--data", url("dataset"), "--model", url("run"), "--json", url("evaluation.json"))
     command("score", "--data", url("dataset"), "--model", url("run"), "--output", url("scores"), "--top_k", str(_TOP_K))
 
-    from nnsparse_stream.baselines import evaluate_baselines
-    from nnsparse_stream.dataset import Dataset
+    from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.evaluation.baselines import evaluate_baselines
 
     dataset = Dataset(url("dataset"))
     errors = [(name, sums.rmse) for name, sums in evaluate_baselines(dataset, 2).items()]
@@ -110,7 +111,7 @@ def _make_sample(seed: int, directory: Any) -> SyntheticRatings:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from nnsparse_stream.synthetic import make_ratings
+    from nnsparse_stream.ratings.synthetic import make_ratings
 
     sample = make_ratings(_USERS, _ITEMS, _RATINGS, _NOISE, seed)
     sink = pa.BufferOutputStream()
@@ -124,7 +125,7 @@ def _noise_floor(dataset: Dataset, sample: SyntheticRatings) -> float:
     """The RMSE on the test fold of the predictor that knows the truth."""
     import numpy as np
 
-    from nnsparse_stream.synthetic import item_ids, user_ids
+    from nnsparse_stream.ratings.synthetic import item_ids, user_ids
 
     item_of_column = _positions(dataset.vocabulary().ids, item_ids(_ITEMS))
     squared, count = 0.0, 0
@@ -150,7 +151,7 @@ def _examples(dataset: Dataset, scores: str) -> list[tuple[str, list[tuple[str, 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from nnsparse_stream import storage
+    from nnsparse_stream.storage import files as storage
 
     batch = next(dataset.batches())
     ids = dataset.vocabulary().ids
@@ -173,7 +174,7 @@ def _examples(dataset: Dataset, scores: str) -> list[tuple[str, list[tuple[str, 
 def _history(run: str) -> list[dict[str, Any]]:
     import json
 
-    from nnsparse_stream import storage
+    from nnsparse_stream.storage import files as storage
 
     return [json.loads(line) for line in storage.read_file(storage.join(run, "metrics.jsonl")).splitlines()]
 
@@ -196,7 +197,7 @@ def _report(
     history: list[dict[str, Any]],
     users: list[Any],
 ) -> str:
-    from nnsparse_stream import report
+    from nnsparse_stream.training import report
 
     floor = errors[-1]
     epochs = [line["epoch"] for line in history]

@@ -108,7 +108,7 @@ def _expect_three(count: int) -> None:
 
 def _storage_problem(url: str) -> str | None:
     """What is wrong with a directory's URL, or None."""
-    from nnsparse_stream import storage
+    from nnsparse_stream.storage import files as storage
 
     name = storage.join(url, f"nnsparse-stream-doctor-{uuid.uuid4().hex}")
     content = uuid.uuid4().bytes

@@ -48,11 +48,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     Raises:
         InputError: the user's input or flags are at fault.
     """
-    from nnsparse_stream import storage
-    from nnsparse_stream.checkpoint import load_model
-    from nnsparse_stream.dataset import Dataset
+    from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.errors import InputError
     from nnsparse_stream.pipelines.running import run_pipeline
+    from nnsparse_stream.storage import files as storage
+    from nnsparse_stream.training.checkpoint import load_model
 
     weights = blend_weights(args.model, args.data, args.weights)
     if args.json:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
 
 def _is_evaluation(url: str) -> bool:
     """Whether a file is one that `evaluate --json` wrote, which may be replaced."""
-    from nnsparse_stream import storage
+    from nnsparse_stream.storage import files as storage
 
     data = storage.read_file(url)
     try:
@@ -105,7 +105,7 @@ def _is_evaluation(url: str) -> bool:
 
 
 def _write(figures: dict[str, Any], url: str) -> None:
-    from nnsparse_stream import storage
+    from nnsparse_stream.storage import files as storage
 
     storage.write_file(url, storage.to_json(figures))
 

@@ -23,11 +23,11 @@ from nnsparse_stream.pipelines.prepare_options import (
 if TYPE_CHECKING:
     import apache_beam as beam
 
-    from nnsparse_stream.dataset import Manifest
-    from nnsparse_stream.folds import Folds
-    from nnsparse_stream.inputs import InputPlan
-    from nnsparse_stream.times import TimeRange
+    from nnsparse_stream.data.dataset import Manifest
     from nnsparse_stream.pipelines.metrics import Sizes
+    from nnsparse_stream.ratings.folds import Folds
+    from nnsparse_stream.ratings.input_plan import InputPlan
+    from nnsparse_stream.ratings.times import TimeRange
 
 DESCRIPTION = """\
 Turn rating files into a data set: shards of sparse rows, a vocabulary of the columns, and a manifest.
@@ -83,13 +83,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     started = time.monotonic()
     inputs = _inputs(args)
 
-    from nnsparse_stream.formats import FieldNames
-    from nnsparse_stream.inputs import plan_inputs
-    from nnsparse_stream.output import OutputDirectory
-    from nnsparse_stream.prepared import CONTENTS
-    from nnsparse_stream.storage import check_apart
+    from nnsparse_stream.data.assembly import CONTENTS
     from nnsparse_stream.pipelines.metrics import sizes
     from nnsparse_stream.pipelines.running import read_ahead, run_pipeline, written_by_job
+    from nnsparse_stream.ratings.formats import FieldNames
+    from nnsparse_stream.ratings.input_plan import plan_inputs
+    from nnsparse_stream.storage.files import check_apart
+    from nnsparse_stream.storage.output_directory import OutputDirectory
 
     output = OutputDirectory(
         args.output,
@@ -137,8 +137,8 @@ def _base(args: argparse.Namespace, plan: InputPlan) -> Manifest | None:
     """The manifest of the data set whose vocabulary goes on."""
     if args.vocabulary is None:
         return None
-    from nnsparse_stream.dataset import Manifest
-    from nnsparse_stream.storage import check_apart
+    from nnsparse_stream.data.dataset import Manifest
+    from nnsparse_stream.storage.files import check_apart
 
     if args.min_column_ratings > 1:
         raise InputError("--vocabulary keeps every earlier column, so --min_column_ratings contradicts it; drop one")
@@ -159,7 +159,7 @@ def _base(args: argparse.Namespace, plan: InputPlan) -> Manifest | None:
 
 
 def _earlier_vocabularies(base: Manifest | None) -> tuple[dict[str, Any], ...]:
-    from nnsparse_stream.dataset import vocabulary_fingerprint
+    from nnsparse_stream.data.dataset import vocabulary_fingerprint
 
     if base is None:
         return ()
@@ -179,8 +179,8 @@ def _build(
 ) -> None:
     import apache_beam as beam
 
-    from nnsparse_stream.reading import describe_pair
-    from nnsparse_stream.storage import join
+    from nnsparse_stream.ratings.reading import describe_pair
+    from nnsparse_stream.storage.files import join
     from nnsparse_stream.transforms import PrepareShards, ReadRatings
     from nnsparse_stream.transforms.vocabulary import built_vocabulary
 
@@ -225,7 +225,7 @@ def _write_summary(
     shards: list[dict[str, Any]],
 ) -> None:
     """Brings the small results of all workers to the driver, on any runner: through the output's own storage."""
-    from nnsparse_stream.storage import join, write_file
+    from nnsparse_stream.storage.files import join, write_file
 
     summary = {"read": read, "filtered": filtered, "vocabulary": vocabulary, "shards": shards}
     write_file(join(url, _SUMMARY), json.dumps(summary).encode())
@@ -234,9 +234,9 @@ def _write_summary(
 def _manifest(
     args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange, base: Manifest | None
 ) -> Manifest:
-    from nnsparse_stream.prepared import assemble_manifest, filters_to_json
-    from nnsparse_stream.split_outputs import check_bad_records
-    from nnsparse_stream.storage import join, read_file
+    from nnsparse_stream.data.assembly import assemble_manifest, filters_to_json
+    from nnsparse_stream.ratings.dead_letters import check_bad_records
+    from nnsparse_stream.storage.files import join, read_file
 
     summary = json.loads(read_file(join(args.output, _SUMMARY)))
     read, bad = check_bad_records(summary["read"], args.max_bad_fraction)

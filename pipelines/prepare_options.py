@@ -10,8 +10,8 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.options import positive_int, urls
 
 if TYPE_CHECKING:
-    from nnsparse_stream.folds import Folds
-    from nnsparse_stream.times import TimeRange
+    from nnsparse_stream.ratings.folds import Folds
+    from nnsparse_stream.ratings.times import TimeRange
 
 FILE_FLAGS = ("train_input", "validation_input", "test_input")
 #: The ways to cut into folds, and the flags of each.
@@ -93,7 +93,7 @@ def chosen_folds(args: argparse.Namespace, calendar: bool) -> Folds | None:
     Raises:
         InputError: the flags ask for two ways, or a time does not fit the time column or the other time.
     """
-    from nnsparse_stream.folds import HashFolds, LastFolds, TimeFolds
+    from nnsparse_stream.ratings.folds import HashFolds, LastFolds, TimeFolds
 
     method = check_fold_flags(args)
     if method == "time":
@@ -112,7 +112,7 @@ def chosen_times(args: argparse.Namespace, calendar: bool) -> TimeRange:
     Raises:
         InputError: it is empty, or a time does not fit the time column.
     """
-    from nnsparse_stream.times import TimeRange
+    from nnsparse_stream.ratings.times import TimeRange
 
     start, end = (_column_time(args, flag, calendar) for flag in ("time_from", "time_to"))
     if start is not None and end is not None and start >= end:
@@ -121,7 +121,7 @@ def chosen_times(args: argparse.Namespace, calendar: bool) -> TimeRange:
 
 
 def _column_time(args: argparse.Namespace, flag: str, calendar: bool) -> int | None:
-    from nnsparse_stream.times import column_time
+    from nnsparse_stream.ratings.times import column_time
 
     time = getattr(args, flag)
     return None if time is None else column_time(time, calendar, flag)
@@ -142,7 +142,7 @@ def _percent(text: str) -> tuple[float, float, float]:
 
 
 def _time(text: str) -> int | datetime:
-    from nnsparse_stream.times import parse_time
+    from nnsparse_stream.ratings.times import parse_time
 
     try:
         return parse_time(text)

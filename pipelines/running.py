@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.output import OutputDirectory
+from nnsparse_stream.storage.output_directory import OutputDirectory
 
 if TYPE_CHECKING:
-    from nnsparse_stream.inputs import InputPlan
+    from nnsparse_stream.ratings.input_plan import InputPlan
 
 #: Used where the flags name no runner: the whole pipeline in this process.
 IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"

@@ -9,13 +9,19 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.pipelines.options import add_format_arguments, add_weights_argument, blend_weights, positive_int, urls
+from nnsparse_stream.pipelines.options import (
+    add_format_arguments,
+    add_weights_argument,
+    blend_weights,
+    positive_int,
+    urls,
+)
 from nnsparse_stream.pipelines.scoring import DEFAULT_TOP_K, SUMMARY, build_scoring
 
 if TYPE_CHECKING:
-    from nnsparse_stream.checkpoint import Checkpoint
-    from nnsparse_stream.dataset import Dataset
-    from nnsparse_stream.inputs import InputPlan
+    from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.ratings.input_plan import InputPlan
+    from nnsparse_stream.training.checkpoint import Checkpoint
 
 DESCRIPTION = """\
 Score with a trained model: the best unseen columns of each row, or the predicted rating of given pairs.
@@ -108,12 +114,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     # Raw files stand in for the one model's data set.
     weights = blend_weights(args.model, args.data or args.model, args.weights)
 
-    from nnsparse_stream import storage
-    from nnsparse_stream.checkpoint import load_model
-    from nnsparse_stream.dataset import Dataset
-    from nnsparse_stream.output import OutputDirectory
-    from nnsparse_stream.split_outputs import check_bad_records
+    from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
+    from nnsparse_stream.ratings.dead_letters import check_bad_records
+    from nnsparse_stream.storage import files as storage
+    from nnsparse_stream.storage.output_directory import OutputDirectory
+    from nnsparse_stream.training.checkpoint import load_model
     from nnsparse_stream.transforms.score_blend import CODES
 
     codes = f"{CODES}/*.parquet"
@@ -181,7 +187,7 @@ def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...])
         InputError: it holds other columns or shards, or ids of other types, or folds that would show the model ratings
             that are hidden from the first.
     """
-    from nnsparse_stream.dataset import vocabulary_fingerprint
+    from nnsparse_stream.data.dataset import vocabulary_fingerprint
 
     one, two = first.manifest, other.manifest
     if one.axis == two.axis:
@@ -217,8 +223,8 @@ def _models(checkpoints: list[Checkpoint], weights: list[float]) -> dict[str, An
 
 def _plan(args: argparse.Namespace, files: list[str], checkpoint: Checkpoint, with_rating: bool) -> InputPlan:
     """Plans to read files with ids of the model's types."""
-    from nnsparse_stream.formats import FieldNames
-    from nnsparse_stream.inputs import plan_inputs
+    from nnsparse_stream.ratings.formats import FieldNames
+    from nnsparse_stream.ratings.input_plan import plan_inputs
 
     state = checkpoint.state
     types = {"user": state["row_id_type"], "item": state["column_id_type"]}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import apache_beam as beam
 
-    from nnsparse_stream.checkpoint import Checkpoint
-    from nnsparse_stream.inputs import InputPlan
+    from nnsparse_stream.ratings.input_plan import InputPlan
+    from nnsparse_stream.training.checkpoint import Checkpoint
 
 #: Where, in the output, the workers leave what the driver needs to know.
 SUMMARY = "_summary.json"
@@ -39,8 +39,8 @@ def build_scoring(
     """
     import apache_beam as beam
 
-    from nnsparse_stream.folds import FOLDS
-    from nnsparse_stream.storage import join
+    from nnsparse_stream.ratings.folds import FOLDS
+    from nnsparse_stream.storage.files import join
     from nnsparse_stream.transforms import ReadRatings
 
     folds = [FOLDS.index(fold) for fold in args.history_folds]
@@ -129,10 +129,10 @@ def _raw_rows(
     """Raw ratings as keyed blocks of rows, the summaries of their reading, and counts of ratings of unknown columns."""
     import apache_beam as beam
 
-    from nnsparse_stream.folds import HashFolds
-    from nnsparse_stream.grouping import partition
-    from nnsparse_stream.reading import describe_pair
-    from nnsparse_stream.storage import join
+    from nnsparse_stream.data.grouping import partition
+    from nnsparse_stream.ratings.folds import HashFolds
+    from nnsparse_stream.ratings.reading import describe_pair
+    from nnsparse_stream.storage.files import join
     from nnsparse_stream.transforms import ReadRatings, SparsifyRatings
     from nnsparse_stream.transforms.score import KnownColumns
 
@@ -173,7 +173,7 @@ def _keyed_block() -> Any:
 def _empty_rows(checkpoint: Checkpoint) -> Any:
     import pyarrow as pa
 
-    from nnsparse_stream.dataset import shard_schema
+    from nnsparse_stream.data.dataset import shard_schema
 
     kinds = {"int64": pa.int64(), "string": pa.string()}
     schema = shard_schema(kinds[checkpoint.state["row_id_type"]])
@@ -183,7 +183,7 @@ def _empty_rows(checkpoint: Checkpoint) -> Any:
 def _write_summary(
     _: bytes, url: str, files: list[Any], ratings: list[Any], pairs: list[Any], unknown: list[int]
 ) -> None:
-    from nnsparse_stream.storage import join, to_json, write_file
+    from nnsparse_stream.storage.files import join, to_json, write_file
 
     summary = {"files": files, "ratings": ratings, "pairs": pairs, "unknown": unknown}
     write_file(join(url, SUMMARY), to_json(summary))

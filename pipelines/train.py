@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "one), best (rows are items), best-user (rows are users), best-small and best-small-user (the same for some "
         "hundred thousand ratings)",
     )
-    from nnsparse_stream.presets import Recipe
+    from nnsparse_stream.training.recipe import Recipe
 
     recipe = parser.add_argument_group("recipe", "replaces parts of the preset")
     for field in dataclasses.fields(Recipe):
@@ -107,14 +107,15 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     Raises:
         InputError: the user's input or flags are at fault.
     """
-    from nnsparse_stream.presets import Recipe, recipe
     from nnsparse_stream.pipelines.running import run_pipeline
+    from nnsparse_stream.training.presets import recipe
+    from nnsparse_stream.training.recipe import Recipe
 
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
     chosen = recipe(args.preset, **{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
 
-    from nnsparse_stream.run import TrainingRequest, stop_requested
+    from nnsparse_stream.training.run import TrainingRequest, stop_requested
     from nnsparse_stream.transforms.train import TrainAutoencoder
 
     request = TrainingRequest(

@@ -13,7 +13,7 @@ import pytest
 from faults import FaultProxy
 from samples import Trained, command
 
-from nnsparse_stream import retries
+from nnsparse_stream.storage import retries
 
 _KEYS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
 _DATA = Path(os.environ.get("NNSPARSE_STREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -30,7 +30,7 @@ def movielens() -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """User rows, string ids, three folds, three shards, a model of three epochs. Read it, don't change it."""
-    from nnsparse_stream.synthetic import make_ratings
+    from nnsparse_stream.ratings.synthetic import make_ratings
 
     where = tmp_path_factory.mktemp("trained")
     log, data, run = (str(where / name) for name in ("ratings.parquet", "data", "run"))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnsparse_stream.rows import SparseRows
+from nnsparse_stream.sparse.rows import SparseRows
 
 Row = list[list[float]]
 EXACT = {"rtol": 0, "atol": 0, "equal_nan": True}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nnsparse_stream import storage
-from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.pipelines import cli
+from nnsparse_stream.storage import files as storage
 
 
 def prepare(*flags: object) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
-from nnsparse_stream import storage
 from nnsparse_stream.pipelines import cli
+from nnsparse_stream.storage import files as storage
+
+#: The checkout.
+ROOT = Path(__file__).parents[1]
 
 
 class Trained(NamedTuple):

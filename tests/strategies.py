@@ -8,7 +8,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from nnsparse_stream.rows import SparseRows
+from nnsparse_stream.sparse.rows import SparseRows
 
 # The machine may be shared: a slow example is no failure.
 settings.register_profile("shared machine", deadline=None, max_examples=60)

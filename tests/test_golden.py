@@ -36,18 +36,18 @@ from golden_reference import (
 )
 from torch import Tensor, nn
 
-from nnsparse_stream.batchifier import Batchifier
-from nnsparse_stream.criteria import (
+from nnsparse_stream.nn.batchifier import Batchifier
+from nnsparse_stream.nn.criteria import (
     MaskCriterion,
     SDAECriterion,
     SDAESparseCriterion,
     SparseCriterion,
     prepare_input,
 )
-from nnsparse_stream.dynamic import DynamicSparseTensor
-from nnsparse_stream.layers import Densify, SparseLinearBatch
-from nnsparse_stream.rows import SparseRows
-from nnsparse_stream.tools import densify, sparsify, ssort, ssort_by_index
+from nnsparse_stream.nn.layers import Densify, SparseLinearBatch
+from nnsparse_stream.sparse.dynamic import DynamicSparseTensor
+from nnsparse_stream.sparse.original import densify, sparsify, ssort, ssort_by_index
+from nnsparse_stream.sparse.rows import SparseRows
 
 Case = dict[str, Any]
 # What to check, and the name of the deviation ("" where we agree with the original).

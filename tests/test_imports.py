@@ -34,7 +34,8 @@ def test_imports_run_one_way(package):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_imports_neither_torch_nor_beam(name):
     code = (
-        "import sys; from nnsparse_stream.pipelines.cli import main; status = main([sys.argv[1], '--help'] if len(sys.argv) > 1 else "
+        "import sys; from nnsparse_stream.pipelines.cli import main\n"
+        "status = main([sys.argv[1], '--help'] if len(sys.argv) > 1 else "
         f"['{name}', '--help']); bad = {{'torch', 'apache_beam', 'pyarrow'}} & set(sys.modules); "
         "sys.exit(f'imported {bad}' if bad else status)"
     )

@@ -12,15 +12,15 @@ import apache_beam as beam
 import pyarrow as pa
 
 from nnsparse_stream import transforms
-from nnsparse_stream.dataset import AXES
+from nnsparse_stream.data.assembly import CONTENTS, assemble_manifest, filters_to_json
+from nnsparse_stream.data.dataset import AXES
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.folds import FOLDS, Folds, HashFolds, folds_from_json
-from nnsparse_stream.formats import SEPARATORS, FieldNames
-from nnsparse_stream.inputs import plan_inputs
-from nnsparse_stream.output import OutputDirectory
-from nnsparse_stream.prepared import CONTENTS, assemble_manifest, filters_to_json
-from nnsparse_stream.split_outputs import check_bad_records
-from nnsparse_stream.times import TimeRange
+from nnsparse_stream.ratings.dead_letters import check_bad_records
+from nnsparse_stream.ratings.folds import FOLDS, Folds, HashFolds, folds_from_json
+from nnsparse_stream.ratings.formats import SEPARATORS, FieldNames
+from nnsparse_stream.ratings.input_plan import plan_inputs
+from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
 
 _FORMATS = ("auto", "parquet", *SEPARATORS, "jsonl")
@@ -74,7 +74,7 @@ class ReadRatings(beam.PTransform):
         Two PCollections: `ratings`, rows of ratings; and `summaries`, a row of `ReadSummary` for each split.
 
     Raises:
-        InputError: when the pipeline is built: what `nnsparse_stream.inputs.plan_inputs` raises.
+        InputError: when the pipeline is built: what `nnsparse_stream.ratings.input_plan.plan_inputs` raises.
     """
 
     def __init__(

@@ -8,9 +8,9 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from nnsparse_stream.block_store import from_ipc, to_ipc
-from nnsparse_stream.formats import RatingFile
-from nnsparse_stream.reading import Split
+from nnsparse_stream.ratings.formats import RatingFile
+from nnsparse_stream.ratings.reading import Split
+from nnsparse_stream.storage.block_store import from_ipc, to_ipc
 from nnsparse_stream.transforms import in_process
 
 #: Begins what stands for a block of a run in one process; an IPC stream begins with bytes of 255.

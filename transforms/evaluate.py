@@ -10,9 +10,9 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from nnsparse_stream.dataset import Dataset
-from nnsparse_stream.folds import FOLDS
-from nnsparse_stream.grouping import partition
+from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.ratings.folds import FOLDS
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
 
 
@@ -21,7 +21,7 @@ class _EvaluateShard(beam.DoFn):
         self._checkpoint, self._data, self._fold = checkpoint, data, FOLDS.index(fold)
 
     def process(self, shard: int) -> Iterator[Any]:
-        from nnsparse_stream.evaluation import ErrorSums, evaluate_batch
+        from nnsparse_stream.evaluation.prediction_errors import ErrorSums, evaluate_batch
 
         model = self._checkpoint.get().model
         batches = Dataset(self._data).shard_batches(shard)
@@ -43,7 +43,7 @@ class _PredictShard(beam.DoFn):
         self._axis, self._parts = axis, parts
 
     def process(self, place: tuple[int, int]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        from nnsparse_stream.blending import predict_fold
+        from nnsparse_stream.scoring.blending import predict_fold
 
         position, shard = place
         checkpoint = self._checkpoints[position].get()
@@ -54,7 +54,7 @@ class _PredictShard(beam.DoFn):
 
 
 def _judge_part(keyed: tuple[int, Iterable[pa.RecordBatch]], weights: list[float], axis: str) -> tuple[int, Any]:
-    from nnsparse_stream.blending import judge_blend
+    from nnsparse_stream.scoring.blending import judge_blend
 
     part, blocks = keyed
     return part, judge_blend(list(blocks), weights, axis)

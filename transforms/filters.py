@@ -10,7 +10,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from nnsparse_stream.times import TimeRange
+from nnsparse_stream.ratings.times import TimeRange
 
 
 class FilterByTime(beam.PTransform):

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import apache_beam as beam
 import pyarrow as pa
 
-from nnsparse_stream.folds import Folds
-from nnsparse_stream.grouping import fold_block, partition
-from nnsparse_stream.reading import cut_block
+from nnsparse_stream.data.grouping import fold_block, partition
+from nnsparse_stream.ratings.folds import Folds
+from nnsparse_stream.ratings.reading import cut_block
 
 
 class AssignFolds(beam.PTransform):
@@ -19,7 +19,7 @@ class AssignFolds(beam.PTransform):
     gets a fold for itself. What follows is `SparsifyRatings(..., folds=None)`, or anything else that takes blocks.
 
     Args:
-        folds: `HashFolds`, `TimeFolds` or `LastFolds` of `nnsparse_stream.folds`. The blocks need a column timestamp
+        folds: `HashFolds`, `TimeFolds` or `LastFolds` of `ratings.folds`. The blocks need a column timestamp
             for all but the first.
         parts: `LastFolds` groups the ratings by their row, in so many parts; one holds in a worker's memory all ratings
             of its rows. Take one for every 500,000 ratings.

@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 
 from nnsparse_stream.ahead import Ahead, Threads
-from nnsparse_stream.block_store import BlockStore
-from nnsparse_stream.inputs import InputPlan
-from nnsparse_stream.reading import BLOCK_BYTES, Split
-from nnsparse_stream.split_outputs import split_outputs
+from nnsparse_stream.ratings.dead_letters import split_outputs
+from nnsparse_stream.ratings.input_plan import InputPlan
+from nnsparse_stream.ratings.reading import BLOCK_BYTES, Split
+from nnsparse_stream.storage.block_store import BlockStore
 
 #: More than this would hold many shards in memory at once.
 _MOST_THREADS = 8

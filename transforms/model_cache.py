@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from apache_beam.utils.shared import Shared
 
-from nnsparse_stream import storage
+from nnsparse_stream.storage import files as storage
 
 if TYPE_CHECKING:
-    from nnsparse_stream.checkpoint import Checkpoint
-    from nnsparse_stream.predictors import ColumnPredictor
+    from nnsparse_stream.scoring.predictors import ColumnPredictor
+    from nnsparse_stream.training.checkpoint import Checkpoint
 
 _T = TypeVar("_T")
 
@@ -49,8 +49,8 @@ class CheckpointHandle(_Handle["Checkpoint"]):
         self._url = url
 
     def _load(self) -> Checkpoint:
-        from nnsparse_stream.checkpoint import load_model
-        from nnsparse_stream.trainer import pick_device
+        from nnsparse_stream.training.checkpoint import load_model
+        from nnsparse_stream.training.steps import pick_device
 
         checkpoint = load_model(self._url)
         checkpoint.model.to(pick_device("auto"))
@@ -74,7 +74,7 @@ class ColumnPredictorHandle(_Handle["ColumnPredictor"]):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from nnsparse_stream.predictors import ColumnPredictor
+        from nnsparse_stream.scoring.predictors import ColumnPredictor
 
         # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
         tables = (

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 
-from nnsparse_stream.folds import Folds
-from nnsparse_stream.times import TimeRange
+from nnsparse_stream.ratings.folds import Folds
+from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.transforms.filters import FilterByTime
 from nnsparse_stream.transforms.shards import WriteShards
 from nnsparse_stream.transforms.sparsify import SparsifyRatings
@@ -17,7 +17,7 @@ from nnsparse_stream.transforms.vocabulary import BuildVocabulary
 
 
 class PreparedShards(NamedTuple):
-    """What `PrepareShards` counted and wrote; `nnsparse_stream.prepared.assemble_manifest` takes all of it."""
+    """What `PrepareShards` counted and wrote; `nnsparse_stream.data.assembly.assemble_manifest` takes all of it."""
 
     #: Integers that sum to the number of ratings that `FilterByTime` left out.
     filtered: beam.PCollection[int]

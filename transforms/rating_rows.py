@@ -21,8 +21,8 @@ from apache_beam.typehints.schemas import named_fields_from_element_type
 from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.reading import BLOCK_BYTES
-from nnsparse_stream.text_records import is_storable
+from nnsparse_stream.ratings.reading import BLOCK_BYTES
+from nnsparse_stream.ratings.text_records import is_storable
 
 #: Rows that are not in tables wait until they are so many: about 1 MB of them.
 _PENDING_ROWS = 1 << 15

@@ -11,10 +11,10 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from nnsparse_stream.inputs import InputPlan
-from nnsparse_stream.reading import Split
-from nnsparse_stream.split_outputs import split_outputs, write_letters
-from nnsparse_stream.text_records import BlockSchema
+from nnsparse_stream.ratings.dead_letters import split_outputs, write_letters
+from nnsparse_stream.ratings.input_plan import InputPlan
+from nnsparse_stream.ratings.reading import Split
+from nnsparse_stream.ratings.text_records import BlockSchema
 from nnsparse_stream.transforms import in_process
 
 
@@ -26,12 +26,12 @@ class ReadRatings(beam.PTransform):
     file does not know how many lines are before it: the letters are written when all splits' lines are counted.
 
     Args:
-        plan: from `nnsparse_stream.inputs.plan_inputs`.
+        plan: from `nnsparse_stream.ratings.input_plan.plan_inputs`.
         dead_letters: URL of the directory for the dead letters; it is made where there is one.
 
     Returns:
         Two PCollections: `ratings`, blocks (RecordBatch, about 1 MB) with the columns user, item, rating and what else
-        the plan's schema has; and `summaries`, one dictionary a split, see `nnsparse_stream.split_outputs`.
+        the plan's schema has; and `summaries`, one dictionary a split, see `nnsparse_stream.ratings.dead_letters`.
     """
 
     def __init__(self, plan: InputPlan, dead_letters: str) -> None:

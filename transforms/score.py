@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from apache_beam.metrics import Metrics
 
-from nnsparse_stream import storage
-from nnsparse_stream.dataset import Dataset, shard_schema
-from nnsparse_stream.grouping import partition
+from nnsparse_stream.data.dataset import Dataset, shard_schema
+from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.storage import files as storage
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
 
 _FIELDS = (("score", pa.float32()), ("rank", pa.int32()))
@@ -139,7 +139,7 @@ class _ScoreShard(beam.DoFn):
         self._top_k, self._folds, self._data = top_k, folds, data
 
     def process(self, keyed: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[dict[str, Any]]:
-        from nnsparse_stream.scoring import pair_tables, top_k_tables
+        from nnsparse_stream.scoring.tables import pair_tables, top_k_tables
 
         shard, blocks = keyed
         held = list(blocks)

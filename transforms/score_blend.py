@@ -13,9 +13,9 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nnsparse_stream import storage
-from nnsparse_stream.dataset import Dataset
-from nnsparse_stream.grouping import partition
+from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.storage import files as storage
 from nnsparse_stream.transforms.model_cache import CheckpointHandle, ColumnPredictorHandle
 from nnsparse_stream.transforms.score import pair_block, score_schema, write_scores
 
@@ -104,7 +104,7 @@ class _EncodeShard(beam.DoFn):
         self._members, self._output, self._folds = members, output, folds
 
     def process(self, place: tuple[int, int]) -> Iterator[str]:
-        from nnsparse_stream.predictors import encoded_schema, encoded_tables
+        from nnsparse_stream.scoring.predictors import encoded_schema, encoded_tables
 
         position, shard = place
         member = self._members[position]
@@ -138,8 +138,8 @@ class _RankShard(beam.DoFn):
         }
 
     def process(self, shard: int, _encoded: list[str]) -> Iterator[dict[str, Any]]:
-        from nnsparse_stream.predictors import RowPredictor
-        from nnsparse_stream.scoring import blended_top_k_tables
+        from nnsparse_stream.scoring.predictors import RowPredictor
+        from nnsparse_stream.scoring.tables import blended_top_k_tables
 
         first = self._members[0]
         checkpoint = first.checkpoint.get()
@@ -225,8 +225,8 @@ class _PredictPairs(beam.DoFn):
         self._members, self._folds = members, folds
 
     def process(self, keyed: tuple[tuple[int, int], Iterable[pa.RecordBatch]]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        from nnsparse_stream.blending import predicted_pairs
-        from nnsparse_stream.scoring import pair_tables
+        from nnsparse_stream.scoring.blending import predicted_pairs
+        from nnsparse_stream.scoring.tables import pair_tables
 
         (position, shard), blocks = keyed
         member, first = self._members[position], self._members[0]
@@ -248,7 +248,7 @@ def _write_pairs(
     num_shards: int,
     kinds: tuple[str, str],
 ) -> dict[str, Any]:
-    from nnsparse_stream.blending import blend_pairs
+    from nnsparse_stream.scoring.blending import blend_pairs
 
     shard, blocks = keyed
     tables = [blend_pairs(list(blocks), weights)]

@@ -12,8 +12,8 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from nnsparse_stream.dataset import write_shard
-from nnsparse_stream.rating_statistics import RatingStatistics
+from nnsparse_stream.data.dataset import write_shard
+from nnsparse_stream.data.statistics import RatingStatistics
 from nnsparse_stream.transforms import in_process
 
 

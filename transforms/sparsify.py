@@ -14,11 +14,11 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from nnsparse_stream.data.grouping import DuplicateRatingError, encode_block, partition
+from nnsparse_stream.data.shard_grouping import ShardGrouping
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.folds import Folds, HashFolds
-from nnsparse_stream.grouping import DuplicateRatingError, encode_block, partition
-from nnsparse_stream.reading import cut_block
-from nnsparse_stream.shard_grouping import ShardGrouping
+from nnsparse_stream.ratings.folds import Folds, HashFolds
+from nnsparse_stream.ratings.reading import cut_block
 from nnsparse_stream.transforms import in_process
 from nnsparse_stream.transforms.vocabulary import load_vocabulary
 
@@ -44,7 +44,7 @@ class SparsifyRatings(beam.PTransform):
         axis: "user" or "item", the axis of the rows.
         vocabulary: what `BuildVocabulary` returned for the other axis.
         empty: a block of ratings without rows, for its schema (`InputPlan.empty_block`).
-        duplicates: "error", "first", "last" or "mean"; see `nnsparse_stream.grouping.group_rows`.
+        duplicates: "error", "first", "last" or "mean"; see `nnsparse_stream.data.grouping.group_rows`.
         folds: how to fold, or None where the blocks have a column fold (`AssignFolds` adds one).
         num_shards: by default, as many as hold `RATINGS_PER_SHARD` ratings each.
         min_row_ratings: rows with fewer records, duplicates included, are left out.

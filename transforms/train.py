@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 
 if TYPE_CHECKING:
-    from nnsparse_stream.run import TrainingRequest
+    from nnsparse_stream.training.run import TrainingRequest
 
 
 class _Train(beam.DoFn):
     def process(self, request: TrainingRequest) -> Iterator[dict[str, Any]]:
-        from nnsparse_stream.training import train
+        from nnsparse_stream.training.start import train
 
         yield train(request)
 
@@ -24,7 +24,7 @@ class TrainAutoencoder(beam.PTransform):
     The run's directory receives the checkpoints, `metrics.jsonl` and, last, `run.json`.
 
     Args:
-        request: data set, output, recipe, seed, device; see `nnsparse_stream.run.TrainingRequest`.
+        request: data set, output, recipe, seed, device; see `nnsparse_stream.training.run.TrainingRequest`.
 
     Returns:
         A PCollection of one dictionary: what `run.json` holds.

@@ -14,13 +14,18 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from nnsparse_stream import storage
-from nnsparse_stream.dataset import Manifest, write_columns
-from nnsparse_stream.grouping import partition
-from nnsparse_stream.lookup import open_vocabulary
-from nnsparse_stream.reading import cut_block
-from nnsparse_stream.vocabulary import Vocabulary, columns_table, count_ids, keep_frequent, merge_counts, sort_counts
-from nnsparse_stream.vocabulary_parts import (
+from nnsparse_stream.data.dataset import Manifest, write_columns
+from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.ids.mapped_lookup import open_vocabulary
+from nnsparse_stream.ids.vocabulary import (
+    Vocabulary,
+    columns_table,
+    count_ids,
+    keep_frequent,
+    merge_counts,
+    sort_counts,
+)
+from nnsparse_stream.ids.vocabulary_parts import (
     count_known,
     cut_counts,
     cut_known,
@@ -28,6 +33,8 @@ from nnsparse_stream.vocabulary_parts import (
     part_count,
     sample_counts,
 )
+from nnsparse_stream.ratings.reading import cut_block
+from nnsparse_stream.storage import files as storage
 from nnsparse_stream.transforms import in_process
 
 #: Ids that are counted at once.
@@ -41,7 +48,7 @@ class BuildVocabulary(beam.PTransform):
     """Counts the distinct ids of one column of blocks of ratings, and writes the vocabulary.
 
     The order is by count, the largest first, then by id. No worker holds all ids, unless they are as few as one part
-    holds (`nnsparse_stream.vocabulary_parts.PART_IDS`): counts are merged by a hash of the id, then sorted by ranges of
+    holds (`ids.vocabulary_parts.PART_IDS`): counts are merged by a hash of the id, then sorted by ranges of
     the order, which a sample of the ids cuts; a part's indices begin where the parts before it end.
 
     Args:
@@ -251,7 +258,7 @@ def built_vocabulary(url: str, manifest: Manifest) -> dict[str, Any]:
 def load_vocabulary(built: dict[str, Any]) -> Vocabulary:
     """Opens the vocabulary that `BuildVocabulary` wrote: once a process, however many bundles ask for it.
 
-    One of many ids lies in a file that the processes of the machine share; see `nnsparse_stream.lookup`.
+    One of many ids lies in a file that the processes of the machine share; see `nnsparse_stream.ids.mapped_lookup`.
     """
     files = built["files"]
     urls = tuple(storage.join(built["url"], file["path"]) for file in files)

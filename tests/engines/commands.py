@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import IO
 
-from deploy.servers import Servers
-from nnsparse_stream.synthetic import make_ratings
+from deploy.engines.servers import Servers
+from nnsparse_stream.ratings.synthetic import make_ratings
 
 ROOT = Path(__file__).parents[2]
 #: Kills of each kind; a longer run asks for more.

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from deploy.engine import Engine
-from deploy.flink.cluster import FlinkCluster
-from deploy.portable import PortableJobService
-from deploy.prism import Prism
+from deploy.engines.engine import Engine
+from deploy.engines.flink.cluster import FlinkCluster
+from deploy.engines.portable import PortableJobService
+from deploy.engines.prism import Prism
 
 _LOOPBACK = "--environment_type=LOOPBACK"
 

@@ -17,13 +17,14 @@ from faults import FAULTS, FaultProxy, at_random, once
 from samples import command, contents, way
 
 from commands import digest
-from deploy.engine import cached, missing_tools, run_tool
-from deploy.servers import Servers, free_ports, listens
-from nnsparse_stream import retries, storage
-from nnsparse_stream.dataset import Dataset
+from deploy.engines.engine import cached, missing_tools, run_tool
+from deploy.engines.servers import Servers, free_ports, listens
+from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.synthetic import make_ratings
 from nnsparse_stream.pipelines import cli
+from nnsparse_stream.ratings.synthetic import make_ratings
+from nnsparse_stream.storage import files as storage
+from nnsparse_stream.storage import retries
 
 adlfs = pytest.importorskip("adlfs")
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from commands import checksums, digest, run_command
-from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.data.dataset import Dataset
 
 BAD = ["u1,i1,much,5", "u1,i2", ",i3,4,6"]
 DUPLICATES = 150

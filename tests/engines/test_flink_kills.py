@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from commands import KILLS, checksums, digest, pool_workers, run_command, start_command, write_log
-from deploy.flink.cluster import FlinkCluster
+from deploy.engines.flink.cluster import FlinkCluster
 
 
 class Job(NamedTuple):

@@ -26,7 +26,7 @@ from commands import (
     start_command,
     write_log,
 )
-from nnsparse_stream.dataset import Dataset
+from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
 
 #: Seconds after which a command that waits for a killed worker is taken to wait in vain.

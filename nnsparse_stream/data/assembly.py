@@ -1,0 +1,101 @@
+"""What a prepared data set's directory holds, and its manifest out of what the stages of preparation counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nnsparse_stream.data.dataset import ColumnsFile, Manifest, ShardFile
+from nnsparse_stream.data.statistics import RatingStatistics, add_statistics
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.ratings.folds import FOLDS, Folds
+from nnsparse_stream.ratings.times import TimeRange
+
+#: Patterns of the files that preparation writes, beside the manifest; for `OutputDirectory`.
+CONTENTS = ("columns/part-*.parquet", "rows/shard-*.parquet", "dead_letters/*.jsonl")
+
+
+def filters_to_json(times: TimeRange, min_row_ratings: int, min_column_ratings: int) -> dict[str, int]:
+    """The manifest's "filters": those that leave anything out."""
+    bounds = {"time_from": times.start, "time_to": times.end}
+    least = {"min_row_ratings": min_row_ratings, "min_column_ratings": min_column_ratings}
+    return {
+        **{name: bound for name, bound in bounds.items() if bound is not None},
+        **{name: count for name, count in least.items() if count > 1},
+    }
+
+
+def assemble_manifest(
+    *,
+    axis: str,
+    user_type: str,
+    item_type: str,
+    folds: Folds | None,
+    duplicates: str,
+    filters: Mapping[str, int],
+    read: int,
+    bad: int,
+    filtered: int,
+    vocabulary: Mapping[str, Any],
+    shards: Iterable[Mapping[str, Any]],
+    earlier_vocabularies: tuple[dict[str, Any], ...] = (),
+) -> Manifest:
+    """Adds up what the stages counted, and checks that no rating was lost on the way.
+
+    Args:
+        axis: "user" or "item", the axis of the rows.
+        user_type, item_type: of the ids: "int64" or "string".
+        folds: how the ratings were folded; None where they came with their folds.
+        duplicates: the policy.
+        filters: from `filters_to_json`.
+        read, bad: records that were read, and those of them that could not be read as ratings.
+        filtered: ratings left out before the vocabulary was built.
+        vocabulary: what `nnsparse_stream.transforms.BuildVocabulary` gave: `files` and `ratings`.
+        shards: what `nnsparse_stream.transforms.WriteShards` gave for each shard, in any order.
+        earlier_vocabularies: see `Manifest`.
+
+    Raises:
+        InputError: no rating is left, or none to train on.
+        RuntimeError: the counts do not agree: the runner lost or repeated ratings.
+    """
+    if bad == read:
+        raise InputError("there is no rating in the input")
+    shards = sorted(shards, key=lambda shard: shard["shard"])
+    files = tuple(ShardFile(**shard["file"]) for shard in shards)
+    statistics = add_statistics(
+        RatingStatistics(tuple(entries), *numbers) for entries, *numbers in (shard["statistics"] for shard in shards)
+    )
+    merged, left_out = (sum(shard[name] for shard in shards) for name in ("merged", "filtered"))
+    counted = vocabulary["ratings"]
+    num_entries = sum(file.entries for file in files)
+    if read != bad + filtered + counted or counted != num_entries + merged + left_out:
+        raise RuntimeError(
+            f"the runner lost or repeated ratings: of {read - bad} read it left out {filtered} and counted {counted}; "
+            f"of these it wrote {num_entries}, merged {merged} and left out {left_out}"
+        )
+    if not num_entries:
+        raise InputError(f"no rating is left of {read - bad}: the filters {dict(filters)} leave all of them out")
+    if folds and folds.timed and not statistics.fold_entries[0]:
+        raise InputError(
+            f"no rating comes before the first cut in time, so there is nothing to train on: {folds.to_json()}; where "
+            "the time column holds integers, a date is taken for Unix seconds"
+        )
+    columns = tuple(ColumnsFile(**file) for file in vocabulary["files"])
+    row_type, column_type = (user_type, item_type) if axis == "user" else (item_type, user_type)
+    return Manifest(
+        axis=axis,
+        row_id_type=row_type,
+        column_id_type=column_type,
+        num_columns=sum(file.rows for file in columns),
+        num_rows=sum(file.rows for file in files),
+        num_entries=num_entries,
+        fold_entries=dict(zip(FOLDS, statistics.fold_entries, strict=True)),
+        folds=folds.to_json() if folds else {"method": "files"},
+        ratings=statistics.to_json(),
+        records={"read": read, "bad": bad, "filtered": filtered + left_out, "duplicates": merged},
+        duplicates=duplicates,
+        columns=columns,
+        shards=files,
+        filters=dict(filters),
+        earlier_vocabularies=earlier_vocabularies,
+    )

@@ -1,0 +1,338 @@
+"""A data set on storage: the manifest that says what it holds, the shards, and how they are read and written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.ids.vocabulary import Vocabulary, to_parquet
+from nnsparse_stream.ratings.folds import FOLDS
+from nnsparse_stream.storage import files as storage
+
+KIND = "nnsparse-stream dataset"
+SCHEMA_VERSION = 1
+AXES = ("user", "item")
+#: A row group holds at most this many entries, or one row.
+ROW_GROUP_ENTRIES = 1 << 18
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnsFile:
+    """One part of the vocabulary: path in the data set, rows, bytes, SHA-256."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardFile:
+    """One shard: path in the data set, rows, entries, bytes, SHA-256, and (rows, entries) of each row group."""
+
+    path: str
+    rows: int
+    entries: int
+    bytes: int
+    sha256: str
+    row_groups: tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a data set holds; `manifest.json`, written last. docs/data-layout.md describes each field.
+
+    Attributes:
+        axis: "user" (a row is a user, columns are items) or "item".
+        row_id_type, column_id_type: "int64" or "string".
+        num_columns, num_rows, num_entries: sizes over all shards and folds.
+        fold_entries: entries of "train", "validation", "test".
+        folds: the "method", "hash", "time", "last" or "files", with its parameters.
+        ratings: "min" and "max" over all folds; "mean" and "std" (population) over the train fold, None where it is
+            empty.
+        records: "read", "bad", "filtered" (left out) and "duplicates" (merged away); read = num_entries + the others.
+        duplicates: the policy, "error", "first", "last" or "mean".
+        columns: the vocabulary's files.
+        earlier_vocabularies: the vocabularies that this one goes on from, the oldest first, each "fingerprint" (see
+            `vocabulary_fingerprint`) and "num_columns": the first so many ids are the same.
+        shards: the shards; a row lies in shard `hash of its id % len(shards)`.
+        filters: the filters that were asked for: "time_from", "time_to", "min_row_ratings", "min_column_ratings".
+    """
+
+    axis: str
+    row_id_type: str
+    column_id_type: str
+    num_columns: int
+    num_rows: int
+    num_entries: int
+    fold_entries: dict[str, int]
+    folds: dict[str, Any]
+    ratings: dict[str, float | None]
+    records: dict[str, int]
+    duplicates: str
+    columns: tuple[ColumnsFile, ...]
+    shards: tuple[ShardFile, ...]
+    filters: dict[str, int] = dataclasses.field(default_factory=dict)
+    earlier_vocabularies: tuple[dict[str, Any], ...] = ()
+
+    def to_json(self) -> bytes:
+        """The bytes of `manifest.json`: equal manifests give equal bytes."""
+        return storage.to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)})
+
+    @classmethod
+    def read(cls, url: str) -> Manifest:
+        """Reads the manifest of the data set at a URL.
+
+        Raises:
+            InputError: there is no data set, it is of another kind or schema version, or the manifest is damaged.
+        """
+        path = storage.join(url, "manifest.json")
+        if not storage.exists(path):
+            raise InputError(
+                f"{url} is not a data set: it has no manifest.json; make one with `nnsparse-stream prepare`"
+            )
+        value = storage.read_json(path, "a manifest")
+        kind, version = value.pop("kind", None), value.pop("schema_version", None)
+        if kind != KIND:
+            raise InputError(f"{path} is not the manifest of a data set: its kind is {kind!r}, not {KIND!r}")
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has schema version {version!r}; this release reads version {SCHEMA_VERSION}: "
+                "prepare the data set again"
+            )
+        try:
+            value["columns"] = tuple(ColumnsFile(**entry) for entry in value["columns"])
+            value["shards"] = tuple(
+                ShardFile(**{**entry, "row_groups": tuple((rows, entries) for rows, entries in entry["row_groups"])})
+                for entry in value["shards"]
+            )
+            value["earlier_vocabularies"] = tuple(
+                {"fingerprint": entry["fingerprint"], "num_columns": entry["num_columns"]}
+                for entry in value.get("earlier_vocabularies", ())
+            )
+            manifest = cls(**value)
+            damage = manifest._damage()
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is damaged ({storage.one_line(error)}); prepare the data set again") from error
+        if damage:
+            raise InputError(f"{path} is damaged ({damage}); prepare the data set again")
+        return manifest
+
+    def _damage(self) -> str | None:
+        """What is wrong with the fields that are computed with, or None.
+
+        Raises:
+            KeyError, TypeError: a part of a field is missing, or is of another type.
+        """
+        if self.axis not in AXES:
+            return f"axis is {self.axis!r}"
+        for shard in self.shards:
+            sums = (sum(rows for rows, _ in shard.row_groups), sum(entries for _, entries in shard.row_groups))
+            if sums != (shard.rows, shard.entries):
+                return f"row_groups of {shard.path}"
+        if sum(self.fold_entries[fold] for fold in FOLDS) != self.num_entries:
+            return "fold_entries do not sum to num_entries"
+        missing = {"min", "max", "mean", "std"} - set(self.ratings)
+        return f"ratings lack {min(missing)}" if missing else None
+
+
+def vocabulary_fingerprint(manifest: Manifest) -> str:
+    """Identifies a data set's vocabulary: a checksum of the checksums of its files."""
+    return storage.sha256("".join(part.sha256 for part in manifest.columns).encode())
+
+
+class Dataset:
+    """A data set at a URL, as `prepare` wrote it. Cheap to make: it reads the manifest only.
+
+    Args:
+        url: the data set's directory.
+
+    Raises:
+        InputError: what `Manifest.read` raises.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.manifest = Manifest.read(url)
+
+    def __repr__(self) -> str:
+        held = self.manifest
+        return (
+            f"Dataset({self.url!r}: {held.num_rows} {held.axis} rows x {held.num_columns}, {held.num_entries} entries)"
+        )
+
+    @property
+    def shards(self) -> tuple[ShardFile, ...]:
+        """The shards, in order; their row groups are what `read_row_group` reads."""
+        return self.manifest.shards
+
+    def vocabulary(self) -> Vocabulary:
+        """The column ids; read on the first call.
+
+        Raises:
+            InputError: a file of it is missing or damaged.
+        """
+        return self._vocabulary
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        parts = self.manifest.columns
+        vocabulary = Vocabulary.read(
+            [storage.join(self.url, part.path) for part in parts], checksums=[part.sha256 for part in parts]
+        )
+        if len(vocabulary) != self.manifest.num_columns:
+            raise InputError(
+                f"{self.url}: the vocabulary holds {len(vocabulary)} columns and the manifest says "
+                f"{self.manifest.num_columns}; prepare the data set again"
+            )
+        return vocabulary
+
+    def read_row_group(self, shard: int, group: int) -> pa.RecordBatch:
+        """Reads one row group; the memory it takes, and what it fetches from a store, are bounded by the row group.
+
+        The shard's size and the checksum of each page that is read are verified, the shard's SHA-256 is not.
+
+        Args:
+            shard: position in `shards`.
+            group: position in that shard's `row_groups`.
+
+        Returns:
+            Columns row (int64 or string), columns (list<int32>, ascending), values (list<float32>), fold
+            (list<uint8>: 0 train, 1 validation, 2 test); rows ascending by id.
+
+        Raises:
+            InputError: the shard is missing, truncated or damaged.
+        """
+        entry = self.shards[shard]
+        url = storage.join(self.url, entry.path)
+        with storage.open_input(url) as stream:
+            storage.check_size(url, stream.seek(0, 2), entry.bytes)
+            return next(_row_groups(stream, url, entry, [group]))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All row groups of all shards, in order, one at a time; see `shard_batches`."""
+        for shard in range(len(self.shards)):
+            yield from self.shard_batches(shard)
+
+    def shard_batches(self, shard: int) -> Iterator[pa.RecordBatch]:
+        """The row groups of one shard, in order, one at a time, as `read_row_group` gives them.
+
+        The shard's file is read whole, and its SHA-256 verified, before the first.
+
+        Raises:
+            InputError: the shard is missing, truncated or altered.
+        """
+        entry = self.shards[shard]
+        url = storage.join(self.url, entry.path)
+        data = storage.read_checked(url, entry.bytes, entry.sha256)
+        return _row_groups(pa.BufferReader(data), url, entry, range(len(entry.row_groups)))
+
+    def check_files(self) -> None:
+        """Checks, without reading them, that all shards are there and as long as the manifest says.
+
+        Raises:
+            InputError: one is missing or has another size; the message names it.
+        """
+        sizes = storage.list_files(storage.join(self.url, "rows"))
+        for entry in self.shards:
+            url = storage.join(self.url, entry.path)
+            found = sizes.get(entry.path.removeprefix("rows/"))
+            storage.check_size(url, storage.file_size(url) if found is None else found, entry.bytes)
+
+
+def _row_groups(stream: Any, url: str, entry: ShardFile, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
+    """Row groups of a shard's file."""
+    try:
+        # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
+        file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
+        for group in groups:
+            table = file.read_row_group(group, columns=["row", "columns", "values", "fold"], use_threads=False)
+            if len(table) != entry.row_groups[group][0]:
+                raise InputError(
+                    f"{url}, row group {group}, has {len(table)} rows and the manifest says "
+                    f"{entry.row_groups[group][0]}: replaced; prepare again"
+                )
+            yield table.combine_chunks().to_batches()[0]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{url} is damaged ({storage.one_line(error)}); put the file back from a copy, or prepare again"
+        ) from error
+
+
+def shard_schema(row_type: pa.DataType) -> pa.Schema:
+    """The schema of a shard's rows: row, columns, values, fold; no nulls anywhere."""
+    kinds = [("columns", pa.int32()), ("values", pa.float32()), ("fold", pa.uint8())]
+    lists = [
+        pa.field(name, pa.list_(pa.field("element", kind, nullable=False)), nullable=False) for name, kind in kinds
+    ]
+    return pa.schema([pa.field("row", row_type, nullable=False), *lists])
+
+
+def write_shard(
+    url: str, shard: int, num_shards: int, rows: pa.RecordBatch, row_group_entries: int = ROW_GROUP_ENTRIES
+) -> ShardFile:
+    """Writes one shard of a data set, whole; the same rows give the same bytes.
+
+    Args:
+        url: the data set's directory.
+        shard, num_shards: which shard of how many; they make the file's name.
+        rows: of `shard_schema`, rows ascending by id, columns ascending in each row.
+        row_group_entries: bound of a row group's entries; a heavier row is a group of its own.
+
+    Returns:
+        The manifest's entry for it.
+    """
+    path = f"rows/shard-{shard:05d}-of-{num_shards:05d}.parquet"
+    offsets = rows["columns"].offsets.to_numpy()
+    groups: list[tuple[int, int]] = []
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        rows.schema,
+        compression="zstd",
+        compression_level=1,
+        write_page_checksum=True,
+        # Ascending columns are stored as differences: smaller than by a dictionary, and faster to write.
+        use_dictionary=["values.list.element", "fold.list.element"],
+        column_encoding={"columns.list.element": "DELTA_BINARY_PACKED"},
+    ) as writer:
+        start = 0
+        while start < len(rows):
+            end = int(np.searchsorted(offsets, offsets[start] + row_group_entries, side="right")) - 1
+            end = max(end, start + 1)
+            writer.write_table(pa.Table.from_batches([rows.slice(start, end - start)]), row_group_size=end - start)
+            groups.append((end - start, int(offsets[end] - offsets[start])))
+            start = end
+    data = bytes(sink.getvalue())
+    storage.write_file(storage.join(url, path), data)
+    entries = sum(count for _, count in groups)
+    return ShardFile(path, len(rows), entries, len(data), storage.sha256(data), tuple(groups))
+
+
+def write_vocabulary(url: str, vocabulary: Vocabulary) -> ColumnsFile:
+    """Writes the vocabulary of a data set, whole, and returns the manifest's entry for it."""
+    return write_columns(url, 0, 1, vocabulary.to_table())
+
+
+def write_columns(url: str, part: int, num_parts: int, columns: pa.Table) -> ColumnsFile:
+    """Writes one part of a data set's vocabulary, whole; the same columns give the same bytes.
+
+    Args:
+        url: the data set's directory.
+        part, num_parts: which part of how many; they make the file's name.
+        columns: from `vocabulary.columns_table`.
+
+    Returns:
+        The manifest's entry for it.
+    """
+    path = f"columns/part-{part:05d}-of-{num_parts:05d}.parquet"
+    data = to_parquet(columns)
+    storage.write_file(storage.join(url, path), data)
+    return ColumnsFile(path, len(columns), len(data), storage.sha256(data))

@@ -1,0 +1,34 @@
+"""The entries of some folds of a batch of a shard, as sparse rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from nnsparse_stream.sparse.rows import SparseRows
+
+
+def fold_rows(batch: pa.RecordBatch, folds: Sequence[int], num_columns: int) -> SparseRows:
+    """The entries of some folds of a batch of a shard; every row of the batch is there, empty where it has none.
+
+    Args:
+        batch: rows as a shard holds them (`columns`, `values` and `fold` lists).
+        folds: which folds' entries to keep: 0 train, 1 validation, 2 test.
+        num_columns: columns of the data set.
+    """
+    columns = batch.column("columns")
+    keep = np.zeros(256, dtype=bool)
+    keep[list(folds)] = True
+    mask = keep[batch.column("fold").flatten().to_numpy(zero_copy_only=False)]
+    offsets = columns.offsets.to_numpy()
+    kept_before = np.zeros(len(mask) + 1, dtype=np.int32)
+    np.cumsum(mask, out=kept_before[1:])
+    return SparseRows(
+        torch.from_numpy(kept_before[offsets - offsets[0]]),
+        torch.from_numpy(columns.flatten().to_numpy(zero_copy_only=False)[mask]),
+        torch.from_numpy(batch.column("values").flatten().to_numpy(zero_copy_only=False)[mask]),
+        num_columns,
+    )

@@ -1,0 +1,131 @@
+"""The plan of a run's input: which files, what is in them, and what columns the blocks will have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.ratings.formats import FieldNames, IdKind, RatingFile, choose_id_type, inspect_file
+from nnsparse_stream.ratings.reading import MOST_FILES, RECORD_BITS, Split, split_file
+from nnsparse_stream.ratings.text_records import BlockSchema
+from nnsparse_stream.storage.files import check_named_once, match_files
+
+_LOOKS_AT_ONCE = 16
+#: Of a line of text, about.
+_BYTES_A_LINE = 20
+
+
+class InputPlan(NamedTuple):
+    """What is to be read.
+
+    Attributes:
+        files: the input, in its order.
+        schema: the columns of the blocks of ratings that reading the files gives.
+    """
+
+    files: tuple[RatingFile, ...]
+    schema: BlockSchema
+
+    @property
+    def splits(self) -> list[Split]:
+        """The pieces that workers read."""
+        return [split for file in self.files for split in split_file(file)]
+
+    @property
+    def calendar(self) -> bool:
+        """Whether times are microseconds since 1970; else they are the column's own integers."""
+        return any(file.calendar for file in self.files)
+
+    @property
+    def expected_records(self) -> int:
+        """About how many records there are: of Parquet exactly, of text by its bytes, none of compressed text."""
+        return sum(sum(file.row_groups) or file.size // _BYTES_A_LINE for file in self.files)
+
+    def empty_block(self) -> pa.RecordBatch:
+        """A block of ratings with no rows."""
+        fields = [(name, pa.float32() if name == "rating" else kind) for name, kind in self.schema.fields()]
+        if self.schema.position:
+            fields.append(("position", pa.int64()))
+        if any(file.fold >= 0 for file in self.files):
+            fields.append(("fold", pa.uint8()))
+        return pa.RecordBatch.from_pylist([], schema=pa.schema(fields))
+
+
+def plan_inputs(
+    urls: Sequence[str] | Mapping[int, Sequence[str]],
+    names: FieldNames = FieldNames(),  # noqa: B008 (immutable)
+    *,
+    file_format: str = "auto",
+    id_type: str = "auto",
+    duplicates: str = "error",
+    timed_for: str | None = None,
+) -> InputPlan:
+    """Looks at every file's first bytes or footer, and checks that the files fit together.
+
+    Args:
+        urls: files, globs or directories; or those of each fold (0 train, 1 validation, 2 test).
+        names: how the user names the fields.
+        file_format: of all files; "auto" tells it from each file's content.
+        id_type: "auto", "int" or "string".
+        duplicates: the policy; "first" and "last" need the time, or else the position, of each rating.
+        timed_for: what else needs the time of each rating, for the error's message; None where nothing does.
+
+    Raises:
+        InputError: a file is missing, empty, damaged, or lacks a column; the types of ids, or of times, disagree; or
+            there is no time, and it is needed.
+    """
+    roles = [f"--{field}_column" for field, name in names._asdict().items() if [*names].count(name) > 1 and name]
+    if roles:
+        raise InputError(f"{' and '.join(roles)} name the same column; give each its own")
+    by_fold = urls if isinstance(urls, Mapping) else {-1: urls}
+    found = [(url, fold) for fold, some in by_fold.items() for url in match_files(some)]
+    check_named_once([url for url, _ in found], "the input of two folds")
+    inspected = _inspect(found, names, file_format)
+    user_type = choose_id_type("user", [(file.url, kind) for file, kind, _ in inspected], id_type)
+    item_type = choose_id_type("item", [(file.url, kind) for file, _, kind in inspected], id_type)
+    files = [file for file, _, _ in inspected]
+    ordered = duplicates in ("first", "last")
+    wanted = ordered or timed_for is not None
+    timed = wanted and names.timestamp is not None
+    if wanted and not timed and names == FieldNames() and all(_is_movielens_with_time(file) for file in files):
+        files = [file._replace(positions=(0, 1, 2, 3)) for file in files]
+        timed = True
+    if timed_for and not timed:
+        raise InputError(f"{timed_for} needs the time of each rating; name its column by --timestamp_column")
+    calendar = [file.url for file in files if file.calendar]
+    if timed and 0 < len(calendar) < len(files):
+        other = next(file.url for file in files if not file.calendar)
+        raise InputError(f"times are timestamps in {calendar[0]} and integers in {other}; convert one of them")
+    if not timed:
+        read = 2 if names.rating is None else 3
+        files = [file._replace(names=file.names[:read], positions=file.positions[:read]) for file in files]
+    if ordered and not timed and (len(files) > MOST_FILES or any(file.size >> RECORD_BITS for file in files)):
+        raise InputError(
+            f"the order of the input is kept for {MOST_FILES} files of {1 << RECORD_BITS >> 40} TiB at most; "
+            "pass a --timestamp_column, or --duplicates mean"
+        )
+    schema = BlockSchema(
+        user_type, item_type, timestamp=timed, position=ordered and not timed, rating=names.rating is not None
+    )
+    return InputPlan(tuple(files), schema)
+
+
+def _inspect(
+    found: Sequence[tuple[str, int]], names: FieldNames, file_format: str
+) -> list[tuple[RatingFile, IdKind, IdKind]]:
+    """Looks at files, several at a time: on an object store each look is a wait."""
+
+    def inspect(place: int) -> tuple[RatingFile, IdKind, IdKind]:
+        url, fold = found[place]
+        return inspect_file(url, place, fold, names, file_format)
+
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        return list(pool.map(inspect, range(len(found))))
+
+
+def _is_movielens_with_time(file: RatingFile) -> bool:
+    return file.format == "movielens" and file.num_fields > 3

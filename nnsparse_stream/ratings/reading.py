@@ -1,0 +1,334 @@
+"""Rating files to blocks of ratings: bounded pieces, exact positions, and every record that could not be read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import IO, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.ratings.formats import GZIP_ERRORS, RatingFile, damaged_gzip
+from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema, Records, is_storable, parse_lines
+from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.storage import files as storage
+
+#: A block that goes between workers is at most about this large.
+BLOCK_BYTES = 1 << 20
+#: A text file is cut into splits of at most this many bytes, a Parquet file into splits of at least so many records.
+SPLIT_BYTES = 64 << 20
+SPLIT_RECORDS = 1 << 20
+_CHUNK_BYTES = 4 << 20
+_LONGEST_LINE = 64 << 20
+#: Records of a Parquet file that are decoded at once, about 20 MB: of integers, and where there are strings.
+_PARQUET_BATCH, _PARQUET_STRINGS_BATCH = 1 << 20, 1 << 17
+#: A position is the file's number in the upper bits; in the lower ones a record's number, of text the first byte of the
+#: split plus the line's number in it: no split has more lines than bytes, so positions ascend as the lines do.
+RECORD_BITS = 42
+MOST_FILES = 1 << (63 - RECORD_BITS)
+
+
+class Split(NamedTuple):
+    """A piece of a file that one worker reads.
+
+    Attributes:
+        file: the file, without the row groups' sizes, which would travel with each of its splits.
+        first, last: the row groups [first, last) of a Parquet file; the lines of a text file that begin at bytes
+            [first, last). Of text, last is 0 where the end is that of the file.
+        number: position among the file's splits.
+        start: records before the split, of Parquet only: in text their number is not known.
+    """
+
+    file: RatingFile
+    first: int = 0
+    last: int = 0
+    number: int = 0
+    start: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole of a text file, so that its line numbers are those of the file."""
+        return self.first == self.last == 0
+
+
+class ReadBlock(NamedTuple):
+    """What was read: a block of ratings of at most about `BLOCK_BYTES`, the bad records found on the way, and lines."""
+
+    ratings: pa.RecordBatch
+    bad: list[BadRecord]
+    lines: int
+
+
+def cut_block(block: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cuts a block to slices of about `BLOCK_BYTES`; none of an empty one."""
+    rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
+    for start in range(0, len(block), rows):
+        yield block.slice(start, rows)
+
+
+def split_file(file: RatingFile) -> list[Split]:
+    """Cuts a file into splits: Parquet by row groups, text that is not compressed by bytes, else not at all."""
+    if file.format != "parquet":
+        return _split_text(file)
+    splits: list[Split] = []
+    first = start = held = 0
+    plain = file._replace(row_groups=())
+    for group, count in enumerate(file.row_groups):
+        held += count
+        if held >= SPLIT_RECORDS or group == len(file.row_groups) - 1:
+            splits.append(Split(plain, first, group + 1, len(splits), start))
+            first, start, held = group + 1, start + held, 0
+    return splits
+
+
+def _split_text(file: RatingFile) -> list[Split]:
+    count = -(-file.size // SPLIT_BYTES)
+    # What is before the first record is the first split's.
+    cuts = [cut for cut in (file.size * part // count for part in range(1, count)) if cut > file.body]
+    if not cuts or not storage.can_seek(file.url):
+        return [Split(file)]
+    bounds = [0, *cuts, 0]
+    return [Split(file, first, last, number) for number, (first, last) in enumerate(itertools.pairwise(bounds))]
+
+
+def read_split(split: Split, schema: BlockSchema) -> Iterator[ReadBlock]:
+    """Reads a split.
+
+    Yields:
+        Blocks with the columns user, item, rating (float32), and as the run needs them timestamp, position, fold; bad
+        records, whose positions are the record's number in a Parquet file and the line's number in a split of text; and
+        lines read. Every record of the split is a rating or a bad record, once.
+
+    Raises:
+        InputError: the file is truncated or damaged, or cannot be read.
+    """
+    pieces = _parquet_records(split, schema) if split.file.format == "parquet" else _text_records(split, schema)
+    for records, lines in pieces:
+        block = _block(records, split, schema)
+        bad = records.bad
+        rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
+        for start in range(0, max(len(block), 1), rows):
+            yield ReadBlock(block.slice(start, rows), bad, lines)
+            bad, lines = [], 0
+
+
+def describe_pair(
+    files: Sequence[RatingFile],
+    schema: BlockSchema,
+    user: int | str,
+    item: int | str,
+    times: TimeRange = TimeRange(),  # noqa: B008 (immutable)
+) -> str:
+    """Says where the first two records of a user and an item are in a range of time, by reading until they are found.
+
+    It is for an error's message: so no run has to carry the position of every rating for an error that seldom comes.
+    """
+    found: list[str] = []
+    schema = schema._replace(position=True)
+    for file in files:
+        # Text as one split: so its lines are counted.
+        for split in split_file(file) if file.format == "parquet" else [Split(file)]:
+            for block, _, _ in read_split(split, schema):
+                ratings = times.filter(block)
+                same = pc.and_(pc.equal(ratings["user"], user), pc.equal(ratings["item"], item))
+                numbers = [
+                    position & ((1 << RECORD_BITS) - 1) for position in ratings["position"].filter(same).to_pylist()
+                ]
+                unit = "record" if file.format == "parquet" else "line"
+                found += [f"{file.url}, {unit} {number}" for number in sorted(numbers)]
+                if len(found) >= 2:
+                    return " and ".join(found[:2])
+    return " and ".join(found)
+
+
+def describe(bad: BadRecord) -> str:
+    """A bad record as one line."""
+    return f"{bad.file}:{bad.position}: {bad.reason}: {' '.join(bad.text.split())[:100]}"
+
+
+def _block(records: Records, split: Split, schema: BlockSchema) -> pa.RecordBatch:
+    file = split.file
+    columns = dict(zip((name for name, _ in schema.fields()), records.columns, strict=True))
+    if schema.rating:
+        columns["rating"] = columns["rating"].cast(pa.float32())
+    if schema.position:
+        before = 0 if file.format == "parquet" else split.first
+        columns["position"] = pa.array(records.positions + (before + (file.number << RECORD_BITS)))
+    if file.fold >= 0:
+        columns["fold"] = pa.array(np.full(len(records.positions), file.fold, dtype=np.uint8))
+    return pa.record_batch(columns)
+
+
+def _text_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, int]]:
+    file = split.file
+    line, position, before = 1, split.first, 0
+    try:
+        with storage.open_input(file.url, "gzip" if file.compressed else None) as stream:
+            if split.first:
+                # From the byte before: where that is a line break, a line begins at the split's first byte.
+                stream.seek(split.first - 1)
+                pieces = _whole_lines(stream, split.first - 1, split.last, inside=True)
+            else:
+                before = stream.read(file.body).count(b"\n")
+                line += before
+                pieces = _whole_lines(stream, file.body, split.last, inside=False)
+            for position, data in pieces:
+                # Only the first line of a piece can be longer than what is read at once.
+                if len(data) > _LONGEST_LINE and not 0 <= data.find(b"\n") <= _LONGEST_LINE:
+                    raise InputError(
+                        f"{file.url}, line {_lines_before(file, position) + 1}: longer than {_LONGEST_LINE >> 20} MiB; "
+                        "this is no text file of ratings"
+                    )
+                count = data.count(b"\n")
+                yield parse_lines(data, line, file, schema), before + count
+                line, before = line + count, 0
+    except GZIP_ERRORS as error:
+        raise damaged_gzip(file.url) from error
+    except OSError as error:
+        raise InputError(f"{file.url}: cannot be read from byte {position} on: {storage.one_line(error)}") from error
+
+
+def _whole_lines(stream: IO[bytes], position: int, last: int, inside: bool) -> Iterator[tuple[int, bytes]]:
+    """The lines of a stream that begin before a byte, in pieces.
+
+    Args:
+        stream: at byte `position` of the text.
+        position: where it is.
+        last: lines that begin at this byte or later are left out; 0 for none.
+        inside: whether `position` is inside a line, or at its line break: then lines begin after that.
+
+    Yields:
+        Where the piece begins, and whole lines; or, as the last piece, the beginning of a line that is too long.
+    """
+    rest: list[bytes] = []
+    begin = position
+    while piece := stream.read(_CHUNK_BYTES):
+        end = position + len(piece)
+        if inside:
+            after = piece.find(b"\n") + 1
+            if last and (position + after if after else end) >= last:
+                return
+            inside = not after
+            begin, piece = (position + after, piece[after:]) if after else (end, b"")
+            position = begin
+        # The line that holds the byte before `last` is the last one that begins before it.
+        cut = piece.find(b"\n", max(last - 1 - position, 0)) + 1 if 0 < last <= end else 0
+        ended = cut > 0
+        cut = cut or piece.rfind(b"\n") + 1
+        if cut:
+            yield begin, b"".join([*rest, piece[:cut]])
+            rest, begin, piece = [], position + cut, piece[cut:]
+        if ended:
+            return
+        rest.append(piece)
+        position = end
+        if position - begin > _LONGEST_LINE:
+            break
+    if any(rest):
+        yield begin, b"".join(rest)
+
+
+def _lines_before(file: RatingFile, position: int) -> int:
+    """Counts the line breaks before a byte: for the message of an error that ends the run."""
+    count = 0
+    with storage.open_input(file.url, "gzip" if file.compressed else None) as stream:
+        while piece := stream.read(min(_CHUNK_BYTES, position)):
+            count += piece.count(b"\n")
+            position -= len(piece)
+    return count
+
+
+def _parquet_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, int]]:
+    file = split.file
+    names = list(file.names)
+    start = split.start + 1
+    try:
+        with storage.open_input(file.url) as stream:
+            parquet = pq.ParquetFile(stream)
+            groups = list(range(split.first, split.last))
+            rows = _PARQUET_STRINGS_BATCH if "string" in (schema.user, schema.item) else _PARQUET_BATCH
+            for batch in parquet.iter_batches(rows, row_groups=groups, columns=names):
+                columns = [batch[name] for name in names]
+                yield _checked(columns, np.arange(start, start + len(batch)), file, schema), 0
+                start += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{file.url}: its Parquet data is damaged after record {start - 1} ({storage.one_line(error)}); "
+            "fetch the file again"
+        ) from error
+
+
+def _checked(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, schema: BlockSchema) -> Records:
+    """Converts typed columns, and sorts out the records with a null, an unfit id or a rating that is not finite."""
+    converted: list[pa.Array] = []
+    problems: list[tuple[str, np.ndarray]] = []
+    for (name, kind), column in zip(schema.fields(), columns, strict=True):
+        if column.null_count:
+            problems.append((f"{name} is null", _mask(column.is_null())))
+        if name == "rating":
+            column = column.cast(kind)
+            problems.append(("rating is not finite", ~is_storable(column.fill_null(0.0).to_numpy())))
+        elif pa.types.is_string(kind):
+            column, broken = _as_string(column)
+            problems += [(f"{name} is not valid UTF-8", mask) for mask in broken]
+            problems.append((f"{name} is empty", _mask(pc.equal(pc.binary_length(column), 0).fill_null(False))))
+        else:
+            if pa.types.is_uint64(column.type):
+                problems.append(
+                    (
+                        f"{name} does not fit in 64 bits",
+                        _mask(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())).fill_null(False)),
+                    )
+                )
+            if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+                column = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)))
+            column = column.cast(kind, safe=False)
+        converted.append(column)
+    problems = [(reason, mask) for reason, mask in problems if mask.any()]
+    if not problems:
+        return Records(converted, positions, [])
+    unfit = np.logical_or.reduce([mask for _, mask in problems])
+    bad = []
+    for row in np.flatnonzero(unfit).tolist():
+        reason = next(reason for reason, mask in problems if mask[row])
+        values = {name: _shown(column[row]) for name, column in zip(file.names, columns, strict=True)}
+        bad.append(BadRecord(file.url, int(positions[row]), reason, json.dumps(values, default=str)))
+    keep = pa.array(~unfit)
+    return Records([column.filter(keep) for column in converted], positions[~unfit], bad)
+
+
+def _as_string(column: pa.Array) -> tuple[pa.Array, list[np.ndarray]]:
+    """A column as strings, with what is not valid UTF-8 emptied and a mask of it where there is any."""
+    column = column.cast(pa.string())
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        values = column.cast(pa.binary()).to_pylist()
+        broken = np.array([value is not None and not _is_utf8(value) for value in values])
+        column = pa.array(["" if bad else value for value, bad in zip(values, broken, strict=True)], type=pa.string())
+        return column, [broken]
+    return column, []
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _shown(value: pa.Scalar) -> object:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return str(value.cast(pa.binary()).as_py())
+
+
+def _mask(values: pa.Array) -> np.ndarray:
+    return values.to_numpy(zero_copy_only=False)

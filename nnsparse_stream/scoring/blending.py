@@ -1,0 +1,158 @@
+"""Predictions of several models for the same users and items, joined, and judged or given out as one weighted mean.
+
+A user model and an item model of the same rating log see it from two sides; their mean is better than either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.evaluation.prediction_errors import ErrorSums
+from nnsparse_stream.ids.ranks import rank_ids
+from nnsparse_stream.ids.vocabulary import Vocabulary
+from nnsparse_stream.nn.autoencoder import RatingAutoencoder
+
+_ROWS_AT_ONCE = 2048
+
+
+def predict_fold(
+    model: RatingAutoencoder, vocabulary: Vocabulary, axis: str, batch: pa.RecordBatch, fold: int, position: int
+) -> pa.RecordBatch:
+    """A model's predictions for one fold of a batch of a shard; it sees the rows' training ratings only.
+
+    Args:
+        model: the model, on any device.
+        vocabulary: of its columns.
+        axis: "user" or "item", the axis of its rows.
+        batch: rows as a shard holds them.
+        fold: 0 train, 1 validation, 2 test.
+        position: the model's place among those that are blended.
+
+    Returns:
+        Columns user, item, rating and prediction (float32), known (int32: the row's number of training ratings), model
+        (uint8: `position`).
+    """
+    device = next(model.parameters()).device
+    num_columns = model.config.num_columns
+    known, judged = fold_rows(batch, (0,), num_columns), fold_rows(batch, (fold,), num_columns)
+    parts = [np.zeros(0, dtype=np.float32)]
+    for start in range(0, judged.num_rows, _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        with torch.no_grad():
+            parts.append(model.predict_at(known[part].to(device), judged[part].to(device)).cpu().numpy())
+    rows = judged.row_indices().numpy()
+    ids = {axis: batch.column("row").take(pa.array(rows)), "other": vocabulary.decode(judged.columns.numpy())}
+    user, item = (ids[axis], ids["other"]) if axis == "user" else (ids["other"], ids[axis])
+    return pa.record_batch(
+        {
+            "user": user,
+            "item": item,
+            "rating": judged.values.numpy(),
+            "prediction": np.concatenate(parts),
+            "known": known.lengths().numpy()[rows],
+            "model": np.full(len(rows), position, dtype=np.uint8),
+        }
+    )
+
+
+def judge_blend(blocks: Sequence[pa.RecordBatch], weights: Sequence[float], axis: str) -> ErrorSums:
+    """Errors of the weighted mean of several models' predictions.
+
+    Args:
+        blocks: from `predict_fold`; together they hold all models' predictions of the ratings of some rows of the first
+            model, in any order.
+        weights: one a model, in the order of their positions; divided by their sum.
+        axis: "user" or "item", the axis of the first model's rows.
+
+    Returns:
+        The errors, in the buckets of the first model's rows.
+
+    Raises:
+        InputError: a rating is not in the judged fold of every model's data set.
+    """
+    table = pa.Table.from_batches(blocks)
+    users, items = (rank_ids(table[name].combine_chunks()) for name in ("user", "item"))
+    keys = users[1] * max(len(items[0]), 1) + items[1]
+    order = np.lexsort((table["model"].to_numpy(), keys))
+    count = len(weights)
+    joined = keys[order].reshape(-1, count) if len(order) % count == 0 else None
+    positions = table["model"].to_numpy()[order]
+    if joined is None or (joined != joined[:, :1]).any() or (positions.reshape(-1, count) != np.arange(count)).any():
+        raise InputError(
+            "the data sets do not hold the same ratings in the judged fold: prepare them from the same input, with the "
+            "same --folds and --fold_seed, one for each axis"
+        )
+    predicted = table["prediction"].to_numpy()[order].reshape(-1, count) @ shares_of(weights)
+    first = order[::count]
+    errors = predicted - table["rating"].to_numpy()[first]
+    _, index, row = np.unique((users if axis == "user" else items)[1][first], return_index=True, return_inverse=True)
+    sums = ErrorSums()
+    sums.add(table["known"].to_numpy()[first][index], row, errors)
+    return sums
+
+
+def predicted_pairs(scored: pa.Table, transposed: bool, position: int) -> pa.RecordBatch:
+    """A model's scores of pairs in the terms of the blend's first model.
+
+    Args:
+        scored: from `scoring.pair_tables`.
+        transposed: whether the model's rows are the first model's columns.
+        position: the model's place among those that are blended.
+
+    Returns:
+        Columns row and column (ids of the first model's axes), prediction (float32), model (uint8: `position`).
+    """
+    ids = [scored[name].combine_chunks() for name in ("row_id", "column_id")]
+    return pa.record_batch(
+        {
+            "row": ids[transposed],
+            "column": ids[not transposed],
+            "prediction": scored["score"].combine_chunks(),
+            "model": pa.array(np.full(len(scored), position, dtype=np.uint8)),
+        }
+    )
+
+
+def blend_pairs(blocks: Sequence[pa.RecordBatch], weights: Sequence[float]) -> pa.Table:
+    """The weighted mean of several models' predictions of pairs.
+
+    Args:
+        blocks: from `predicted_pairs`; together they hold all models' predictions of some pairs, in any order. A pair
+            that occurs n times has n predictions of each model.
+        weights: one a model, in the order of their positions; divided by their sum.
+
+    Returns:
+        Columns row_id, column_id, score (float32), by row, then column; one row for each time that a pair occurs.
+
+    Raises:
+        ValueError: a model's prediction of a pair is missing.
+    """
+    table = pa.Table.from_batches(blocks)
+    (row_ids, rows), (column_ids, columns) = (rank_ids(table[name].combine_chunks()) for name in ("row", "column"))
+    keys = rows * max(len(column_ids), 1) + columns
+    models = table["model"].to_numpy()
+    order = np.lexsort((keys, models))
+    by_model = (len(weights), len(table) // len(weights))
+    positions = np.arange(len(weights)).repeat(by_model[1])
+    if not np.array_equal(models[order], positions) or (np.ptp(keys[order].reshape(by_model), axis=0) != 0).any():
+        raise ValueError("the blocks do not hold a prediction of each model for each pair")
+    first = order[: by_model[1]]
+    score = shares_of(weights) @ table["prediction"].to_numpy()[order].reshape(by_model)
+    return pa.table(
+        {
+            "row_id": row_ids.take(pa.array(rows[first])),
+            "column_id": column_ids.take(pa.array(columns[first])),
+            "score": score.astype(np.float32),
+        }
+    )
+
+
+def shares_of(weights: Sequence[float]) -> np.ndarray:
+    """Weights divided by their sum, float64 (models,)."""
+    return np.asarray(weights, dtype=np.float64) / np.sum(weights)

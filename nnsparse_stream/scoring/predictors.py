@@ -1,0 +1,146 @@
+"""Dense predictions of a model for a blend's ranking, a tile of columns at a time, whichever axis its rows are.
+
+The rows and columns are those of the blend's first model. A model of the same axis decodes a row's code at the columns.
+A model of the other axis has the columns as its rows: these are encoded beforehand, and a row is a column to decode at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.ids.vocabulary import Vocabulary
+from nnsparse_stream.nn.autoencoder import RatingAutoencoder
+from nnsparse_stream.nn.ranking import ScoreTile
+from nnsparse_stream.sparse.rows import SparseRows
+from nnsparse_stream.training.checkpoint import Checkpoint
+
+# Rows encoded at once: bounds what lies beside the codes to rows x hidden units.
+_ENCODED_ROWS = 2048
+
+
+class TilePredictor(Protocol):
+    """A model that predicts for rows of the blend's first model."""
+
+    def tiles(self, ids: pa.Array) -> ScoreTile:
+        """Predictions for the rows of these ids, tile by tile: in rating units, not clipped."""
+
+
+def row_tiles(model: RatingAutoencoder, ratings: SparseRows) -> ScoreTile:
+    """A model's predictions for its own rows, tile by tile: in rating units, not clipped.
+
+    Args:
+        model: the model.
+        ratings: the rows' known raw ratings, on the model's device.
+    """
+    code, means = model.encode_rows(ratings)
+    return lambda start, stop: model.to_ratings(model.decode(code, slice(start, stop)), means[:, None], clip=False)
+
+
+class RowPredictor:
+    """A model of the same axis and vocabulary as the blend's first, which finds a row's ratings in its own data set.
+
+    A row that is not there is predicted as one without ratings.
+
+    Args:
+        model: the model.
+        batches: the rows of a shard, which is held as a whole.
+        folds: the folds of a row's ratings that the model sees.
+    """
+
+    def __init__(self, model: RatingAutoencoder, batches: Iterable[pa.RecordBatch], folds: Sequence[int]) -> None:
+        self._model = model
+        num_columns = model.config.num_columns
+        held = list(batches)
+        self._rows = SparseRows.concatenate([*(fold_rows(b, folds, num_columns) for b in held), _no_ratings(model)])
+        self._ids = [batch.column("row") for batch in held]
+
+    def tiles(self, ids: pa.Array) -> ScoreTile:
+        """Predictions for the rows of these ids, tile by tile: in rating units, not clipped."""
+        held = pa.chunked_array(self._ids, type=ids.type).combine_chunks()
+        position = pc.index_in(ids, value_set=held).fill_null(len(held)).to_numpy().astype(np.int64)
+        return row_tiles(self._model, self._rows.select(torch.from_numpy(position)).to(_device(self._model)))
+
+
+class ColumnPredictor:
+    """A model of the other axis, whose rows are the columns of the blend's first.
+
+    Fallbacks as everywhere: a column that is no row of its data set is predicted as a row without ratings; a row that
+    its vocabulary does not hold, or that has no training rating there, as the mean of the column.
+
+    Memory: codes of (columns of the first model) x (hidden units), beside the model.
+
+    Args:
+        checkpoint: the model.
+        vocabulary: of the first model's columns.
+        tables: the rows of its data set, from `encoded_tables`.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, vocabulary: Vocabulary, tables: Iterable[pa.Table]) -> None:
+        self._model, self._vocabulary = checkpoint.model, checkpoint.vocabulary
+        code, mean = self._model.encode_rows(_no_ratings(self._model).to(_device(self._model)))
+        self._codes, self._means = code.repeat(len(vocabulary), 1), mean.repeat(len(vocabulary))
+        for table in tables:
+            index = vocabulary.encode(table["row"].combine_chunks())
+            known = index >= 0
+            columns = torch.from_numpy(index[known]).long().to(code.device)
+            codes = table["code"].combine_chunks().flatten().to_numpy().reshape(-1, code.shape[1])[known]
+            self._codes[columns] = torch.from_numpy(codes).to(code.device)
+            self._means[columns] = torch.from_numpy(table["mean"].to_numpy()[known]).to(code.device)
+
+    def tiles(self, ids: pa.Array) -> ScoreTile:
+        """Predictions for the rows of these ids, tile by tile: in rating units, not clipped."""
+        index = torch.from_numpy(self._vocabulary.encode(ids)).long().to(self._codes.device)
+        unknown, index = index < 0, index.clamp(min=0)
+
+        def tile(start: int, stop: int) -> Tensor:
+            residuals = self._model.decode(self._codes[start:stop], index).t()
+            residuals.masked_fill_(unknown[:, None], 0.0)
+            return self._model.to_ratings(residuals, self._means[start:stop], clip=False)
+
+        return tile
+
+
+def encoded_tables(
+    model: RatingAutoencoder, batches: Iterable[pa.RecordBatch], folds: Sequence[int]
+) -> Iterator[pa.Table]:
+    """Rows as `ColumnPredictor` takes them.
+
+    Args:
+        model: the model, on any device.
+        batches: rows as a shard holds them.
+        folds: the folds of a row's ratings that the model sees.
+
+    Yields:
+        Tables of `encoded_schema`, in the order of the rows.
+    """
+    device = _device(model)
+    for batch in batches:
+        ratings = fold_rows(batch, folds, model.config.num_columns)
+        for start in range(0, ratings.num_rows, _ENCODED_ROWS):
+            code, mean = model.encode_rows(ratings[start : start + _ENCODED_ROWS].to(device))
+            codes = pa.FixedSizeListArray.from_arrays(code.cpu().numpy().ravel(), code.shape[1])
+            rows = batch.column("row").slice(start, len(code))
+            yield pa.table([rows, mean.cpu().numpy(), codes], names=["row", "mean", "code"])
+
+
+def encoded_schema(row_type: pa.DataType, units: int) -> pa.Schema:
+    """Columns row (the id), mean (float32) and code (float32, a list of the model's hidden units)."""
+    return pa.schema([("row", row_type), ("mean", pa.float32()), ("code", pa.list_(pa.float32(), units))])
+
+
+def _no_ratings(model: RatingAutoencoder) -> SparseRows:
+    """One row without ratings."""
+    offsets, columns = torch.zeros(2, dtype=torch.int32), torch.zeros(0, dtype=torch.int32)
+    return SparseRows(offsets, columns, torch.zeros(0), model.config.num_columns)
+
+
+def _device(model: RatingAutoencoder) -> torch.device:
+    return next(model.parameters()).device

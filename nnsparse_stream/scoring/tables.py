@@ -1,0 +1,165 @@
+"""Predictions for output: top-K columns of rows, or ratings at given pairs, as Arrow tables with the original ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.nn.ranking import best_columns
+from nnsparse_stream.scoring.blending import shares_of
+from nnsparse_stream.scoring.predictors import TilePredictor, row_tiles
+from nnsparse_stream.sparse.rows import SparseRows
+from nnsparse_stream.training.checkpoint import Checkpoint
+
+# Rows scored at once: with tiles of 65,536 columns, 64 MB of scores.
+_TOP_K_ROWS = 256
+# Rows encoded at once for pairs: bounds the codes to rows x hidden units.
+_PAIR_ROWS = 2048
+
+
+def top_k_tables(
+    checkpoint: Checkpoint, batches: Iterable[pa.RecordBatch], k: int, folds: Sequence[int]
+) -> Iterator[pa.Table]:
+    """The best columns of each row that are not among the ratings that the model sees.
+
+    Args:
+        checkpoint: the model.
+        batches: rows as a shard holds them, encoded by the model's vocabulary.
+        k: columns a row; a row with fewer unrated columns gets fewer.
+        folds: the folds of a row's ratings that the model sees; columns rated in another fold may be listed.
+
+    Yields:
+        Tables of row_id, column_id, score (float32, not clipped), rank (int32, from 1), by row, then rank.
+    """
+    return _ranked_tables(checkpoint, batches, folds, lambda _, known: checkpoint.model.top_k(known, k))
+
+
+def blended_top_k_tables(
+    checkpoint: Checkpoint,
+    others: Sequence[TilePredictor],
+    weights: Sequence[float],
+    batches: Iterable[pa.RecordBatch],
+    k: int,
+    folds: Sequence[int],
+) -> Iterator[pa.Table]:
+    """The best columns of each row by the weighted mean of several models' predictions, none of them clipped.
+
+    Args:
+        checkpoint: the first model; what it has not seen in training is not listed.
+        others: the other models.
+        weights: one a model, the first model's first; divided by their sum.
+        batches: rows as a shard of the first model's data set holds them.
+        k: columns a row.
+        folds: the folds of a row's ratings that the models see; columns rated in these are not listed.
+
+    Yields:
+        Tables as those of `top_k_tables`.
+    """
+    model, (share, *shares) = checkpoint.model, shares_of(weights).tolist()
+
+    def rank(ids: pa.Array, known: SparseRows) -> tuple[Tensor, Tensor]:
+        first, rest = row_tiles(model, known), [other.tiles(ids) for other in others]
+
+        def score(start: int, stop: int) -> Tensor:
+            mean = first(start, stop).mul_(share)
+            for part, tile in zip(shares, rest, strict=True):
+                mean.add_(tile(start, stop), alpha=part)
+            return mean
+
+        return best_columns(score, known, model.column_counts > 0, k)
+
+    return _ranked_tables(checkpoint, batches, folds, rank)
+
+
+def _ranked_tables(
+    checkpoint: Checkpoint,
+    batches: Iterable[pa.RecordBatch],
+    folds: Sequence[int],
+    rank_rows: Callable[[pa.Array, SparseRows], tuple[Tensor, Tensor]],
+) -> Iterator[pa.Table]:
+    """Tables of what `rank_rows` makes of some rows' ids and known ratings: columns and scores, the best first."""
+    model = checkpoint.model
+    device = next(model.parameters()).device
+    for batch in batches:
+        known = fold_rows(batch, folds, model.config.num_columns)
+        for start in range(0, known.num_rows, _TOP_K_ROWS):
+            ids = batch.column("row").slice(start, _TOP_K_ROWS)
+            columns, scores = rank_rows(ids, known[start : start + _TOP_K_ROWS].to(device))
+            row, rank = (columns >= 0).cpu().nonzero(as_tuple=True)
+            yield pa.table(
+                {
+                    "row_id": ids.take(pa.array(row.numpy())),
+                    "column_id": checkpoint.vocabulary.decode(columns.cpu()[row, rank].numpy()),
+                    "score": scores.cpu()[row, rank].numpy(),
+                    "rank": (rank + 1).int().numpy(),
+                }
+            )
+
+
+def pair_tables(
+    checkpoint: Checkpoint, batches: Iterable[pa.RecordBatch], pairs: pa.Table, folds: Sequence[int]
+) -> Iterator[pa.Table]:
+    """Predicted ratings at pairs of ids; every pair gets one.
+
+    A row that is in no batch is predicted as a row without ratings, and a column that the vocabulary does not hold as
+    the row's mean.
+
+    Args:
+        checkpoint: the model.
+        batches: rows as a shard holds them, encoded by the model's vocabulary.
+        pairs: columns `row` and `column`, ids of the model's types, all of this shard's rows.
+        folds: the folds that the model sees.
+
+    Yields:
+        Tables of row_id, column_id, score (float32, clipped to the range of the training ratings).
+    """
+    num_columns = checkpoint.model.config.num_columns
+    waiting = pairs
+    for batch in batches:
+        position = pc.index_in(waiting["row"], value_set=batch.column("row"))
+        here = pc.is_valid(position)
+        yield from _predict_pairs(
+            checkpoint,
+            fold_rows(batch, folds, num_columns),
+            waiting.filter(here),
+            position.filter(here).to_numpy().astype(np.int64),
+        )
+        waiting = waiting.filter(pc.invert(here))
+    if len(waiting):
+        encoded = pc.dictionary_encode(waiting["row"]).combine_chunks()
+        empty = torch.zeros(len(encoded.dictionary) + 1, dtype=torch.int32)
+        cold = SparseRows(empty, torch.zeros(0, dtype=torch.int32), torch.zeros(0), num_columns)
+        yield from _predict_pairs(checkpoint, cold, waiting, encoded.indices.to_numpy().astype(np.int64))
+
+
+def _predict_pairs(checkpoint: Checkpoint, known: SparseRows, pairs: pa.Table, row: np.ndarray) -> Iterator[pa.Table]:
+    """Predicts pairs whose rows lie at the positions `row`, int64 (pairs,), of the block `known`."""
+    model = checkpoint.model
+    device = next(model.parameters()).device
+    order = np.argsort(row, kind="stable")
+    pairs, row = pairs.take(pa.array(order)), row[order]
+    column = checkpoint.vocabulary.encode(pairs["column"].combine_chunks()).astype(np.int64)
+    for start in range(0, known.num_rows, _PAIR_ROWS):
+        first, last = np.searchsorted(row, [start, start + _PAIR_ROWS])
+        if first == last:
+            continue
+        ratings = known[start : start + _PAIR_ROWS].to(device)
+        rows, columns = row[first:last] - start, column[first:last]
+        scores = model.row_means(ratings).cpu().numpy()[rows]
+        in_vocabulary = columns >= 0
+        # Entries ascend and are distinct within a row, as decoding asks; a pair that is named twice is looked up twice.
+        width = model.config.num_columns
+        keys, inverse = np.unique(rows[in_vocabulary] * width + columns[in_vocabulary], return_inverse=True)
+        offsets = np.searchsorted(keys // width, np.arange(ratings.num_rows + 1))
+        at = SparseRows(torch.from_numpy(offsets), torch.from_numpy(keys % width), torch.zeros(len(keys)), width).to(
+            device
+        )
+        scores[in_vocabulary] = model.predict_at(ratings, at).cpu().numpy()[inverse]
+        part = pairs.slice(first, last - first)
+        yield pa.table({"row_id": part["row"], "column_id": part["column"], "score": scores})

@@ -1,0 +1,364 @@
+"""Files on any fsspec URL.
+
+Small files (a shard, a vocabulary part, a manifest) are built in memory and written whole. `write_file` makes that
+atomic: object stores show an object only when its upload has ended; elsewhere the bytes go to a temporary name beside
+the target, which is then renamed. Requests to object stores are retried (`retries`), and the length of what they send
+is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.storage.byte_ranges import open_ranges
+from nnsparse_stream.storage.retries import GaveUpError, describe_failure, http_status
+from nnsparse_stream.storage.stores import (
+    ATOMIC_WRITES,
+    NETWORKED,
+    OBJECT_STORES,
+    filesystem,
+    kinds,
+    request,
+    strict_listing,
+)
+
+_PUT_BACK = "put the file back from a copy, or prepare again"
+
+
+def join(url: str, *names: str) -> str:
+    """Appends path components to a URL."""
+    return "/".join([url.rstrip("/"), *names])
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message as one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def info(url: str) -> dict[str, Any] | None:
+    """What a store says of a URL: "type" ("file" or "directory"), "size" in bytes or None; None: nothing is there.
+
+    Raises:
+        InputError: it does not answer, or may not be asked.
+    """
+    fs, path = filesystem(url)
+    with reading(url):
+        try:
+            return dict(request(fs, url, lambda: fs.info(path)))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if _is_refusal(error):
+                raise
+            return None
+
+
+def exists(url: str) -> bool:
+    """Whether there is a file or a directory at the URL; an InputError where the store does not answer."""
+    return info(url) is not None
+
+
+def is_directory(url: str) -> bool:
+    """Whether there is a directory at the URL; an InputError where the store does not answer."""
+    found = info(url)
+    return found is not None and found["type"] == "directory"
+
+
+def file_size(url: str) -> int:
+    """Size of a file in bytes, or -1 where its store does not tell.
+
+    Raises:
+        InputError: the file does not exist, cannot be reached, or is a directory.
+    """
+    found = info(url)
+    if found is None:
+        raise InputError(f"{url}: no such file")
+    if found["type"] == "directory":
+        raise InputError(f"{url} is a directory where a file is meant")
+    return -1 if found["size"] is None else int(found["size"])
+
+
+def list_files(url: str) -> dict[str, int]:
+    """All files in a directory and below: their sizes in bytes, by their names relative to it.
+
+    Raises:
+        InputError: the store does not answer, or something in it may not be listed.
+    """
+    fs, path = filesystem(url)
+    with reading(url):
+        found = _find(fs, url, path)
+    prefix = path.rstrip("/") + "/"
+    return {name[len(prefix) :]: entry["size"] for name, entry in found.items() if name.startswith(prefix)}
+
+
+def can_seek(url: str) -> bool:
+    """Whether a file can be read from any place: some web servers send it from the beginning only."""
+    fs, path = filesystem(url)
+    with reading(url):
+        return bool(fs.info(path).get("partial", True))
+
+
+def open_input(url: str, compression: str | None = None) -> Any:
+    """Opens a file for reading as a binary stream; of an object store by ranges, each of which is retried.
+
+    Args:
+        url: the file.
+        compression: None, or "gzip" to read what is inside.
+
+    Raises:
+        InputError: the file does not exist, is a directory, or may not be read; so does reading from the stream.
+    """
+    fs, path = filesystem(url)
+    with reading(url):
+        if not kinds(fs) & NETWORKED:
+            return fs.open(path, "rb", compression=compression)
+        stream = open_ranges(fs, path, url, reading)
+        return fsspec.compression.compr[compression](stream, mode="rb") if compression else stream
+
+
+def read_file(url: str) -> bytes:
+    """The bytes of a small file.
+
+    Raises:
+        InputError: the file does not exist, is a directory, or may not be read.
+    """
+    with open_input(url) as stream, reading(url):
+        return bytes(stream.read())
+
+
+def read_checked(url: str, size: int | None, checksum: str) -> bytes:
+    """The bytes of a small file whose size in bytes, or None, and `sha256` are known.
+
+    Raises:
+        InputError: what `read_file` raises; or the file is another one, and the message says so.
+    """
+    data = read_file(url)
+    if size is not None:
+        check_size(url, len(data), size)
+    if sha256(data) != checksum:
+        raise InputError(
+            f"{url} was altered: its SHA-256 is not the one that was noted when it was written; {_PUT_BACK}"
+        )
+    return data
+
+
+def check_size(url: str, found: int, expected: int) -> None:
+    """Raises InputError where a file has another size, in bytes, than when it was written."""
+    if found != expected:
+        raise InputError(
+            f"{url} has {found} bytes and the manifest says {expected}: truncated or replaced; {_PUT_BACK}"
+        )
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Turns the failure to reach a file into an InputError; every store's client has exceptions of its own."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        if _is_refusal(error):
+            raise InputError(f"{url}: cannot be read: the store answers HTTP status {http_status(error)}") from error
+        raise InputError(f"{url}: no such file") from error
+    except NotADirectoryError as error:
+        raise InputError(f"{url}: no such file: a part of its path is a file") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{url} is a directory where a file is meant") from error
+    except Exception as error:
+        raise InputError(f"{url}: cannot be read: {describe_failure(error)}") from error
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether a client says "not found" of what the store will not give; fsspec's for HTTP does."""
+    return isinstance(error, GaveUpError) or http_status(error) not in (None, 404, 410)
+
+
+def write_file(url: str, data: bytes) -> None:
+    """Writes a file whole: a reader sees the old file or the new one, never a part; a retry overwrites its own.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        _write(url, data)
+    except InputError:
+        raise
+    except Exception as error:  # every store's client has exceptions of its own
+        raise InputError(f"{url}: cannot be written: {describe_failure(error)}") from error
+
+
+def _write(url: str, data: bytes) -> None:
+    fs, path = filesystem(url)
+    if kinds(fs) & ATOMIC_WRITES:
+        request(fs, url, lambda: fs.pipe_file(path, data))
+        return
+    fs.makedirs(fs._parent(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        fs.pipe_file(temporary, data)
+        fs.mv(temporary, path)
+    except BaseException:
+        if fs.exists(temporary):
+            fs.rm_file(temporary)
+        raise
+
+
+def remove_file(url: str) -> None:
+    """Removes a file; one that is not there is no error, since a try before this one may have removed it."""
+    fs, path = filesystem(url)
+
+    def remove() -> None:
+        try:
+            fs.rm_file(path)
+        except FileNotFoundError as error:
+            if _is_refusal(error):
+                raise
+
+    try:
+        request(fs, url, remove)
+    except Exception as error:  # every store's client has exceptions of its own
+        raise InputError(f"{url}: cannot be removed: {describe_failure(error)}") from error
+
+
+def remove_empty_directory(url: str) -> None:
+    """Removes a directory that holds nothing; object stores have none."""
+    fs, path = filesystem(url)
+    # An "empty directory" of an object store would be the bucket.
+    if not kinds(fs) & OBJECT_STORES and fs.isdir(path) and not fs.ls(path):
+        fs.rmdir(path)
+
+
+def check_writable(url: str) -> None:
+    """Checks, before long work, that a file can be written: writes an empty one beside it and removes that.
+
+    Raises:
+        InputError: it cannot.
+    """
+    probe = f"{url}.{uuid.uuid4().hex}.tmp"
+    try:
+        _write(probe, b"")
+        remove_file(probe)
+    except InputError:
+        raise
+    except Exception as error:  # every store's client has exceptions of its own
+        raise InputError(f"{url} cannot be written: {one_line(error)}") from error
+
+
+def _find(fs: fsspec.AbstractFileSystem, url: str, path: str) -> dict[str, dict[str, Any]]:
+    return dict(request(fs, url, lambda: fs.find(path, detail=True, **strict_listing(fs))))
+
+
+def sha256(data: bytes) -> str:
+    """The checksum that manifests hold: SHA-256 as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_json(value: object) -> bytes:
+    """A value as the bytes of a JSON file: sorted keys, one space of indent; equal values give equal bytes."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(url: str, what: str) -> dict[str, Any]:
+    """Reads a JSON file that holds one object.
+
+    Args:
+        url: the file.
+        what: what the file is, for the error's message; for instance "a manifest".
+
+    Raises:
+        InputError: there is no such file, or it is not a JSON object.
+    """
+    data = read_file(url)
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise InputError(f"{url} is not {what}: no valid JSON: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{url} is not {what}: it holds no JSON object")
+    return value
+
+
+def match_files(urls: Collection[str], what: str = "input") -> list[str]:
+    """The files that URLs name: each a file, a glob, or a directory (all files in it and below).
+
+    Names that start with "." or "_" are left out of globs and directories, as Spark and Hadoop do.
+
+    Args:
+        urls: URLs.
+        what: the flag or the role of these files, for the error's message.
+
+    Returns:
+        URLs of files; those of one glob or directory in the order of their names.
+
+    Raises:
+        InputError: a URL matches no file, or a file is named twice.
+    """
+    found: list[str] = []
+    for url in urls:
+        fs, path = filesystem(url)
+        with reading(url):
+            matches = _match(fs, url, path)
+        if matches is None:
+            raise InputError(f"{url}: no such file ({what})")
+        if not matches:
+            raise InputError(f"{url} matches no files ({what})")
+        found += [url] if matches == [path] else [_as_url(fs, match) for match in matches]
+    check_named_once(found, what)
+    return found
+
+
+def canonical(url: str) -> str:
+    """The one spelling of a URL: two URLs of one file have the same."""
+    fs, path = filesystem(url)
+    return str(fs.unstrip_protocol(path))
+
+
+def check_apart(output: str, inputs: Sequence[str]) -> None:
+    """Raises InputError where an input lies in the output directory, which is cleaned, or the output in an input."""
+    ours = canonical(output).rstrip("/")
+    for url in inputs:
+        theirs = canonical(url).rstrip("/")
+        if (theirs + "/").startswith(ours + "/"):
+            raise InputError(f"{url} is input and lies in --output {output}, which is to be written: name another")
+        if ours.startswith(theirs + "/"):
+            raise InputError(f"--output {output} lies in the input {url} and would be read as such: name another")
+
+
+def check_named_once(urls: Sequence[str], what: str) -> None:
+    """Raises InputError where two URLs name one file: its records would count twice."""
+    names = [canonical(url) for url in urls]
+    times = Counter(names)
+    repeated = next((url for url, name in zip(urls, names, strict=True) if times[name] > 1), None)
+    if repeated is not None:
+        raise InputError(f"{repeated} is named more than once ({what}): its ratings would count twice; name it once")
+
+
+def _match(fs: fsspec.AbstractFileSystem, url: str, path: str) -> list[str] | None:
+    """Paths of the files, or None where the path names a thing that does not exist."""
+    found = info(url)
+    if found is not None and found["type"] == "file":
+        return [path]
+    if found is not None:
+        return sorted(name for name in _find(fs, url, path) if _is_visible(name[len(path) :]))
+    if not any(character in path for character in "*?["):
+        return None
+    listing = request(fs, url, lambda: fs.glob(path, detail=True, **strict_listing(fs)))
+    return sorted(
+        name for name, entry in listing.items() if entry["type"] == "file" and _is_visible(name.rsplit("/", 1)[-1])
+    )
+
+
+def _is_visible(path: str) -> bool:
+    return not any(name.startswith((".", "_")) for name in path.split("/"))
+
+
+def _as_url(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return path if "file" in kinds(fs) else str(fs.unstrip_protocol(path))

@@ -1,0 +1,115 @@
+"""Training recipes by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.training.recipe import Recipe
+
+# CFN on MovieLens-1M (Strub, Gaudel & Mary, "Hybrid Recommender System based on Autoencoders", 2016; the numbers
+# are those of the application's own configuration file, but for the learning rate, the decay and the epochs, which
+# docs/quickstart.md explains).
+_CFN = Recipe(
+    hidden=(700,),
+    output_activation="tanh",
+    alpha=1.108,
+    beta=0.720,
+    hide_ratio=0.138,
+    learning_rate=0.06,
+    schedule="inverse",
+    learning_rate_decay=0.176,
+    weight_decay=0.02,
+    decoder_weight_decay=0.12,
+    batch_rows=35,
+    epochs=15,
+)
+
+# Our own, for rows of items: scaled input, SELU, Adam with one second moment a row, decay by popularity, cosine.
+_BEST = Recipe(
+    hidden=(512,),
+    activation="selu",
+    unit=1.0,
+    mean_damping=1.0,
+    input_scale=15.0,
+    row_offset=True,
+    initial_std=0.01,
+    hide_ratio=0.25,
+    loss_average="entries",
+    optimizer="row_adam",
+    momentum=0.9,
+    learning_rate=5e-4,
+    schedule="cosine",
+    warmup=0.1,
+    weight_decay=6e-4,
+    decoder_weight_decay=1.2e-3,
+    decay_by_count=True,
+    batch_rows=128,
+    epochs=16,
+)
+
+# For some hundred thousand ratings: fewer units, stronger L2 and more damping; what is rated counts beside how.
+_SMALL = replace(
+    _BEST,
+    hidden=(128,),
+    activation="tanh",
+    mean_damping=5.0,
+    input_scale=7.0,
+    presence=True,
+    initial_std=0.005,
+    alpha=1.5,
+    hide_ratio=0.35,
+    learning_rate=2e-3,
+    weight_decay=4e-3,
+    decoder_weight_decay=4e-3,
+    batch_rows=64,
+    epochs=20,
+)
+
+#: The recipes that `train --preset` knows.
+PRESETS: dict[str, Recipe] = {
+    "cfn": _CFN,
+    # The same, two layers deep, trained layer by layer and then together, as CFN's deeper networks.
+    "cfn-stacked": replace(_CFN, hidden=(700, 500), learning_rate=0.03, pretrain_epochs=5, epochs=12),
+    "best": _BEST,
+    # The same for rows of users.
+    "best-user": replace(
+        _BEST,
+        activation="tanh",
+        input_scale=12.0,
+        learning_rate=1e-3,
+        weight_decay=4e-4,
+        decoder_weight_decay=2e-3,
+        epochs=12,
+    ),
+    "best-small": _SMALL,
+    "best-small-user": replace(
+        _SMALL,
+        hidden=(256,),
+        input_scale=9.0,
+        initial_std=0.01,
+        alpha=1.0,
+        hide_ratio=0.25,
+        learning_rate=1e-3,
+        weight_decay=3e-3,
+    ),
+}
+
+
+def recipe(preset: str, **overrides: Any) -> Recipe:
+    """The preset's recipe with some fields replaced.
+
+    Args:
+        preset: a name in `PRESETS`.
+        **overrides: fields of `Recipe`; those that are None keep the preset's value.
+
+    Raises:
+        InputError: there is no such preset, or a field has no such value.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+    try:
+        return replace(PRESETS[preset], **{name: value for name, value in overrides.items() if value is not None})
+    except ValueError as error:
+        raise InputError(str(error)) from error

@@ -1,0 +1,243 @@
+"""A training run that goes on: steps, epochs, metrics, checkpoints, and when to end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.evaluation.prediction_errors import ErrorSums, evaluate_batch
+from nnsparse_stream.nn.batchifier import Batchifier
+from nnsparse_stream.storage.output_directory import OutputDirectory
+from nnsparse_stream.training.checkpoint import (
+    Checkpoint,
+    checkpoints_of,
+    remove_checkpoint,
+    save_checkpoint,
+    step_directory,
+)
+from nnsparse_stream.training.progress import epoch_line, peak_memory, progress_text
+from nnsparse_stream.training.recipe import Recipe
+from nnsparse_stream.training.steps import Trainer
+from nnsparse_stream.training.stream import Cursor, Minibatch, TrainingStream
+from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
+
+#: Set it (from a signal handler, say) to make the run that goes on in this process write a checkpoint and end.
+stop_requested = threading.Event()
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """One training run.
+
+    Attributes:
+        data: URL of the data set.
+        output: URL of the run's directory.
+        recipe: what to train, and how.
+        seed: decides initial weights, order and corruption.
+        device: "auto", "cpu" or "cuda".
+        threads: threads of torch on the CPU; its own choice where None.
+        max_steps: end after so many minibatches, if the recipe's epochs have not ended before.
+        patience: end when the validation RMSE has not improved for so many epochs; the run's model is then the best
+            epoch's and not the last one's.
+        checkpoint_steps: write a checkpoint after every so many minibatches, beside those after each epoch.
+        checkpoint_minutes: write one when so many minutes have passed since the last.
+        keep_checkpoints: how many of the latest to keep, beside the best by validation RMSE.
+        resume: go on from the last checkpoint in `output`.
+        overwrite: replace an earlier run in `output`.
+        tensorboard: write the metrics as events for TensorBoard, too.
+    """
+
+    data: str
+    output: str
+    recipe: Recipe
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    max_steps: int | None = None
+    patience: int | None = None
+    checkpoint_steps: int | None = None
+    checkpoint_minutes: float | None = None
+    keep_checkpoints: int = 2
+    resume: bool = False
+    overwrite: bool = False
+    tensorboard: bool = False
+
+
+#: Of an epoch, before its first minibatch.
+NO_SUMS = {"entries": 0, "rows": 0, "batches": 0, "loss": 0.0, "squared": 0.0, "seconds": 0.0, "waited": 0.0}
+
+
+class Run:
+    """A run that goes on: steps, epochs, checkpoints, and when to end."""
+
+    def __init__(
+        self, request: TrainingRequest, checkpoint: Checkpoint, dataset: Dataset, device: torch.device
+    ) -> None:
+        """Takes up a run at a checkpoint.
+
+        Args:
+            request: the run.
+            checkpoint: the model, which is moved to the device, and what has been done.
+            dataset: the data set.
+            device: where to compute.
+        """
+        self.request, self.checkpoint, self.dataset = request, checkpoint, dataset
+        layer = request.recipe.stage(checkpoint.state["epoch"] + 1).layer
+        self.trainer = Trainer(checkpoint, request.recipe, request.seed, device, layer)
+        recipe = request.recipe
+        batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
+        self.stream = TrainingStream(dataset, request.seed, batchifier, device)
+        self.stopped = False
+        self._saved_at = time.monotonic()
+
+    def go(self, directory: OutputDirectory) -> None:
+        """Trains until the run ends, or is stopped."""
+        state, recipe = self.checkpoint.state, self.request.recipe
+        self._write_metrics(directory)  # what a kill between a checkpoint and its metrics left out
+        minibatches = self.stream.epochs(state["epoch"] + 1, recipe.all_epochs, Cursor(*state["cursor"]))
+        with contextlib.closing(minibatches):
+            while state["epoch"] < recipe.all_epochs and not self._has_to_end() and not self._has_lost_patience():
+                if not self._train_epoch(state["epoch"] + 1, minibatches):
+                    self._save()
+                    return
+                metrics = self._end_epoch()
+                self._save()
+                self._write_metrics(directory)
+                print(epoch_line(metrics, recipe.all_epochs), flush=True)
+
+    def _write_metrics(self, directory: OutputDirectory) -> None:
+        lines = "".join(json.dumps(line) + "\n" for line in self.checkpoint.state["history"])
+        directory.write("metrics.jsonl", lines.encode())
+        if self.request.tensorboard:
+            directory.write(EVENTS_FILE, events(self.checkpoint.state["history"]))
+
+    def _train_epoch(self, epoch: int, minibatches: Iterator[Minibatch | None]) -> bool:
+        """Trains on the minibatches up to the epoch's end; False where the run has to end before."""
+        state, recipe = self.checkpoint.state, self.request.recipe
+        sums, stage = state["sums"], recipe.stage(epoch)
+        total = self.dataset.manifest.fold_entries["train"]
+        waited_before, seconds_before = sums["waited"] - self.stream.waited, sums["seconds"]
+        started = time.perf_counter()
+        with tqdm(
+            total=total,
+            initial=sums["entries"],
+            unit=" ratings",
+            unit_scale=True,
+            desc=f"epoch {epoch}",
+            leave=False,
+            disable=None,
+        ) as bar:
+            for minibatch in iter(minibatches.__next__, None):
+                if self._has_to_end():
+                    return False
+                rows = minibatch.rows
+                progress = (stage.epoch - 1 + sums["entries"] / total) / stage.epochs
+                learning_rate = recipe.learning_rate_at(stage.epoch, progress)
+                loss, squared = self.trainer.train_batch(rows, learning_rate, epoch == 1)
+                state["step"] += 1
+                state["cursor"] = list(minibatch.after)
+                for name, value in (
+                    ("entries", rows.num_entries),
+                    ("rows", rows.num_rows),
+                    ("batches", 1),
+                    ("loss", loss),
+                    ("squared", squared or 0.0),
+                ):
+                    sums[name] += value
+                sums["seconds"] = seconds_before + time.perf_counter() - started
+                sums["waited"] = waited_before + self.stream.waited
+                bar.update(rows.num_entries)
+                if not bar.disable:
+                    bar.set_postfix_str(progress_text(sums, recipe), refresh=False)
+                if not math.isfinite(loss):
+                    raise self._diverged(epoch)
+                if self._is_due():
+                    self._save()
+                self.stopped = stop_requested.is_set()
+        return True
+
+    def _end_epoch(self) -> dict[str, Any]:
+        """Judges the model, adds the epoch's metrics to the history, and returns them."""
+        state, sums, recipe = self.checkpoint.state, self.checkpoint.state["sums"], self.request.recipe
+        epoch = state["epoch"] + 1
+        stage = recipe.stage(epoch)
+        estimates = stage.layer in (None, 1)  # an inner layer alone estimates no rating
+        if not all(bool(parameter.isfinite().all()) for parameter in self.trainer.model.parameters()):
+            raise self._diverged(epoch)
+        validation = self._validate() if stage.layer is None else None
+        metrics = {
+            "epoch": epoch,
+            "step": state["step"],
+            "time": round(time.time(), 3),
+            "layer": stage.layer,
+            "learning_rate": self.trainer.learning_rate,
+            "loss": sums["loss"] / sums[recipe.loss_average],
+            "train_rmse": math.sqrt(sums["squared"] / sums["entries"]) if estimates else None,
+            "validation": validation,
+            "ratings": sums["entries"],
+            "seconds": round(sums["seconds"], 3),
+            "ratings_per_second": round(sums["entries"] / max(sums["seconds"], 1e-9)),
+            "batch_fill": sums["rows"] / sums["batches"] / recipe.batch_rows,
+            "waiting_for_data": sums["waited"] / max(sums["seconds"], 1e-9),
+            "peak_memory_bytes": peak_memory(),
+        }
+        state["history"].append(metrics)
+        if validation and (state["best"] is None or validation["rmse"] < state["best"]["rmse"]):
+            state["best"] = {"epoch": epoch, "step": state["step"], "rmse": validation["rmse"]}
+        state["epoch"], state["cursor"], state["sums"] = epoch, list(Cursor()), dict(NO_SUMS)
+        self.trainer.begin(recipe.stage(epoch + 1).layer)
+        return metrics
+
+    def _validate(self) -> dict[str, float] | None:
+        """RMSE and MAE of the validation fold; None where the data set has none."""
+        if not self.dataset.manifest.fold_entries["validation"]:
+            return None
+        sums = ErrorSums()
+        for batch in self.dataset.batches():
+            sums += evaluate_batch(self.trainer.model, batch, 1)
+        return {"rmse": sums.rmse, "mae": sums.mae}
+
+    def _diverged(self, epoch: int) -> InputError:
+        ratings = self.dataset.manifest.ratings
+        return InputError(
+            f"training diverged in epoch {epoch}, at a learning rate of {self.trainer.learning_rate:g}: lower "
+            f"--learning_rate, or look for extreme ratings (those of {self.dataset.url} lie between {ratings['min']:g} "
+            f"and {ratings['max']:g})"
+        )
+
+    def _has_to_end(self) -> bool:
+        limit = self.request.max_steps
+        return self.stopped or (limit is not None and self.checkpoint.state["step"] >= limit)
+
+    def _has_lost_patience(self) -> bool:
+        state, patience = self.checkpoint.state, self.request.patience
+        return (
+            patience is not None and state["best"] is not None and state["epoch"] - state["best"]["epoch"] >= patience
+        )
+
+    def _is_due(self) -> bool:
+        steps, minutes = self.request.checkpoint_steps, self.request.checkpoint_minutes
+        if steps is not None and self.checkpoint.state["step"] % steps == 0:
+            return True
+        return minutes is not None and time.monotonic() - self._saved_at >= minutes * 60
+
+    def _save(self) -> None:
+        """Writes a checkpoint, and removes those that are not to be kept."""
+        state, output = self.checkpoint.state, self.request.output
+        save_checkpoint(step_directory(output, state["step"]), self.checkpoint, self.trainer.optimizer)
+        self._saved_at = time.monotonic()
+        best = state["best"] and step_directory(output, state["best"]["step"])
+        for old in checkpoints_of(output)[: -self.request.keep_checkpoints]:
+            if old != best:
+                remove_checkpoint(old)

@@ -1,0 +1,186 @@
+"""Trains an autoencoder on a data set: a directory with checkpoints, from which a stopped or killed run goes on."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from nnsparse_stream.data.dataset import Dataset, vocabulary_fingerprint
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.nn.autoencoder import ModelConfig, RatingAutoencoder
+from nnsparse_stream.storage import files as storage
+from nnsparse_stream.storage.output_directory import OutputDirectory
+from nnsparse_stream.training.checkpoint import (
+    Checkpoint,
+    checkpoints_of,
+    load_model,
+    step_directory,
+)
+from nnsparse_stream.training.progress import run_report
+from nnsparse_stream.training.run import NO_SUMS, Run, TrainingRequest
+from nnsparse_stream.training.steps import pick_device
+from nnsparse_stream.training.stream import Cursor
+from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
+
+
+def run_directory(request: TrainingRequest) -> OutputDirectory:
+    """The run's directory, checked: nothing has been written or removed yet.
+
+    Raises:
+        InputError: it holds something else, or a run, and neither `resume` nor `overwrite` says what to do with it.
+    """
+    directory = OutputDirectory(
+        request.output,
+        contents=("checkpoints/step-*", "metrics.jsonl", EVENTS_FILE, "report.html"),
+        completing="run.json",
+        overwrite=request.overwrite or request.resume,
+    )
+    directory.check()
+    state = directory.state()
+    if state == "unfinished" and not (request.resume or request.overwrite):
+        raise InputError(f"{request.output} holds a run that did not finish; pass --resume to go on, or --overwrite")
+    if request.resume and state == "empty":
+        raise InputError(f"{request.output} holds no run to resume; train without --resume")
+    return directory
+
+
+def train(request: TrainingRequest) -> dict[str, Any]:
+    """Trains a model from its start, or from its last checkpoint.
+
+    The result is a pure function of (data set, recipe, seed) on one machine and number of threads: a run that is
+    stopped or killed at any step and resumed ends with bit-equal weights and metrics.
+
+    Returns:
+        What run.json holds: recipe, seed, checkpoint (relative to the run), epochs, steps and the last metrics. Where
+        the run was stopped by `stop_requested`, only {"stopped": True, "checkpoint", "epochs", "steps"}: run.json is
+        not written, and the run can be resumed.
+
+    Raises:
+        InputError: the data set or the output cannot be used, the run to resume is another one, or it diverged.
+    """
+    if request.tensorboard:
+        check_installed()
+    # Rows of a large matrix are read at random, each from a page of its own: torch asks Linux for huge pages, where its
+    # first large tensor is still to come.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    directory = run_directory(request)
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    device = pick_device(request.device)
+    dataset = Dataset(request.data)
+    if not dataset.manifest.fold_entries["train"]:
+        raise InputError(f"{request.data} has no rating in its training fold; prepare it with other --folds")
+    if request.patience is not None and not dataset.manifest.fold_entries["validation"]:
+        raise InputError(
+            f"--patience needs a validation fold, and {request.data} has none; prepare it with other --folds"
+        )
+    # Before anything is removed: files may be missing or damaged.
+    dataset.check_files()
+    dataset.vocabulary()
+    checkpoint = _resumed(request, dataset) if request.resume else None
+    if checkpoint and directory.state() == "complete" and checkpoint.state["epoch"] == request.recipe.all_epochs:
+        print(f"{request.output} has ended; there is nothing to resume", flush=True)
+        return storage.read_json(storage.join(request.output, "run.json"), "a run")
+    directory.begin(resume=request.resume)
+    try:
+        run = Run(request, checkpoint or _fresh(request, dataset), dataset, device)
+        run.go(directory)
+    except BaseException:
+        if not checkpoints_of(request.output):
+            directory.abort()  # there is nothing to resume from
+        raise
+    state = run.checkpoint.state
+    summary = {
+        "checkpoint": "checkpoints/" + step_directory("", state["step"]).rsplit("/", 1)[-1],
+        "epochs": state["epoch"],
+        "steps": state["step"],
+    }
+    if run.stopped:
+        return {"stopped": True, **summary}
+    if request.patience is not None and state["best"]:
+        summary["checkpoint"] = "checkpoints/" + step_directory("", state["best"]["step"]).rsplit("/", 1)[-1]
+    summary |= {
+        "kind": "nnsparse-stream run",
+        "schema_version": 1,
+        "recipe": request.recipe.to_json(),
+        "seed": request.seed,
+        "best": state["best"],
+        "metrics": state["history"][-1] if state["history"] else None,
+    }
+    directory.write(
+        "report.html", run_report(state["history"], request.recipe, f"{request.data}, seed {request.seed}").encode()
+    )
+    directory.complete(storage.to_json(summary))
+    return summary
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """Identifies a data set by its manifest, which holds the checksums of its files."""
+    return storage.sha256(dataset.manifest.to_json())
+
+
+def _fresh(request: TrainingRequest, dataset: Dataset) -> Checkpoint:
+    manifest, recipe = dataset.manifest, request.recipe
+    # Known: there are training ratings.
+    mean, low, high = (float(manifest.ratings[name] or 0.0) for name in ("mean", "min", "max"))
+    config = ModelConfig(
+        num_columns=manifest.num_columns,
+        hidden=recipe.hidden,
+        activation=recipe.activation,
+        output_activation=recipe.output_activation,
+        mean=mean,
+        unit=recipe.unit or (high - low) / 2 or 1.0,
+        mean_damping=recipe.mean_damping,
+        input_scale=recipe.input_scale or None,
+        presence=recipe.presence,
+        row_offset=recipe.row_offset,
+        rating_min=low,
+        rating_max=high,
+        storage=recipe.storage,
+    )
+    generator = torch.Generator().manual_seed(request.seed)
+    model = RatingAutoencoder(config, generator, recipe.initial_std or None)
+    state = {
+        "axis": manifest.axis,
+        "row_id_type": manifest.row_id_type,
+        "column_id_type": manifest.column_id_type,
+        "vocabulary": vocabulary_fingerprint(manifest),
+        "data": _fingerprint(dataset),
+        "recipe": recipe.to_json(),
+        "seed": request.seed,
+        "epoch": 0,
+        "cursor": list(Cursor()),
+        "sums": dict(NO_SUMS),
+        "step": 0,
+        "best": None,
+        "history": [],
+    }
+    return Checkpoint(model, dataset.vocabulary(), state, request.output)
+
+
+def _resumed(request: TrainingRequest, dataset: Dataset) -> Checkpoint | None:
+    """The last checkpoint, checked to be of this run; None where the run was killed before its first."""
+    found = checkpoints_of(request.output)
+    if not found:
+        return None
+    checkpoint = load_model(found[-1])
+    if checkpoint.state["data"] != _fingerprint(dataset):
+        raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
+    before = {**checkpoint.state["recipe"], "seed": checkpoint.state["seed"]}
+    now = {**request.recipe.to_json(), "seed": request.seed}
+    # More epochs are no other run, unless the learning rate follows the length of the run.
+    free = {"epochs"} if request.recipe.schedule != "cosine" and not request.recipe.warmup else set()
+    changed = [name for name in now if name not in free and now[name] != before.get(name)]
+    if changed:
+        told = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
+        raise InputError(f"{request.output} cannot be resumed with other settings: {told}")
+    if checkpoint.state["epoch"] > request.recipe.all_epochs:
+        before_epochs = request.recipe.all_epochs - request.recipe.epochs
+        raise InputError(
+            f"{request.output} has trained {checkpoint.state['epoch'] - before_epochs} epochs already, more than "
+            f"--epochs {request.recipe.epochs}"
+        )
+    checkpoint.state["recipe"] = request.recipe.to_json()
+    return checkpoint

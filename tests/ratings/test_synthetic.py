@@ -1,0 +1,28 @@
+import math
+
+import numpy as np
+
+from nnsparse_stream.ratings.synthetic import GENRES, item_ids, make_ratings
+
+
+def test_the_expected_rating_is_the_mean_of_many_draws():
+    sample = make_ratings(20, 16, 100, noise=0.7, seed=1)
+    random = np.random.default_rng(0)
+    users, items = np.array([0, 3, 19]), np.array([1, 0, 15])
+    draws = sample.affinities[users, items][:, None] + random.normal(0, 0.7, (3, 200_000))
+    stars = np.clip(np.floor(draws * 2 + 0.5) / 2, 0.5, 5.0)
+    np.testing.assert_allclose(sample.expected(users, items), stars.mean(1), atol=4 * 0.7 / math.sqrt(200_000))
+
+
+def test_a_sample_is_a_function_of_its_arguments_and_names_each_pair_once():
+    sample, again = make_ratings(50, 40, 500, 0.5, 7), make_ratings(50, 40, 500, 0.5, 7)
+    assert sample.ratings.equals(again.ratings)
+    assert not sample.ratings.equals(make_ratings(50, 40, 500, 0.5, 8).ratings)
+    pairs = sample.ratings.group_by(["user", "item"]).aggregate([])
+    assert len(pairs) == len(sample.ratings)
+    stars = set(sample.ratings["rating"].to_pylist())
+    assert stars <= {0.5 * step for step in range(1, 11)}
+
+
+def test_an_items_name_starts_with_its_genre():
+    assert item_ids(10).to_pylist()[8:] == [f"{GENRES[0]}-001", f"{GENRES[1]}-001"]

@@ -1,0 +1,43 @@
+import pytest
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.training.presets import PRESETS, recipe
+from nnsparse_stream.training.recipe import Recipe
+
+
+def test_overrides_replace_fields_and_none_keeps_them():
+    chosen = recipe("cfn", epochs=3, learning_rate=None)
+    assert (chosen.epochs, chosen.learning_rate) == (3, PRESETS["cfn"].learning_rate)
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(InputError, match=r"no preset 'cnf'; there are .*cfn"):
+        recipe("cnf")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_recipe_survives_json(name):
+    assert Recipe.from_json(PRESETS[name].to_json()) == PRESETS[name]
+
+
+def test_the_epochs_of_a_stacked_recipe_are_its_layers_and_then_all():
+    stacked = recipe("cfn-stacked", hidden=(4, 3), pretrain_epochs=2, epochs=3)
+    assert stacked.all_epochs == 7
+    assert [tuple(stacked.stage(epoch)) for epoch in range(1, 8)] == [
+        (1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2), (None, 1, 3), (None, 2, 3), (None, 3, 3),
+    ]  # fmt: skip
+    plain = recipe("cfn", epochs=2)
+    assert [tuple(plain.stage(epoch)) for epoch in (1, 2)] == [(None, 1, 2), (None, 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"pretrain_epochs": 2}, "two or more hidden layers"),
+        ({"refeed_columns": -1}, "refeed_columns is -1, not 0 or more"),
+        ({"epochs": 0}, "epochs is 0, not 1 or more"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(fields, said):
+    with pytest.raises(InputError, match=said):
+        recipe("cfn", **fields)
