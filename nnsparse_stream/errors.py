@@ -6,5 +6,6 @@ from __future__ import annotations
 class InputError(ValueError):
     """The user's input or flags are at fault; commands print its message and exit with code 2.
 
-    The message is one line: what was wrong, in which file, line or record, and what to do.
+    The message is one line: what was wrong, in which file, line or record, and what to do. It names a field of what was
+    asked for in backquotes (`duplicates`); a command shows that as its flag (--duplicates), Beam YAML as it is.
     """

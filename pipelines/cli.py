@@ -11,6 +11,7 @@ import gc
 import importlib
 import logging
 import os
+import re
 import sys
 from typing import NoReturn, Protocol, cast
 
@@ -94,7 +95,7 @@ def main(argv: list[str]) -> int:
         _check_beam_flags(name, beam_flags)
         cast(Command, importlib.import_module(f"nnsparse_stream.pipelines.{name}")).run(args, beam_flags)
     except InputError as error:
-        print(f"nnsparse-stream {name}: {_printable(error)}", file=sys.stderr)
+        print(f"nnsparse-stream {name}: {_with_flags(_printable(error), args)}", file=sys.stderr)
         return 2
     except SystemExit as stopped:  # a command that ends with a code of its own
         return int(stopped.code or 0)
@@ -139,6 +140,11 @@ def _check_beam_flags(name: str, beam_flags: list[str]) -> None:
 def _printable(error: Exception) -> str:
     """An error's message in one line: what it quotes of a damaged file may hold anything."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(error))
+
+
+def _with_flags(message: str, args: argparse.Namespace) -> str:
+    """A message whose fields in backquotes are worded as the command's flags."""
+    return re.sub(r"`(\w+)`", lambda found: f"--{found[1]}" if hasattr(args, found[1]) else found[0], message)
 
 
 def _last_line(error: Exception) -> str:

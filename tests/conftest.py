@@ -11,9 +11,14 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 from faults import FaultProxy
+from hypothesis import settings
 from samples import Trained, command
 
 from nnsparse_stream.storage import retries
+
+# How long an example takes is the machine's affair, not the test's.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 _KEYS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
 _DATA = Path(os.environ.get("NNSPARSE_STREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))

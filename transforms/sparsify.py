@@ -252,7 +252,7 @@ class _GroupRows(beam.DoFn):
             rows, merged, filtered = grouping.group(blocks)
         except DuplicateRatingError as error:
             where = f": {self._describe_pair(error.user, error.item)}" if self._describe_pair else ""
-            raise InputError(f"{error}{where}; pass --duplicates first, last or mean, or remove one") from error
+            raise InputError(f"{error}{where}; pass `duplicates` first, last or mean, or remove one") from error
         yield shard, shard_count(vocabulary["ratings"], self._num_shards), rows, merged, filtered
 
     def _counted(

@@ -84,7 +84,7 @@ def check_bad_records(summaries: Iterable[dict[str, Any]], max_fraction: float) 
             if len(examples) >= _EXAMPLES:
                 break
         raise InputError(
-            f"{bad} of {read} records are malformed, more than --max_bad_fraction {max_fraction} allows; the first are "
+            f"{bad} of {read} records are malformed, more than `max_bad_fraction` {max_fraction} allows; the first are "
             f"[{'] ['.join(examples[:_EXAMPLES])}]; correct them, or pass a larger fraction"
         )
     return read, bad

@@ -186,10 +186,10 @@ def choose_id_type(field: str, kinds: Sequence[tuple[str, IdKind]], wanted: str 
     certain_strings = [url for url, kind in kinds if kind == IdKind("string", True)]
     certain_integers = [url for url, kind in kinds if kind == IdKind("int64", True)]
     if wanted == "int" and certain_strings:
-        raise InputError(f"{certain_strings[0]} holds {field} ids that are strings; pass --id_type string")
+        raise InputError(f"{certain_strings[0]} holds {field} ids that are strings; pass `id_type` string")
     if wanted == "auto" and certain_integers and strings:
         raise InputError(
-            f"{field} ids are integers in {certain_integers[0]} and strings in {strings[0]}; pass --id_type string to "
+            f"{field} ids are integers in {certain_integers[0]} and strings in {strings[0]}; pass `id_type` string to "
             "read all as strings"
         )
     return "string" if strings and wanted == "auto" else "int64"
@@ -237,7 +237,7 @@ def _detect(url: str, first: str, num_fields: int) -> str:
             return file_format
     raise InputError(
         f"{url}, line 1: this is neither Parquet, JSON lines, CSV, TSV nor MovieLens '::' with {num_fields} fields or "
-        f"more: {_shown(first)}; name the --format"
+        f"more: {_shown(first)}; name the `format`"
     )
 
 
@@ -294,7 +294,7 @@ def _json_columns(url: str, lines: list[str], names: FieldNames) -> tuple[str, .
         if isinstance(value, dict):
             keys += [key for key in value if key not in keys]
     if not keys:
-        raise InputError(f"{url}, line 1: this is no JSON object: {_shown(lines[0])}; name the --format")
+        raise InputError(f"{url}, line 1: this is no JSON object: {_shown(lines[0])}; name the `format`")
     missing = next((name for name in columns if name not in keys), None)
     if missing is not None:
         field = next(field for field, name in names._asdict().items() if name == missing)

@@ -95,7 +95,7 @@ def plan_inputs(
         files = [file._replace(positions=(0, 1, 2, 3)) for file in files]
         timed = True
     if timed_for and not timed:
-        raise InputError(f"{timed_for} needs the time of each rating; name its column by --timestamp_column")
+        raise InputError(f"{timed_for} needs the time of each rating; name its column by `timestamp_column`")
     calendar = [file.url for file in files if file.calendar]
     if timed and 0 < len(calendar) < len(files):
         other = next(file.url for file in files if not file.calendar)
@@ -106,7 +106,7 @@ def plan_inputs(
     if ordered and not timed and (len(files) > MOST_FILES or any(file.size >> RECORD_BITS for file in files)):
         raise InputError(
             f"the order of the input is kept for {MOST_FILES} files of {1 << RECORD_BITS >> 40} TiB at most; "
-            "pass a --timestamp_column, or --duplicates mean"
+            "pass a `timestamp_column`, or `duplicates` mean"
         )
     schema = BlockSchema(
         user_type, item_type, timestamp=timed, position=ordered and not timed, rating=names.rating is not None

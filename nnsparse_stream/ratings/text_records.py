@@ -277,7 +277,7 @@ def _rating(value: object) -> float:
 
 
 def _integer(name: str, value: object) -> int:
-    hint = "; pass --id_type string where ids are not integers" if name != "timestamp" else ""
+    hint = "; pass `id_type` string where ids are not integers" if name != "timestamp" else ""
     number = int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
     if isinstance(number, bool) or not isinstance(number, int):
         raise _BadLineError(f"{name} is not an integer{hint}")

@@ -86,7 +86,7 @@ def judge_blend(blocks: Sequence[pa.RecordBatch], weights: Sequence[float], axis
     if joined is None or (joined != joined[:, :1]).any() or (positions.reshape(-1, count) != np.arange(count)).any():
         raise InputError(
             "the data sets do not hold the same ratings in the judged fold: prepare them from the same input, with the "
-            "same --folds and --fold_seed, one for each axis"
+            "same `folds` and `fold_seed`, one for each axis"
         )
     predicted = table["prediction"].to_numpy()[order].reshape(-1, count) @ shares_of(weights)
     first = order[::count]

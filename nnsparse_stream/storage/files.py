@@ -327,9 +327,9 @@ def check_apart(output: str, inputs: Sequence[str]) -> None:
     for url in inputs:
         theirs = canonical(url).rstrip("/")
         if (theirs + "/").startswith(ours + "/"):
-            raise InputError(f"{url} is input and lies in --output {output}, which is to be written: name another")
+            raise InputError(f"{url} is input and lies in `output` {output}, which is to be written: name another")
         if ours.startswith(theirs + "/"):
-            raise InputError(f"--output {output} lies in the input {url} and would be read as such: name another")
+            raise InputError(f"`output` {output} lies in the input {url} and would be read as such: name another")
 
 
 def check_named_once(urls: Sequence[str], what: str) -> None:

@@ -66,7 +66,7 @@ class OutputDirectory:
         if found is None:
             return "empty"
         if found["type"] == "file":
-            raise InputError(f"{self.url} is a file where an output directory is meant; name another --output")
+            raise InputError(f"{self.url} is a file where an output directory is meant; name another `output`")
         names = {_final_name(name) for name in list_files(self.url)}
         if not names:
             return "empty"
@@ -92,7 +92,7 @@ class OutputDirectory:
             InputError: what `state` raises; or a whole output lies there and `overwrite` is False.
         """
         if self.state() == "complete" and not self._overwrite:
-            raise InputError(f"{self.url} exists already; pass --overwrite to replace it, or name another --output")
+            raise InputError(f"{self.url} exists already; pass `overwrite` to replace it, or name another `output`")
 
     def begin(self, resume: bool = False) -> None:
         """Makes the directory, cleans it, and marks it as unfinished. Call it when the inputs have been checked.
@@ -152,7 +152,7 @@ class OutputDirectory:
                 remove_empty_directory(self.url)
         except (InputError, OSError) as error:
             _LOGGER.warning(
-                "what was written is not removed, the next run with this --output will: %s", one_line(error)
+                "what was written is not removed, the next run with this `output` will: %s", one_line(error)
             )
 
     def _remove_contents(self) -> None:

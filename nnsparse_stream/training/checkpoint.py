@@ -49,7 +49,7 @@ class Checkpoint:
         if manifest.axis != self.state["axis"]:
             raise InputError(
                 f"{url} has rows by {manifest.axis}, but the model in {self.url} was trained on rows by "
-                f"{self.state['axis']}; prepare the ratings with --axis {self.state['axis']}"
+                f"{self.state['axis']}; prepare the ratings with `axis` {self.state['axis']}"
             )
         # The vocabularies of which this model's columns are the first so many.
         columns = {entry["fingerprint"]: entry["num_columns"] for entry in manifest.earlier_vocabularies}
@@ -58,12 +58,12 @@ class Checkpoint:
         if known is not None and known < manifest.num_columns:
             raise InputError(
                 f"{url} has {manifest.num_columns - known} columns more than the model in {self.url} was trained on; "
-                "train on it, or score raw files with --input, which leaves out the ratings of new columns"
+                "train on it, or score raw files with `input`, which leaves out the ratings of new columns"
             )
         if known is None:
             raise InputError(
                 f"{url} has another vocabulary than the data set that the model in {self.url} was trained on: its "
-                "column indices mean other ids; use the data set of the training, or score raw files with --input"
+                "column indices mean other ids; use the data set of the training, or score raw files with `input`"
             )
 
     def vocabulary_file(self) -> dict[str, Any]:

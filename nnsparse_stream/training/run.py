@@ -212,7 +212,7 @@ class Run:
         ratings = self.dataset.manifest.ratings
         return InputError(
             f"training diverged in epoch {epoch}, at a learning rate of {self.trainer.learning_rate:g}: lower "
-            f"--learning_rate, or look for extreme ratings (those of {self.dataset.url} lie between {ratings['min']:g} "
+            f"`learning_rate`, or look for extreme ratings (those of {self.dataset.url} lie between {ratings['min']:g} "
             f"and {ratings['max']:g})"
         )
 

@@ -40,9 +40,9 @@ def run_directory(request: TrainingRequest) -> OutputDirectory:
     directory.check()
     state = directory.state()
     if state == "unfinished" and not (request.resume or request.overwrite):
-        raise InputError(f"{request.output} holds a run that did not finish; pass --resume to go on, or --overwrite")
+        raise InputError(f"{request.output} holds a run that did not finish; pass `resume` to go on, or `overwrite`")
     if request.resume and state == "empty":
-        raise InputError(f"{request.output} holds no run to resume; train without --resume")
+        raise InputError(f"{request.output} holds no run to resume; train without `resume`")
     return directory
 
 
@@ -71,10 +71,10 @@ def train(request: TrainingRequest) -> dict[str, Any]:
     device = pick_device(request.device)
     dataset = Dataset(request.data)
     if not dataset.manifest.fold_entries["train"]:
-        raise InputError(f"{request.data} has no rating in its training fold; prepare it with other --folds")
+        raise InputError(f"{request.data} has no rating in its training fold; prepare it with other `folds`")
     if request.patience is not None and not dataset.manifest.fold_entries["validation"]:
         raise InputError(
-            f"--patience needs a validation fold, and {request.data} has none; prepare it with other --folds"
+            f"`patience` needs a validation fold, and {request.data} has none; prepare it with other `folds`"
         )
     # Before anything is removed: files may be missing or damaged.
     dataset.check_files()
@@ -180,7 +180,7 @@ def _resumed(request: TrainingRequest, dataset: Dataset) -> Checkpoint | None:
         before_epochs = request.recipe.all_epochs - request.recipe.epochs
         raise InputError(
             f"{request.output} has trained {checkpoint.state['epoch'] - before_epochs} epochs already, more than "
-            f"--epochs {request.recipe.epochs}"
+            f"`epochs` {request.recipe.epochs}"
         )
     checkpoint.state["recipe"] = request.recipe.to_json()
     return checkpoint

@@ -26,7 +26,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no usable GPU here; `nnsparse-stream doctor` shows what it sees")
+        raise InputError("`device` cuda: torch sees no usable GPU here; `nnsparse-stream doctor` shows what it sees")
     return torch.device(name)
 
 

@@ -21,7 +21,7 @@ def check_installed() -> None:
     try:
         import tensorboard.summary.writer.record_writer  # noqa: F401
     except ImportError as error:
-        raise InputError("--tensorboard needs a package: pip install 'nnsparse-stream[tensorboard]'") from error
+        raise InputError("`tensorboard` needs a package: pip install 'nnsparse-stream[tensorboard]'") from error
 
 
 def events(history: list[dict[str, Any]]) -> bytes:

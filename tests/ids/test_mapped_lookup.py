@@ -136,7 +136,7 @@ def test_a_disk_without_room_is_named(temporary: Path, size: int) -> None:
     """Full in the midst of building, and at the end: a limit on a file's size stands for the disk."""
     urls, checksums = write_parts(temporary, pa.array(range(0, 10_000_000, 1000)), 5000)
     code = (
-        "import resource; from nnsparse_stream import lookup; lookup.PART_IDS = 0; "
+        "import resource; from nnsparse_stream.ids import mapped_lookup as lookup; lookup.PART_IDS = 0; "
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
         f"lookup.open_vocabulary({urls}, {checksums}, 10000)"
     )

@@ -121,7 +121,7 @@ def test_zero_grad_clears_and_other_operations_are_refused_with_advice():
     rows = random_rows(2, 30, 4)
     encode(weight, rows).sum().backward()
     assert repr(weight.grad) == f"RowGradient({len(weight.grad.columns)} of 30 rows, torch.float64, cpu)"
-    with pytest.raises(TypeError, match=r"update the parameter by an optimiser of nnsparse_stream\.optim"):
+    with pytest.raises(TypeError, match=r"update the parameter by RowSGD"):
         torch.optim.SGD([weight], lr=0.1).step()
     with pytest.raises(TypeError, match=r"a gradient by rows and a dense one"):
         weight.square().sum().backward()

@@ -101,7 +101,7 @@ BAD_FILES = [
     ("f.gz", "", DEFAULT, "is empty"),
     ("f", "\n  \n", DEFAULT, "is empty"),
     ("f", "what is this\n", DEFAULT, r"line 1: this is neither .* what is this"),
-    ("f", "1|2|3\n", DEFAULT, "name the --format"),
+    ("f", "1|2|3\n", DEFAULT, "name the `format`"),
     ("f", "userId,movieId,rating\n", DEFAULT, r"no column 'user'; the columns found are userId, movieId, rating; pass"),
     ("f", "user,item,stars\n", DEFAULT, r"no column 'rating'; .* pass --rating_column"),
     ("f", "1,2,3\n", FieldNames(rating="stars"), "no column 'user'"),
@@ -165,9 +165,9 @@ def test_one_type_of_ids_for_all_files(tmp_path: Path) -> None:
     assert plan(tmp_path, integers, strings, id_type="int").schema[:2] == ("int64", "int64")
     assert plan(tmp_path, integers, json_integers, id_type="string").schema[:2] == ("string", "string")
     for other in (strings, json_strings):
-        with pytest.raises(InputError, match=r"integers in .* and strings in .*; pass --id_type string"):
+        with pytest.raises(InputError, match=r"integers in .* and strings in .*; pass `id_type` string"):
             plan(tmp_path, json_integers, other)
-    with pytest.raises(InputError, match="pass --id_type string"):
+    with pytest.raises(InputError, match="pass `id_type` string"):
         plan(tmp_path, json_strings, id_type="int")
 
 

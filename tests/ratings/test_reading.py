@@ -46,10 +46,10 @@ BAD_CSV = [
     ("1,2,3,4", "4 fields where 3 are expected"),
     (",2,3", "user is empty"),
     ("1,,3", "item is empty"),
-    ("x,2,3", "user is not an integer; pass --id_type string where ids are not integers"),
-    ("1,2.5,3", "item is not an integer; pass --id_type string where ids are not integers"),
-    ("99999999999999999999,2,3", "user is not an integer; pass --id_type string where ids are not integers"),
-    ("9999999999999999999,2,3", "user does not fit in 64 bits; pass --id_type string where ids are not integers"),
+    ("x,2,3", "user is not an integer; pass `id_type` string where ids are not integers"),
+    ("1,2.5,3", "item is not an integer; pass `id_type` string where ids are not integers"),
+    ("99999999999999999999,2,3", "user is not an integer; pass `id_type` string where ids are not integers"),
+    ("9999999999999999999,2,3", "user does not fit in 64 bits; pass `id_type` string where ids are not integers"),
     ('1,"2,3', "a quote is not closed (line breaks inside quotes are not supported)"),
     ("1,2\r,3", "a carriage return inside the line"),
 ]
@@ -76,7 +76,7 @@ def test_a_bad_line_is_named_and_costs_one_record(tmp_path: Path, line: str, rea
         (b'{"item":2,"rating":3}', "the field user is missing"),
         (
             b'{"user":1.5,"item":2,"rating":3}',
-            "user is not an integer; pass --id_type string where ids are not integers",
+            "user is not an integer; pass `id_type` string where ids are not integers",
         ),
         (b'{"user":1,"item":2,"rating":3', "not valid JSON"),
         (b"{}{}", "not valid JSON"),

@@ -47,7 +47,7 @@ def test_a_finished_output_holds_its_files_and_no_marker(base: str) -> None:
 
 def test_a_finished_output_is_replaced_only_on_request(base: str) -> None:
     finish(base)
-    with pytest.raises(InputError, match="exists already; pass --overwrite"):
+    with pytest.raises(InputError, match="exists already; pass `overwrite`"):
         output(base).begin()
     assert listing(storage.join(base, "out")) == ["manifest.json", "part-1.bin", "rows/shard-1"]
     directory = output(base, overwrite=True)
