@@ -7,7 +7,6 @@ Exit codes: 0 done, 2 the user's input or flags are at fault, 143 training was s
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import logging
 import os
@@ -154,13 +153,9 @@ def _last_line(error: Exception) -> str:
 
 def run_module(name: str) -> NoReturn:
     """What `python -m pipelines.<name>` calls."""
-    gc.disable()
     sys.exit(main([name, *sys.argv[1:]]))
 
 
 def console() -> NoReturn:
     """The entry point of the console command."""
-    # Until a pipeline runs, there is little but imports: what they make stays, and to look through it for garbage is a
-    # tenth of a second.
-    gc.disable()
     sys.exit(main(sys.argv[1:]))

@@ -16,6 +16,7 @@ from nnsparse_stream.data.dataset import Dataset, shard_schema
 from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.windows import refuse_windows
 
 _FIELDS = (("score", pa.float32()), ("rank", pa.int32()))
 
@@ -105,6 +106,9 @@ class ScoreRatings(beam.PTransform):
 
     Returns:
         A PCollection of one dictionary a shard: `path` (relative to the output), `rows` (of the file), `bytes`.
+
+    Raises:
+        InputError: when it is applied: the blocks are cut into windows.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class ScoreRatings(beam.PTransform):
 
     def expand(self, blocks: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
+        refuse_windows(self, blocks)
         return blocks | "By shard" >> beam.GroupByKey() | "Score" >> beam.ParDo(self._score)
 
 

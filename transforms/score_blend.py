@@ -18,6 +18,7 @@ from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.transforms.model_cache import CheckpointHandle, ColumnPredictorHandle
 from nnsparse_stream.transforms.score import pair_block, score_schema, write_scores
+from nnsparse_stream.transforms.windows import refuse_windows
 
 #: Where, in the output, codes lie while the pipeline runs.
 CODES = "_codes"
@@ -171,6 +172,9 @@ class BlendPairs(beam.PTransform):
 
     Returns:
         A PCollection of one dictionary a file, as that of `ScoreRatings`; there is a file even where there is no pair.
+
+    Raises:
+        InputError: when it is applied: the pairs are cut into windows.
     """
 
     def __init__(
@@ -188,6 +192,7 @@ class BlendPairs(beam.PTransform):
 
     def expand(self, pairs: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
+        refuse_windows(self, pairs)
         members = _members(self._checkpoints, self._data)
         manifest = Dataset(self._data[0]).manifest
         kinds = (manifest.row_id_type, manifest.column_id_type)

@@ -339,7 +339,7 @@ def test_a_runner_that_loses_ratings_is_noticed(
 
     monkeypatch.setattr(module, "_write_summary", lossy)
     flags = ["--input", tmp_path / "ratings.csv", "--output", tmp_path / "out", "--axis", "user"]
-    assert prepare(*flags) == 1
+    assert prepare(*flags, "--runner=DirectRunner") == 1
     message = capsys.readouterr().err
     assert "lost or repeated ratings: of 10 read it left out 0 and counted 10; of these it wrote 9" in message
     assert not (tmp_path / "out").exists()
