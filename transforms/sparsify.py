@@ -15,7 +15,13 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.data.grouping import encode_block, partition
 from nnsparse_stream.data.shard_grouping import ShardGrouping
-from nnsparse_stream.data.shard_steps import PARTITIONED_BYTES, encode_blocks, group_shard, shard_count
+from nnsparse_stream.data.shard_steps import (
+    PARTITIONED_BYTES,
+    RATINGS_AT_ONCE,
+    encode_blocks,
+    group_shard,
+    shard_count,
+)
 from nnsparse_stream.data.vocabulary_files import load_vocabulary
 from nnsparse_stream.ratings.folds import Folds, HashFolds
 from nnsparse_stream.ratings.reading import cut_block
@@ -202,7 +208,12 @@ class _GroupRows(beam.DoFn):
         shard, blocks = keyed
         shards = shard_count(vocabulary["ratings"], self._num_shards)
         grouping = ShardGrouping(
-            self._axis, load_vocabulary(vocabulary), self._duplicates, self._folds, self._min_row_ratings
+            self._axis,
+            load_vocabulary(vocabulary),
+            self._duplicates,
+            self._folds,
+            self._min_row_ratings,
+            RATINGS_AT_ONCE,
         )
         grouped = group_shard(shard, shards, blocks, grouping, self._describe_pair)
         self._filtered_counter.inc(grouped.filtered)

@@ -20,7 +20,14 @@ import pyarrow as pa
 
 from nnsparse_stream.data.grouping import encode_block, partition
 from nnsparse_stream.data.shard_grouping import ShardGrouping
-from nnsparse_stream.data.shard_steps import PARTITIONED_BYTES, encode_blocks, group_shard, shard_count, write_grouped
+from nnsparse_stream.data.shard_steps import (
+    PARTITIONED_BYTES,
+    RATINGS_AT_ONCE,
+    encode_blocks,
+    group_shard,
+    shard_count,
+    write_grouped,
+)
 from nnsparse_stream.data.threads import Threads, usable_threads
 from nnsparse_stream.data.vocabulary_files import (
     IdCounts,
@@ -134,7 +141,7 @@ def prepare_here(
                 waiting[shard].append(ticket)
                 sizes.append(size)
 
-        grouping = ShardGrouping(axis, vocabulary, duplicates, folds, min_row_ratings)
+        grouping = ShardGrouping(axis, vocabulary, duplicates, folds, min_row_ratings, RATINGS_AT_ONCE)
 
         def group_and_write(shard: int) -> dict[str, Any]:
             blocks = threads.while_needed(map(store.take, waiting.pop(shard)))

@@ -25,9 +25,6 @@ from nnsparse_stream.storage.block_store import BlockStore
 
 #: Bits that number a part: 256 parts hold what is far beyond any shard, and their pieces are not yet tiny.
 _PART_BITS = 8
-#: Ratings that are grouped at once, at some 100 bytes each with what sorting takes. A shard has more where a row is
-#: heavy or few shards were asked for.
-_RATINGS_AT_ONCE = 1 << 21
 #: Ratings that are cut at once.
 _CUT_BYTES = 16 << 20
 
@@ -50,7 +47,7 @@ class ShardGrouping:
     duplicates: str
     folds: Folds | None
     min_row_ratings: int
-    most_ratings: int = _RATINGS_AT_ONCE
+    most_ratings: int
 
     def group(self, blocks: Iterable[pa.RecordBatch]) -> tuple[pa.RecordBatch, int, int]:
         """Makes one shard.

@@ -22,6 +22,9 @@ from nnsparse_stream.ids.vocabulary import Vocabulary
 #: Ratings of one shard, by default. At 16 to 24 bytes a rating, what is grouped under one key stays near 10 MB, which
 #: every engine sorts in memory.
 RATINGS_PER_SHARD = 500_000
+#: Ratings that are grouped at once, at some 100 bytes each with what sorting takes. A shard has more where a row is
+#: heavy or few shards were asked for; it is grouped in parts.
+RATINGS_AT_ONCE = 1 << 21
 #: Ratings that are partitioned at once, so that the pieces do not become tiny where shards are many.
 PARTITIONED_BYTES = 24 << 20
 

@@ -17,7 +17,7 @@ import pytest
 from preparing import files_of, prepare
 
 import nnsparse_stream.transforms.sparsify
-import nnsparse_stream.transforms.vocabulary
+from nnsparse_stream.data import vocabulary_files
 from nnsparse_stream.data.dataset import ColumnsFile
 from nnsparse_stream.data.grouping import fold_block
 from nnsparse_stream.data.shard_steps import shard_count
@@ -108,9 +108,9 @@ def test_blocks_become_shards(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if bounds:
         monkeypatch.setattr(lookup, "PART_IDS", 0)
-        monkeypatch.setattr(nnsparse_stream.transforms.sparsify, "_PENDING_BYTES", bounds)
-        monkeypatch.setattr(nnsparse_stream.transforms.vocabulary, "_COUNTED_ROWS", bounds)
-        monkeypatch.setattr(nnsparse_stream.transforms.vocabulary, "_PENDING_ROWS", bounds)
+        monkeypatch.setattr(nnsparse_stream.transforms.sparsify, "PARTITIONED_BYTES", bounds)
+        monkeypatch.setattr(vocabulary_files, "_COUNTED_IDS", bounds)
+        monkeypatch.setattr(vocabulary_files, "_PENDING_ROWS", bounds)
 
     def build(pipeline: beam.Pipeline) -> None:
         read = pipeline | ReadRatings(plan, str(tmp_path / "letters"))
@@ -145,7 +145,7 @@ def test_blocks_become_shards(
     assert len(list((tmp_path / "data" / "rows").iterdir())) == 50
     shared = tmp_path / f"nnsparse-stream-{os.getuid()}"
     assert len(list(shared.glob("vocabulary-*.arrow"))) == (1 if bounds else 0)
-    nnsparse_stream.transforms.vocabulary._load.cache_clear()
+    vocabulary_files._load.cache_clear()
     assert list(shared.glob("vocabulary-*.arrow")) == []
 
 
@@ -199,7 +199,7 @@ def test_a_duplicate_reaches_the_driver_from_a_worker(tmp_path: Path) -> None:
         vocabulary = ratings | BuildVocabulary("item", "int64", str(tmp_path))
         _ = ratings | SparsifyRatings("user", vocabulary, block.slice(0, 0))
 
-    with pytest.raises(InputError, match=r"^user 1 rated item 2 more than once; pass --duplicates first, last or mean"):
+    with pytest.raises(InputError, match=r"^user 1 rated item 2 more than once; pass `duplicates` first, last or mean"):
         run_pipeline(build, [])
 
 
