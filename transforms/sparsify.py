@@ -18,7 +18,6 @@ from nnsparse_stream.data.shard_grouping import ShardGrouping
 from nnsparse_stream.data.shard_steps import (
     PARTITIONED_BYTES,
     RATINGS_AT_ONCE,
-    encode_blocks,
     group_shard,
     shard_count,
 )
@@ -153,8 +152,9 @@ class _Partition(beam.DoFn):
 
     def _flush(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         shards = shard_count(self._built["ratings"], self._num_shards)
-        block = encode_blocks(self._pending, self._axis, load_vocabulary(self._built), self._known_columns_only)
-        self._bytes = 0
+        block = pa.concat_batches(self._pending)
+        self._pending, self._bytes = [], 0
+        block = encode_block(block, self._axis, load_vocabulary(self._built), self._known_columns_only)
         together, keys = _groups(self._built["ratings"], shards) if self._twice else (1, 1)
         # By what it holds, so that a retry sends it to the same key.
         key = zlib.crc32(block["column"].to_numpy()) % keys

@@ -23,7 +23,6 @@ from nnsparse_stream.data.shard_grouping import ShardGrouping
 from nnsparse_stream.data.shard_steps import (
     PARTITIONED_BYTES,
     RATINGS_AT_ONCE,
-    encode_blocks,
     group_shard,
     shard_count,
     write_grouped,
@@ -132,7 +131,8 @@ def prepare_here(
         waiting = {shard: [store.put(empty)] for shard in range(shards)}
 
         def encode_and_partition(tickets: list[int]) -> list[tuple[int, int, int]]:
-            block = encode_blocks([store.take(ticket) for ticket in tickets], axis, vocabulary, min_column_ratings > 1)
+            block = pa.concat_batches([store.take(ticket) for ticket in tickets])
+            block = encode_block(block, axis, vocabulary, min_column_ratings > 1)
             return [(shard, store.put(piece), piece.nbytes) for shard, piece in partition(block, "row", shards)]
 
         sizes = []

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from nnsparse_stream.data.dataset import write_shard
-from nnsparse_stream.data.grouping import DuplicateRatingError, encode_block
+from nnsparse_stream.data.grouping import DuplicateRatingError
 from nnsparse_stream.data.shard_grouping import ShardGrouping
 from nnsparse_stream.data.statistics import RatingStatistics
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ids.vocabulary import Vocabulary
 
 #: Ratings of one shard, by default. At 16 to 24 bytes a rating, what is grouped under one key stays near 10 MB, which
 #: every engine sorts in memory.
@@ -48,22 +47,6 @@ class GroupedShard(NamedTuple):
 def shard_count(ratings: int, wanted: int | None) -> int:
     """The number of shards: the one wanted, or one for every `RATINGS_PER_SHARD` ratings."""
     return wanted or max(1, -(-ratings // RATINGS_PER_SHARD))
-
-
-def encode_blocks(
-    blocks: list[pa.RecordBatch], axis: str, vocabulary: Vocabulary, known_columns_only: bool
-) -> pa.RecordBatch:
-    """Encodes several blocks of ratings to one; see `nnsparse_stream.data.grouping.encode_block`.
-
-    Args:
-        blocks: one at least; the list is emptied, so that each can go when it is encoded.
-        axis, vocabulary, known_columns_only: as there.
-    """
-    encoded = []
-    blocks.reverse()
-    while blocks:
-        encoded.append(encode_block(blocks.pop(), axis, vocabulary, known_columns_only))
-    return pa.concat_batches(encoded)
 
 
 def group_shard(
