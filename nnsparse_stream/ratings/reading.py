@@ -22,6 +22,8 @@ from nnsparse_stream.storage import files as storage
 BLOCK_BYTES = 1 << 20
 #: A text file is cut into splits of at most this many bytes, a Parquet file into splits of at least so many records.
 SPLIT_BYTES = 64 << 20
+#: A smaller text file is cut into so many splits, if these are not smaller than so many bytes: threads share it evenly.
+_EVEN_SPLITS, _LEAST_SPLIT_BYTES = 16, 8 << 20
 SPLIT_RECORDS = 1 << 20
 _CHUNK_BYTES = 4 << 20
 _LONGEST_LINE = 64 << 20
@@ -87,7 +89,8 @@ def split_file(file: RatingFile) -> list[Split]:
 
 
 def _split_text(file: RatingFile) -> list[Split]:
-    count = -(-file.size // SPLIT_BYTES)
+    size = min(SPLIT_BYTES, max(_LEAST_SPLIT_BYTES, file.size // _EVEN_SPLITS))
+    count = -(-file.size // size)
     # What is before the first record is the first split's.
     cuts = [cut for cut in (file.size * part // count for part in range(1, count)) if cut > file.body]
     if not cuts or not storage.can_seek(file.url):
