@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from runs import assert_same_run, request
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
@@ -21,19 +22,12 @@ from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import Checkpoint, checkpoints_of, load_model
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.recipe import Recipe
-from nnsparse_stream.training.run import TrainingRequest
 from nnsparse_stream.training.start import train
 from nnsparse_stream.training.steps import Trainer
-
-SMALL = recipe("cfn", hidden=(8,), epochs=3)
 
 
 def weights_of(run):
     return safetensors.torch.load(Path(checkpoints_of(str(run))[-1], "model.safetensors").read_bytes())
-
-
-def request(trained, output, **fields):
-    return TrainingRequest(**{"data": trained.data, "output": str(output), "recipe": SMALL, "threads": 1, **fields})
 
 
 def test_metrics_improve_and_are_written_for_each_epoch(trained):
@@ -113,26 +107,6 @@ def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_weights_and_metric
         train(request(trained, killed, recipe=small, resume=True, max_steps=steps, checkpoint_steps=1))
     train(request(trained, killed, recipe=small, resume=True))
     assert_same_run(killed, whole)
-
-
-def assert_same_run(one, other):
-    """What a resumed run has in common with an unbroken one: all but how long it took, and in how much memory."""
-    for ours, theirs in zip(*(tensors_of(run) for run in (one, other)), strict=True):
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert metrics_of(one) == metrics_of(other)
-
-
-def tensors_of(run):
-    """Weights and optimiser state of a run's last checkpoint."""
-    last = Path(checkpoints_of(str(run))[-1])
-    return [safetensors.torch.load((last / f"{name}.safetensors").read_bytes()) for name in ("model", "optimizer")]
-
-
-def metrics_of(run):
-    own = {"time", "seconds", "ratings_per_second", "waiting_for_data", "peak_memory_bytes"}
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in own} for line in lines]
 
 
 def test_stacked_pretraining_trains_one_layer_after_the_other_and_then_all(trained, tmp_path):
