@@ -16,7 +16,7 @@ import sys
 from typing import NoReturn, Protocol, cast
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.pipelines.standard_streams import open_standard_streams
+from nnsparse_stream.pipelines.standard_streams import OutputError, open_standard_streams
 
 #: Exit code of a command that a signal ended and that can be taken up again.
 STOPPED = 143
@@ -102,13 +102,14 @@ def main(argv: list[str]) -> int:
     try:
         _check_beam_flags(name, beam_flags)
         cast(Command, importlib.import_module(f"nnsparse_stream.pipelines.{name}")).run(args, beam_flags)
-        sys.stdout.flush()  # what cannot be written is an error, too
     except InputError as error:
         print(f"nnsparse-stream {name}: {_with_flags(_printable(error), args)}", file=sys.stderr)
         return 2
     except StoppedError as stopped:
         print(stopped)
         return STOPPED
+    except OutputError:
+        raise
     except KeyboardInterrupt:
         print(f"nnsparse-stream {name}: interrupted", file=sys.stderr)
         return 1
@@ -164,15 +165,23 @@ def _last_line(error: Exception) -> str:
 
 def run_module(name: str) -> NoReturn:
     """What `python -m nnsparse_stream.pipelines.<name>` calls."""
-    open_standard_streams()
-    gc.disable()
-    sys.exit(main([name, *sys.argv[1:]]))
+    _run_process([name, *sys.argv[1:]])
 
 
 def console() -> NoReturn:
     """The entry point of the console command."""
+    _run_process(sys.argv[1:])
+
+
+def _run_process(argv: list[str]) -> NoReturn:
     open_standard_streams()
     # Until a pipeline runs, there is little but imports: what they make stays, and to look through it for garbage is a
     # tenth of a second.
     gc.disable()
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(argv)
+        sys.stdout.flush()
+    except OutputError as error:
+        print(f"nnsparse-stream: {error.strerror}", file=sys.stderr)
+        code = 1
+    sys.exit(code)

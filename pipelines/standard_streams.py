@@ -8,6 +8,10 @@ import sys
 from typing import TextIO
 
 
+class OutputError(OSError):
+    """Standard output or error cannot be written, and what is written from here on is thrown away."""
+
+
 def open_standard_streams() -> None:
     """Gives this process three standard streams that can be used, whatever it was started with.
 
@@ -46,10 +50,10 @@ class _Output(io.TextIOWrapper):
             self._lost(error)
 
     def _lost(self, error: OSError) -> None:
-        """Raises what is no fault of the reader; in any case what still waits must not be tried again at exit."""
+        """Raises an OutputError but where the reader has gone; what still waits must not be tried again at exit."""
         _lead_nowhere(self.fileno())
         if not isinstance(error, BrokenPipeError):
-            raise error
+            raise OutputError(error.errno, f"{self.name} cannot be written: {error.strerror}") from error
 
 
 def _lead_nowhere(descriptor: int) -> None:
