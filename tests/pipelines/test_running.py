@@ -56,10 +56,7 @@ def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize(
     ("runner", "message"),
-    [
-        (LostRunner, "JobLostError: the job failed: .*: the job does not answer; it may go on: end it on the engine"),
-        (UnreachedRunner, "ConnectionError: deadline exceeded"),
-    ],
+    [(LostRunner, "the job does not answer; it may go on: end it on the engine"), (UnreachedRunner, "deadline exceeded")],
 )
 def test_a_job_that_may_go_on_leaves_the_marker_and_the_next_run_begins_anew(
     flags: list[str], capsys: pytest.CaptureFixture[str], runner: type, message: str
@@ -67,7 +64,7 @@ def test_a_job_that_may_go_on_leaves_the_marker_and_the_next_run_begins_anew(
     assert prepare(*flags, "expected") == 0
     assert prepare(*flags, "data", "--num_shards", 2) == 0
     assert prepare(*flags, "data", "--overwrite", f"--runner={__name__}.{runner.__name__}") == 1
-    assert message.partition(".*")[0] in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert list(files_of("data")) == ["_unfinished.json"]
     Path("data/rows").mkdir()
     Path("data/rows/shard-00001-of-00002.parquet").write_bytes(b"what the job wrote after that")
