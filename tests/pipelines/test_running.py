@@ -56,7 +56,10 @@ def flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize(
     ("runner", "message"),
-    [(LostRunner, "the job does not answer; it may go on: end it on the engine"), (UnreachedRunner, "deadline exceeded")],
+    [
+        (LostRunner, "the job does not answer; it may go on: end it on the engine"),
+        (UnreachedRunner, "deadline exceeded"),
+    ],
 )
 def test_a_job_that_may_go_on_leaves_the_marker_and_the_next_run_begins_anew(
     flags: list[str], capsys: pytest.CaptureFixture[str], runner: type, message: str

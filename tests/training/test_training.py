@@ -149,11 +149,10 @@ def test_dense_refeeding_brings_the_model_nearer_to_a_fixed_point(trained, tmp_p
     assert distance(10_000) < 0.5 * distance(0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_writes_a_checkpoint_and_ends_the_run_with_143(trained, tmp_path, number):
+def test_a_signal_writes_a_checkpoint_and_ends_the_process_with_143(trained, tmp_path):
     process = start(trained, tmp_path / "run", "--hidden", "8", "--epochs", "100000")
     wait_for_checkpoints(tmp_path / "run", 1, process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "--resume goes on from there" in output
