@@ -34,7 +34,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     where = tmp_path_factory.mktemp("train")
     write_log(where / "in", 400, 60, 12_000, files=1)
     data, expected = str(where / "data"), where / "run"
-    flags = ["--data", data, "--hidden", "8", "--epochs", "150", "--threads", "1", "--checkpoint_steps", "3",
+    flags = ["--data", data, "--hidden", "8", "--epochs", "60", "--threads", "1", "--checkpoint_steps", "3",
              "--keep_checkpoints", "100000"]  # fmt: skip
     for done in (
         run_command("prepare", "--input", where / "in", "--output", data, "--axis", "user", "--folds", "80,10,10"),
