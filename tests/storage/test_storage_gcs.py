@@ -35,7 +35,7 @@ def gcs_server() -> Iterator[tuple[str, int]]:
 @pytest.fixture
 def gcs_proxy(gcs_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """Stands before the server; the endpoint is set as users of fsspec set it."""
-    proxy = FaultProxy(*gcs_server, stall_seconds=1)
+    proxy = FaultProxy(*gcs_server)
     config = {"endpoint_url": proxy.url, "token": "anon", "project": "x"}
     monkeypatch.setitem(fsspec.config.conf, "gs", config)
     monkeypatch.setattr(retries, "BACKOFF", retries.Backoff(first_seconds=0.01, longest_seconds=0.05))

@@ -106,7 +106,7 @@ def test_a_web_server_that_fails_is_retried_or_named(
     data = bytes(range(256)) * 10_000
     (tmp_path / "web" / "a").write_bytes(data)
     host, port = web.removeprefix("http://").split(":")
-    proxy = FaultProxy(host, int(port), stall_seconds=1)
+    proxy = FaultProxy(host, int(port))
     try:
         for fault in ("503", "reset", "cut", "short"):
             for broken in range(1, 5):
