@@ -16,8 +16,9 @@ from samples import Trained, command
 
 from nnsparse_stream.storage import retries
 
-# How long an example takes is the machine's affair, not the test's.
-settings.register_profile("any machine", deadline=None)
+# How long an example takes is the machine's affair, not the test's. `--hypothesis-profile=thorough` tries many more.
+settings.register_profile("any machine", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile("any machine")
 
 _KEYS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}

@@ -422,7 +422,7 @@ LINE = st.one_of(
 
 
 @given(st.lists(LINE, max_size=25), st.sampled_from(["mean", "first", "last"]))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_nothing_is_dropped(tmp_path: Path, lines: list[str], policy: str) -> None:
     """Records in the input = entries + bad records + duplicates merged, and dead letters = bad records."""
     where = tmp_path / uuid.uuid4().hex
