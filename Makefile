@@ -16,8 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/nnsparse-stream demo --output demo --overwrite
 
+# Side by side in two processes, each of which makes the fixtures that it needs.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Prism, Flink and an Azure server are installed where Go, Java and Maven, npm are; the table at the end says what was left out, and why.
 test-engines: install
