@@ -153,7 +153,7 @@ def _last_line(error: Exception) -> str:
 
 
 def run_module(name: str) -> NoReturn:
-    """What `python -m nnsparse_stream.pipelines.<name>` calls."""
+    """What `python -m pipelines.<name>` calls."""
     gc.disable()
     sys.exit(main([name, *sys.argv[1:]]))
 

@@ -67,7 +67,7 @@ class Checkpoint:
             )
 
     def vocabulary_file(self) -> dict[str, Any]:
-        """The vocabulary as the transform `SparsifyRatings` takes one: what `BuildVocabulary` would have returned."""
+        """The vocabulary as `transforms.SparsifyRatings` takes one: what `BuildVocabulary` would have returned."""
         file = {"path": _VOCABULARY, "sha256": self.state["vocabulary_file"], "rows": len(self.vocabulary)}
         return {"url": self.url, "files": [file], "ratings": 0}
 

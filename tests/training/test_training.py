@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from killing import kill
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
@@ -81,7 +80,8 @@ def start(trained, output, *flags):
 
 
 def wait_for_checkpoints(output, count, process):
-    while len(checkpoints_of(str(output))) < count:
+    deadline = time.monotonic() + 100
+    while len(checkpoints_of(str(output))) < count and time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it was stopped"
         time.sleep(0.01)
 
@@ -89,9 +89,9 @@ def wait_for_checkpoints(output, count, process):
 @pytest.mark.parametrize(
     ("preset", "fields"),
     [
-        ("cfn", {"hidden": "8", "epochs": 3, "refeed_columns": 6}),
-        ("best-small-user", {"hidden": "8", "epochs": 3, "storage": "bfloat16"}),
-        ("cfn-stacked", {"hidden": "8,6,4", "pretrain_epochs": 1, "epochs": 2, "momentum": 0.5}),
+        ("cfn", {"hidden": "8", "epochs": 30, "refeed_columns": 6}),
+        ("best-small-user", {"hidden": "8", "epochs": 30, "storage": "bfloat16"}),
+        ("cfn-stacked", {"hidden": "8,6,4", "pretrain_epochs": 4, "epochs": 18, "momentum": 0.5}),
     ],
 )
 def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_weights_and_metrics(trained, tmp_path, preset, fields):
@@ -101,12 +101,16 @@ def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_weights_and_metric
     train(request(trained, whole, recipe=small))
     flags = ["--preset", preset, "--batch_rows", "5", "--checkpoint_steps", "7", "--keep_checkpoints", "1000",
              *(f"--{name}={value}" for name, value in fields.items())]  # fmt: skip
-    kill((["train", "--data", trained.data, "--threads", 1, *flags], killed, "checkpoints/step-000000021/state.json"))
-    with pytest.raises(InputError, match=r"did not finish; pass `resume` to go on, or `overwrite`"):
+    process = start(trained, killed, *flags)
+    wait_for_checkpoints(killed, 3, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "run.json").exists(), "the run ended before it was killed"
+    with pytest.raises(InputError, match=r"did not finish; pass --resume to go on, or --overwrite"):
         train(request(trained, killed, recipe=small))
     # Stopped twice more in the middle of an epoch, without another process, then to the end.
     for steps in (load_model(checkpoints_of(str(killed))[-1]).state["step"] + extra for extra in (40, 93)):
-        train(request(trained, killed, recipe=small, resume=True, max_steps=steps, checkpoint_steps=7))
+        train(request(trained, killed, recipe=small, resume=True, max_steps=steps, checkpoint_steps=1))
     train(request(trained, killed, recipe=small, resume=True))
     assert_same_run(killed, whole)
 
@@ -171,7 +175,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_the_run_with_143(trained, tmp_pat
     process = start(trained, tmp_path / "run", "--hidden", "8", "--epochs", "100000")
     wait_for_checkpoints(tmp_path / "run", 1, process)
     process.send_signal(number)
-    output, _ = process.communicate()
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "--resume goes on from there" in output
     state = load_model(str(tmp_path / "run")).state
@@ -285,7 +289,7 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(trained, tmp_path):
     with pytest.raises(InputError, match="holds no run to resume"):
         train(request(trained, run, resume=True))
     train(request(trained, run))
-    with pytest.raises(InputError, match="exists already; pass `overwrite`"):
+    with pytest.raises(InputError, match="exists already; pass --overwrite"):
         train(request(trained, run))
     with pytest.raises(InputError, match=r"other settings: learning_rate was 0\.06, is 0\.5"):
         train(request(trained, run, resume=True, recipe=recipe("cfn", hidden=(8,), epochs=4, learning_rate=0.5)))
