@@ -12,8 +12,8 @@ from nnsparse_stream.pipelines.options import add_weights_argument, blend_weight
 DESCRIPTION = """\
 Judge a model on one fold of a data set: RMSE and MAE over all its ratings, and by how many training ratings a row has.
 
-The model is given the training fold's ratings of each row and predicts those of the judged fold. Beside it stand what it
-must beat, fitted to the training fold: the mean of all ratings, and mean + row's bias + column's bias.
+The model is given the training fold's ratings of each row and predicts those of the judged fold. Beside it
+stand baselines, fitted to the training fold: the mean of all ratings, and mean + row's bias + column's bias.
 
   nnsparse-stream evaluate --data data/ml --model runs/ml --fold test --json test.json
   nnsparse-stream evaluate --data data/items,data/users --model runs/items,runs/users --weights 0.7,0.3
@@ -133,7 +133,8 @@ def table(figures: dict[str, Any]) -> str:
     lines += [f"{line['name']:>39} {line['rmse']:>8.4f} {line['mae']:>8.4f}" for line in figures["baselines"]]
     better = not_beaten(figures)
     if better:
-        lines.append(f"the model is NOT better than the {' or the '.join(better)}: by RMSE, do without it or train another")
+        names = " and the ".join(better)
+        lines.append(f"The model is NOT better than the {names} (by RMSE): train it differently, or do without it.")
     return "\n".join(lines)
 
 

@@ -48,8 +48,7 @@ class JudgeBaselines(beam.PTransform):
                 shards
                 | f"Residuals {number}"
                 >> beam.ParDo(_ColumnResiduals(baselines), biases).with_output_types(tuple[int, pa.RecordBatch])
-                | f"Biases {number}"
-                >> beam.CombinePerKey(_AddUp(baselines)).with_output_types(tuple[int, bytes])
+                | f"Biases {number}" >> beam.CombinePerKey(_AddUp(baselines)).with_output_types(tuple[int, bytes])
             )
             biases = beam.pvalue.AsList(fitted)
         return shards | "Judge" >> beam.ParDo(_Judge(baselines, self._fold), biases)

@@ -1,4 +1,4 @@
-"""Coders of what is shuffled: Arrow blocks as IPC streams, splits and shards as JSON. Without them Beam would pickle."""
+"""Coders of what is shuffled: Arrow blocks as IPC streams, splits and shards as JSON; Beam would pickle them."""
 
 from __future__ import annotations
 

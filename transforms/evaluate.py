@@ -51,10 +51,7 @@ class _BesideBaselines(beam.PTransform):
         model, shards = found
         baselines = shards | "Baselines" >> JudgeBaselines(self._data, self._fold)
         return (
-            (model, baselines)
-            | beam.Flatten()
-            | beam.combiners.ToList()
-            | "Compare" >> beam.Map(_compare, self._fold)
+            (model, baselines) | beam.Flatten() | beam.combiners.ToList() | "Compare" >> beam.Map(_compare, self._fold)
         )
 
 
@@ -116,7 +113,7 @@ class EvaluateBlend(beam.PTransform):
             self._axis,
             max(len(Dataset(url).shards) for url in self._data),
         )
-        shards = [begin | f"Shards of model {number}" >> ListShards(url) for number, url in enumerate(self._data)]
+        shards = {at: begin | f"Shards of model {at}" >> ListShards(url) for at, url in enumerate(self._data)}
         judged = (
             with_position(shards)
             | "Predict" >> beam.ParDo(predict).with_output_types(tuple[int, pa.RecordBatch])

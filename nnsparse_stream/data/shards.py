@@ -40,9 +40,10 @@ class Shard(NamedTuple):
     @classmethod
     def from_json(cls, encoded: bytes) -> Shard:
         """The shard that `to_json` wrote."""
-        data, number, (*fields, groups) = json.loads(encoded)
+        data, number, (path, rows, entries, size, checksum, groups) = json.loads(encoded)
         # JSON has made lists of the tuples.
-        return cls(data, number, ShardFile(*fields, row_groups=tuple((rows, entries) for rows, entries in groups)))
+        file = ShardFile(path, rows, entries, size, checksum, tuple((group[0], group[1]) for group in groups))
+        return cls(data, number, file)
 
 
 def list_shards(url: str) -> list[Shard]:

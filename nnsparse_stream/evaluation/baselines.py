@@ -5,9 +5,9 @@ The biases are those of Koren, Bell & Volinsky (2009): rating = mean + row's bia
     bias of a row    = sum of (rating - mean - column's bias) / (number of the row's ratings + 5)
     bias of a column = sum of (rating - mean - row's bias) / (number of the column's ratings + 5)
 
-over the training ratings. They are fitted by alternating least squares: from column biases of 0, each of `PASSES` passes
-computes the rows', which a row's own ratings give, and from these the columns'. On MovieLens-1M more passes change the
-RMSE by less than 0.0005.
+over the training ratings. They are fitted by alternating least squares: from column biases of 0, each of `PASSES`
+passes computes the rows', which a row's own ratings give, and from these the columns'. On MovieLens-1M more passes
+change the RMSE by less than 0.0005.
 """
 
 from __future__ import annotations
