@@ -38,7 +38,7 @@ def memory(what: str) -> int:
 @pytest.mark.parametrize("k", [10, 2_000])
 @pytest.mark.parametrize("scores", ["distinct", "equal"])
 def test_ranking_keeps_its_bound_of_memory(k: int, scores: str) -> None:
-    num_columns = 65_536
+    num_columns = 32_768
     model = RatingAutoencoder(ModelConfig(num_columns, (4,)))
     model.column_counts.fill_(1)
     if scores == "equal":
