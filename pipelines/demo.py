@@ -79,10 +79,9 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
     command("score", "--data", url("dataset"), "--model", url("run"), "--output", url("scores"), "--top_k", str(_TOP_K))
 
     from nnsparse_stream.data.dataset import Dataset
-    from nnsparse_stream.evaluation.baselines import evaluate_baselines
 
     dataset = Dataset(url("dataset"))
-    errors = [(name, sums.rmse) for name, sums in evaluate_baselines(dataset, 2).items()]
+    errors = [(baseline["name"], baseline["rmse"]) for baseline in figures["baselines"]]
     errors += [
         ("autoencoder (this model)", figures["rmse"]),
         ("best reachable (the noise)", _noise_floor(dataset, sample)),

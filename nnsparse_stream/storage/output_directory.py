@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage.files import (
+    check_regular,
     exists,
     info,
     is_directory,
@@ -78,7 +79,7 @@ class OutputDirectory:
         found = info(self.url)
         if found is None:
             return "empty"
-        if found["type"] == "file":
+        if found["type"] != "directory":
             raise InputError(f"{self.url} is a file where an output directory is meant; name another `output`")
         names = {_final_name(name) for name in self._names()}
         if not names:
@@ -91,6 +92,7 @@ class OutputDirectory:
             )
         if _MARKER in names:
             return "unfinished"  # also where the completing file is there: the run was killed before its last step
+        check_regular(join(self.url, self._completing))
         kind = read_json(join(self.url, self._completing), "the last file of an output").get("kind")
         if not str(kind).startswith(_OUR_KIND):
             raise InputError(
