@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from preparing import files_of, prepare
 
 from nnsparse_stream.data import local_run
 from nnsparse_stream.data.local_run import Sizes, _in_groups
+from nnsparse_stream.data.shard_steps import GroupedShard
 from nnsparse_stream.ratings.synthetic import make_ratings
 from nnsparse_stream.storage.block_store import BlockStore
 
@@ -82,6 +84,23 @@ def test_an_error_in_a_thread_ends_the_run_and_its_threads(tmp_path: Path, capsy
     before = threading.active_count()
     assert prepare("--input", tmp_path / "log.csv", "--output", tmp_path / "out", "--axis", "user") == 2
     assert "rated item 2 more than once" in capsys.readouterr().err
+    assert threading.active_count() == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_leaves_nothing(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, before = local_run.write_grouped, threading.active_count()
+
+    def interrupted(url: str, grouped: GroupedShard) -> dict[str, object]:
+        written = whole(url, grouped)
+        signal.raise_signal(signal.SIGINT)  # as Ctrl-C does: the main thread gets it
+        return written
+
+    monkeypatch.setattr(local_run, "write_grouped", interrupted)
+    assert prepare("--input", log, "--output", tmp_path / "out", "--axis", "item", "--num_shards", 50) == 1
+    assert "interrupted" in capsys.readouterr().err
     assert threading.active_count() == before
     assert not (tmp_path / "out").exists()
 
