@@ -149,7 +149,7 @@ def prepare_here(
 
         written = list(threads.map(group_and_write, range(shards)))
     read_sizes = Sizes.of([size for _, size in ratings.blocks])
-    return Prepared(ratings.summaries, ratings.filtered, built, written, read_sizes, Sizes.of(sizes))
+    return Prepared(ratings.outputs["summaries"], ratings.filtered, built, written, read_sizes, Sizes.of(sizes))
 
 
 class _Ratings:
@@ -157,8 +157,9 @@ class _Ratings:
 
     Attributes:
         blocks: (ticket, bytes) of each block of ratings.
-        counts: (part, ticket) of counts of column ids.
-        summaries, letters, lines: see `nnsparse_stream.ratings.dead_letters.split_outputs`.
+        ids: column ids that are counted, but not kept yet.
+        counts: (part, ticket) of counts that are kept.
+        outputs: what else `nnsparse_stream.ratings.dead_letters.split_outputs` gave, by its tag.
         filtered: ratings that are not in the range of time.
     """
 
@@ -168,10 +169,6 @@ class _Ratings:
         self.counts: list[tuple[int, int]] = []
         self.outputs: dict[str, list[Any]] = {"summaries": [], "letters": [], "lines": []}
         self.filtered = 0
-
-    @property
-    def summaries(self) -> list[dict[str, Any]]:
-        return self.outputs["summaries"]
 
 
 def _read(
