@@ -27,7 +27,6 @@ known, and is shown beside the model's and beside two baselines. Takes under two
 _USERS, _ITEMS, _RATINGS, _NOISE = 6000, 1200, 600_000, 0.7
 _PRESET = "best-small-user"
 _SHOWN_USERS, _TOP_K = 3, 5
-_CONTENTS = ("ratings.parquet", "dataset/*", "run/*", "scores/*", "evaluation.json", "report.html")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +42,20 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     Raises:
         InputError: the output cannot be used.
     """
-    from nnsparse_stream.storage.output_directory import OutputDirectory
+    from nnsparse_stream.pipelines import prepare, score
+    from nnsparse_stream.storage.output_directory import OutputDirectory, nested
+    from nnsparse_stream.training import start
 
     started = time.perf_counter()
-    directory = OutputDirectory(args.output, contents=_CONTENTS, completing="report.json", overwrite=args.overwrite)
+    contents = (
+        "ratings.parquet",
+        *nested("dataset", prepare.contents()),
+        *nested("run", start.CONTENTS, start.COMPLETING),
+        *nested("scores", score.contents(), score.COMPLETING),
+        "evaluation.json",
+        "report.html",
+    )
+    directory = OutputDirectory(args.output, contents=contents, completing="report.json", overwrite=args.overwrite)
     directory.begin()
     try:
         _go(args, beam_flags, directory)

@@ -83,7 +83,6 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     started = time.monotonic()
     inputs = _inputs(args)
 
-    from nnsparse_stream.data.assembly import CONTENTS
     from nnsparse_stream.pipelines.metrics import sizes
     from nnsparse_stream.pipelines.running import read_ahead, run_pipeline, written_by_job
     from nnsparse_stream.ratings.formats import FieldNames
@@ -91,11 +90,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.storage.files import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
 
-    output = OutputDirectory(
-        args.output,
-        contents=(*CONTENTS, _SUMMARY),
-        overwrite=args.overwrite,
-    )
+    output = OutputDirectory(args.output, contents=contents(), overwrite=args.overwrite)
     for some in inputs.values() if isinstance(inputs, Mapping) else [inputs]:
         check_apart(args.output, some)
     output.check()
@@ -118,6 +113,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         output.complete(manifest.to_json())
     _report(manifest, args.output, len(plan.files), sizes(result), time.monotonic() - started)
     return manifest
+
+
+def contents() -> tuple[str, ...]:
+    """Patterns of the files that `prepare` writes; see `OutputDirectory`."""
+    from nnsparse_stream.data.assembly import CONTENTS
+
+    return (*CONTENTS, _SUMMARY)
 
 
 def _inputs(args: argparse.Namespace) -> Sequence[str] | Mapping[int, Sequence[str]]:

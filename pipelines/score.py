@@ -38,6 +38,7 @@ rows of the output are those of the first model's data set.
 """
 
 _FOLDS = ("train", "validation", "test")
+COMPLETING = "_manifest.json"
 # Bytes of the files of raw ratings, for one shard. Gzip and Parquet hold some ten times of what they weigh, so what is
 # grouped under one key stays near 20 MB, which every engine sorts in memory.
 _BYTES_PER_SHARD = 2 << 20
@@ -120,16 +121,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.output_directory import OutputDirectory
     from nnsparse_stream.training.checkpoint import load_model
-    from nnsparse_stream.transforms.score_blend import CODES
 
-    codes = f"{CODES}/*.parquet"
-    # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
-    output = OutputDirectory(
-        args.output,
-        contents=("part-*.parquet", codes, "_dead_letters/*.jsonl", SUMMARY),
-        completing="_manifest.json",
-        overwrite=args.overwrite,
-    )
+    output = OutputDirectory(args.output, contents=contents(), completing=COMPLETING, overwrite=args.overwrite)
     storage.check_apart(args.output, [*args.model, *(args.data or args.input), *(args.pairs or [])])
     output.check()
     checkpoints = [load_model(url) for url in args.model]
@@ -163,7 +156,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
         bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
         output.remove(SUMMARY)
-        output.remove_matching(codes)
+        output.remove_matching(_codes())
         manifest = {
             "kind": "nnsparse-stream scores",
             "schema_version": 1,
@@ -178,6 +171,19 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         output.complete(storage.to_json(manifest))
     _report(manifest, args.output, time.monotonic() - started)
     return manifest
+
+
+def contents() -> tuple[str, ...]:
+    """Patterns of the files that `score` writes; see `OutputDirectory`."""
+    # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
+    letters = tuple(f"_dead_letters/{what}/#-#-#.jsonl" for what in ("pairs", "ratings"))
+    return ("part-#-of-#.parquet", _codes(), *letters, SUMMARY)
+
+
+def _codes() -> str:
+    from nnsparse_stream.transforms.score_blend import CODES
+
+    return f"{CODES}/model-#/part-#-of-#.parquet"
 
 
 def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import re
 from collections.abc import Collection
+from contextlib import suppress
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage.files import (
@@ -39,9 +39,9 @@ class OutputDirectory:
 
     Args:
         url: the directory.
-        contents: patterns of the files that the run writes, relative to the directory, beside the completing file; "*"
-            stands for any characters, "/" among them. Any other file found there, at any depth, is not ours: the
-            directory is refused, and nothing in it is deleted.
+        contents: patterns of the files that the run writes, relative to the directory, beside the completing file; "#"
+            stands for a number, "*" for any characters but "/". Any other file found there, at any depth, is not ours:
+            the directory is refused, and nothing in it is deleted.
         completing: name of the file that makes the output whole: a JSON object whose "kind" starts with
             "nnsparse-stream ".
         overwrite: whether a whole output may be replaced.
@@ -52,7 +52,7 @@ class OutputDirectory:
     ) -> None:
         self.url = url
         self._completing = completing
-        self._ours = (*contents, completing, _MARKER)
+        self._ours = [_pattern(name) for name in (*contents, completing, _MARKER)]
         self._overwrite = overwrite
         self._made_by_us = False
 
@@ -104,16 +104,20 @@ class OutputDirectory:
             InputError: what `check` raises, or the directory cannot be written.
         """
         self.check()
-        self._made_by_us = self.state() != "empty" or not exists(self.url)
+        new = not exists(self.url)
+        self._made_by_us = new or self.state() != "empty"
         try:
             write_file(join(self.url, _MARKER), to_json({"kind": _OUR_KIND + "unfinished output"}))
             if not resume:
                 self._remove_contents()
             elif exists(join(self.url, self._completing)):
                 self.remove(self._completing)
-        except InputError:
-            raise
-        except OSError as error:
+        except (InputError, OSError) as error:
+            if new:
+                with suppress(InputError, OSError):
+                    remove_empty_directory(self.url)
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{self.url}: the output cannot be written: {one_line(error)}") from error
 
     def write(self, name: str, data: bytes) -> None:
@@ -129,12 +133,14 @@ class OutputDirectory:
 
         What a worker that was killed has left of such a file goes too.
         """
-        _remove(self.url, [name for name in list_files(self.url) if fnmatch.fnmatchcase(_final_name(name), pattern)])
+        wanted = _pattern(pattern)
+        _remove(self.url, [name for name in list_files(self.url) if wanted.fullmatch(_final_name(name))])
 
     def complete(self, data: bytes) -> None:
         """Writes the completing file and takes the marker away: from here on the output is whole."""
         for name in list_files(self.url):
-            if _final_name(name) != name:  # a worker was killed while it wrote, and another wrote the file
+            # A worker was killed while it wrote, and another wrote the file.
+            if _final_name(name) != name and self._is_ours(_final_name(name)):
                 self.remove(name)
         self.write(self._completing, data)
         self.remove(_MARKER)
@@ -163,7 +169,17 @@ class OutputDirectory:
         _remove(self.url, sorted(ours, key=lambda name: (name != self._completing, name)))
 
     def _is_ours(self, name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._ours)
+        return any(pattern.fullmatch(name) for pattern in self._ours)
+
+
+def nested(folder: str, contents: Collection[str], completing: str = "manifest.json") -> tuple[str, ...]:
+    """Patterns of all files of an output that lies in a folder of another one, for that one's `contents`."""
+    return tuple(join(folder, name) for name in (*contents, completing, _MARKER))
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    parts = {"#": "[0-9]+", "*": "[^/]*"}
+    return re.compile("".join(parts.get(part, re.escape(part)) for part in re.split("([#*])", text)), re.DOTALL)
 
 
 def _remove(url: str, names: list[str]) -> None:
