@@ -50,17 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="a run's directory (its last checkpoint) or one checkpoint's; several, each with its --data, score by "
         "their mean, the rows of the first",
     )
     parser.add_argument(
-        "--data", type=urls, metavar="URL[,URL...]", help="data set that holds the rows and their known ratings"
+        "--data",
+        type=urls,
+        action="extend",
+        metavar="URL[,URL...]",
+        help="data set that holds the rows and their known ratings",
     )
     add_weights_argument(parser)
     parser.add_argument(
         "--input",
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="instead of --data, with one model: rating files with the known ratings",
     )
@@ -75,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--pairs",
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="files of user and item ids, in the formats and with the column names of rating files; a rating column is "
         "not needed and not read",
@@ -239,7 +246,14 @@ def _plan(args: argparse.Namespace, files: list[str], checkpoint: Checkpoint, wi
     names = FieldNames(args.user_column, args.item_column)._replace(
         rating=args.rating_column if with_rating else None, timestamp=args.timestamp_column if with_rating else None
     )
-    plan = plan_inputs(files, names, file_format=args.format, id_type=args.id_type, duplicates=args.duplicates)
+    plan = plan_inputs(
+        files,
+        names,
+        file_format=args.format,
+        id_type=args.id_type,
+        duplicates=args.duplicates,
+        timestamp_unit=args.timestamp_unit,
+    )
     for field, wanted in types.items():
         if wanted == "int64" and getattr(plan.schema, field) == "string":
             raise InputError(

@@ -42,8 +42,8 @@ def check_regular(path: str) -> None:
         return  # opening it says why
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise InputError(
-            f"{path} is no regular file (it is {_kind(mode)}), and input is read more than once; write it to a file and "
-            "name that"
+            f"{path} is no regular file (it is {_kind(mode)}), and input is read more than once; write it to a file "
+            "and name that"
         )
 
 
