@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import io
 import logging
 import os
 import re
@@ -154,13 +155,21 @@ def _last_line(error: Exception) -> str:
 
 def run_module(name: str) -> NoReturn:
     """What `python -m pipelines.<name>` calls."""
-    gc.disable()
+    _begin()
     sys.exit(main([name, *sys.argv[1:]]))
 
 
 def console() -> NoReturn:
     """The entry point of the console command."""
+    _begin()
+    sys.exit(main(sys.argv[1:]))
+
+
+def _begin() -> None:
     # Until a pipeline runs, there is little but imports: what they make stays, and to look through it for garbage is a
     # tenth of a second.
     gc.disable()
-    sys.exit(main(sys.argv[1:]))
+    # A file's name may hold what the terminal, or UTF-8, has no character for.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.errors import InputError, printable
 from nnsparse_stream.ratings.reading import Split, describe, read_split
 from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema
 from nnsparse_stream.ratings.times import TimeSpan
@@ -39,9 +39,11 @@ def split_outputs(split: Split, schema: BlockSchema) -> Iterator[tuple[str, Any]
     times: TimeSpan | None = None
     pending: list[BadRecord] = []
     examples: list[BadRecord] = []
+    name = printable(split.file.url)
     for block in read_split(split, schema):
-        pending += block.bad
-        examples += block.bad[: _EXAMPLES - len(examples)]
+        bad_ones = [record._replace(file=name) for record in block.bad]
+        pending += bad_ones
+        examples += bad_ones[: _EXAMPLES - len(examples)]
         lines += block.lines
         good += len(block.ratings)
         bad += len(block.bad)

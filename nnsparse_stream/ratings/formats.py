@@ -170,7 +170,7 @@ def inspect_file(
         file = RatingFile(url, number, file_format, compressed, body, (), positions, num_fields, (), fold, size=size)
         parsed = [split_fields(line, file_format) for line in lines if line.strip()][int(header) :]
         records = [[fields[position] for position in positions] for fields in parsed if len(fields) == num_fields]
-    if whole and not any(line.strip() for line in lines[number_of_first + int(body > mark) :]):
+    if whole and not any(line.strip() for line in lines[number_of_first + int(file.body > mark) :]):
         raise EmptyFileError(f"{url} holds a header only")
     if names.timestamp is not None:
         file = file._replace(
@@ -216,8 +216,8 @@ def _text_time_form(url: str, names: FieldNames, times: Sequence[object], unit: 
     if form is None and present:
         raise InputError(
             f"{url}: the timestamp column {names.timestamp!r} begins with {_shown(str(present[0]))!r}, which is "
-            "neither a number nor an ISO date or date and time, as 2026-01-31 12:00:00; pass --timestamp_column with another "
-            "column, or convert it"
+            "neither a number nor an ISO date or date and time, as 2026-01-31 12:00:00; pass --timestamp_column with "
+            "another column, or convert it"
         )
     return form or (OWN if unit == "auto" else unit)
 

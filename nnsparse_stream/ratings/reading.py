@@ -329,7 +329,8 @@ def _is_utf8(value: bytes) -> bool:
 
 def _shown(value: pa.Scalar) -> object:
     try:
-        return value.as_py()
+        # Python has no time of nanoseconds, nor after the year 9999.
+        return value.cast(pa.string()).as_py() if pa.types.is_timestamp(value.type) else value.as_py()
     except UnicodeDecodeError:
         return str(value.cast(pa.binary()).as_py())
 

@@ -89,8 +89,7 @@ def parsed_times(column: pa.Array, form: str) -> pa.Array | None:
         return column
     if pa.types.is_floating(column.type):
         values = column.to_numpy()
-        largest = max(_MICROSECONDS.get(form, 1), 1)
-        if not (np.abs(values) * largest < _EXACT).all():
+        if not (np.abs(values) < _EXACT / _MICROSECONDS.get(form, 1)).all():
             return None  # an integer among them may have lost digits
     times, unfit = to_times(column, form)
     return None if unfit.any() else times

@@ -346,12 +346,13 @@ def check_named_once(urls: Sequence[str], what: str) -> None:
     """Raises InputError where two URLs name one file, if it holds anything: its records would count twice."""
     seen: dict[str, str] = {}
     for url in urls:
-        first = seen.setdefault(canonical(url), url)
-        if first is not url and file_size(url):
-            other = "" if first == url else f", also as {first}"
+        name = canonical(url)
+        if name in seen and file_size(url):
+            other = "" if seen[name] == url else f", also as {seen[name]}"
             raise InputError(
                 f"{url} is named more than once ({what}{other}): its ratings would count twice; name it once"
             )
+        seen[name] = url
 
 
 def _match(fs: fsspec.AbstractFileSystem, url: str, path: str) -> list[str] | None:
