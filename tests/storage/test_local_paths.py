@@ -62,7 +62,7 @@ def test_links_that_lead_nowhere_are_named(tree: Path, url: str, target: str) ->
     ],
 )
 def test_one_file_under_two_names_is_refused(tree: Path, one: str, other: str) -> None:
-    with pytest.raises(InputError, match="named more than once .input, also as .*would count twice"):
+    with pytest.raises(InputError, match=r"named more than once .input, also as .*would count twice"):
         storage.match_files([one.format(tree), other])
 
 
