@@ -13,7 +13,7 @@ import json
 import os
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import fsspec
@@ -206,6 +206,11 @@ def _write(url: str, data: bytes) -> None:
     if kinds(fs) & ATOMIC_WRITES:
         request(fs, url, lambda: fs.pipe_file(path, data))
         return
+    parent = fs._parent(path)
+    made: list[str] = []
+    while not fs.exists(parent) and parent != fs._parent(parent):
+        made.append(parent)
+        parent = fs._parent(parent)
     fs.makedirs(fs._parent(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
@@ -214,6 +219,9 @@ def _write(url: str, data: bytes) -> None:
     except BaseException:
         if fs.exists(temporary):
             fs.rm_file(temporary)
+        for directory in made:
+            with suppress(Exception):  # another worker wrote to it meanwhile
+                fs.rmdir(directory)
         raise
 
 

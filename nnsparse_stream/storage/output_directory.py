@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection
-from contextlib import suppress
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage.files import (
@@ -104,20 +103,16 @@ class OutputDirectory:
             InputError: what `check` raises, or the directory cannot be written.
         """
         self.check()
-        new = not exists(self.url)
-        self._made_by_us = new or self.state() != "empty"
+        self._made_by_us = self.state() != "empty" or not exists(self.url)
         try:
             write_file(join(self.url, _MARKER), to_json({"kind": _OUR_KIND + "unfinished output"}))
             if not resume:
                 self._remove_contents()
             elif exists(join(self.url, self._completing)):
                 self.remove(self._completing)
-        except (InputError, OSError) as error:
-            if new:
-                with suppress(InputError, OSError):
-                    remove_empty_directory(self.url)
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except OSError as error:
             raise InputError(f"{self.url}: the output cannot be written: {one_line(error)}") from error
 
     def write(self, name: str, data: bytes) -> None:

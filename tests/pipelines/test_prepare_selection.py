@@ -218,7 +218,8 @@ def test_records_read_are_entries_bad_filtered_and_duplicates(
 ) -> None:
     where = tmp_path / uuid.uuid4().hex
     where.mkdir()
-    always = ["9,9,5,2"] * 3  # a rating that no filter leaves out
+    # A rating that no filter leaves out, and two that are outside of the range of time.
+    always = [*["9,9,5,2"] * 3, "9,8,1,0", "9,8,1,8"]
     (where / "a.csv").write_text("\n".join(["user,item,rating,time", *always, *lines]))
     flags = ["--axis", "user", "--id_type", "int", "--max_bad_fraction", 1, "--duplicates", policy, *folds]
     filters = ["--time_from", 1, "--time_to", 8, "--min_row_ratings", least_of_row, "--min_column_ratings"]
@@ -232,13 +233,15 @@ def test_records_read_are_entries_bad_filtered_and_duplicates(
     entries = ratings_of(str(where / "out"))
     assert {entry[:2] for entry in entries} == {record[:2] for record in kept}
     assert Dataset(str(where / "out")).manifest.records == {
-        "read": 3 + sum(bool(line) for line in lines),
-        "bad": 3 + sum(bool(line) for line in lines) - len(good),
+        "read": len(always) + sum(bool(line) for line in lines),
+        "bad": len(always) + sum(bool(line) for line in lines) - len(good),
         "filtered": len(good) - len(kept),
         "duplicates": len(kept) - len(entries),
     }
     letters = files_of(str(where / "out" / "dead_letters"))
-    assert sum(data.count(b"\n") for data in letters.values()) == 3 + sum(bool(line) for line in lines) - len(good)
+    assert sum(data.count(b"\n") for data in letters.values()) == len(always) + sum(bool(line) for line in lines) - len(
+        good
+    )
 
 
 @pytest.mark.parametrize("kind", [pa.timestamp("ms"), pa.timestamp("us", "Europe/Paris"), pa.date32()])
@@ -282,7 +285,7 @@ TIMED = ["--timestamp_column", "time"]
         ([*TIMED, "--test_from", "60", "--validation_from", "60"], ["validation_from 60 is not before test_from 60"]),
         ([*TIMED, "--time_from", "9", "--time_to", "9"], ["--time_from 9 is not before --time_to 9"]),
         ([*TIMED, "--test_from", "50", "--duplicates", "last"], ["nothing to train on", "'test_from': 50"]),
-        ([*TIMED, "--time_from", "81"], ["no rating is left of 4: the filters {'time_from': 81}"]),
+        ([*TIMED, "--time_from", "81"], ["--time_from 81 lies outside of the times of the log, 50 to 80; correct it"]),
         ([*TIMED, "--min_row_ratings", "5"], ["no rating is left of 4", "'min_row_ratings': 5"]),
         ([*TIMED, "--min_column_ratings", "4"], ["no rating is left of 4", "'min_column_ratings': 4"]),
         ([*TIMED, "--time_from", "61"], ["a.csv, line 4 and", "a.csv, line 5; pass --duplicates"]),
@@ -292,7 +295,7 @@ TIMED = ["--timestamp_column", "time"]
         ),
         (
             [*TIMED, "--input", "a.csv,t.parquet", "--test_from", "2026-01-01"],
-            ["times are timestamps in", "t.parquet and integers in", "a.csv"],
+            ["times are dates, or decimals, in", "t.parquet and integers in", "a.csv"],
         ),
     ],
 )
