@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.time_columns import OWN, sampled_form, typed_form
+from nnsparse_stream.ratings.parquet_failures import parquet_failure
+from nnsparse_stream.ratings.time_columns import OWN, text_form, typed_form
 from nnsparse_stream.storage import files as storage
 
 SEPARATORS = {"csv": ",", "tsv": "\t", "movielens": "::"}
@@ -173,9 +174,8 @@ def inspect_file(
     if whole and not any(line.strip() for line in lines[number_of_first + int(file.body > mark) :]):
         raise EmptyFileError(f"{url} holds a header only")
     if names.timestamp is not None:
-        file = file._replace(
-            time_form=_text_time_form(url, names, [record[-1] for record in records if record], time_unit)
-        )
+        times = [record[-1] for record in records if record]
+        file = file._replace(time_form=text_form(url, names.timestamp, times, time_unit))
     certain = file_format == "jsonl"
     users, items = (_id_kind([record[position] for record in records if record], certain) for position in (0, 1))
     return file, users, items
@@ -210,18 +210,6 @@ def choose_id_type(field: str, kinds: Sequence[tuple[str, IdKind]], wanted: str 
     return "string" if strings and wanted == "auto" else "int64"
 
 
-def _text_time_form(url: str, names: FieldNames, times: Sequence[object], unit: str) -> str:
-    form = sampled_form(times, unit)
-    present = [value for value in times if value not in (None, "")]
-    if form is None and present:
-        raise InputError(
-            f"{url}: the timestamp column {names.timestamp!r} begins with {_shown(str(present[0]))!r}, which is "
-            "neither a number nor an ISO date or date and time, as 2026-01-31 12:00:00; pass --timestamp_column with "
-            "another column, or convert it"
-        )
-    return form or (OWN if unit == "auto" else unit)
-
-
 def _head(url: str, head: bytes, compressed: bool) -> tuple[bytes, int, bool]:
     """The whole lines at the start of a text file, decompressed; the bytes of the mark before them; if that is all."""
     if compressed:
@@ -254,18 +242,6 @@ def damaged_gzip(url: str) -> InputError:
         except zlib.error:
             pass
     return InputError(f"{url}: its gzip data ends early or is damaged after line {lines}; fetch the file again")
-
-
-def parquet_failure(url: str, error: Exception, damage: str) -> Exception:
-    """The error for a Parquet file that Arrow could not read: damaged only where nothing else is known to be wrong."""
-    reason = storage.one_line(error)
-    if isinstance(error, pa.ArrowNotImplementedError):
-        return InputError(f"{url}: it is written in a way that is not read here ({reason}); write it in another way")
-    if isinstance(error, MemoryError):
-        return error
-    if isinstance(error, OSError) and error.errno is not None:
-        return InputError(f"{url}: cannot be read: {reason}")
-    return InputError(f"{url}: {damage} ({reason}); fetch the file again")
 
 
 def _detect(url: str, first: str, num_fields: int) -> str:

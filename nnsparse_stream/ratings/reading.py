@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.formats import GZIP_ERRORS, RatingFile, damaged_gzip, parquet_failure
+from nnsparse_stream.ratings.formats import GZIP_ERRORS, RatingFile, damaged_gzip
+from nnsparse_stream.ratings.parquet_failures import parquet_failure
 from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema, Records, is_storable, parse_lines
 from nnsparse_stream.ratings.time_columns import OWN, to_times
 from nnsparse_stream.ratings.times import TimeRange

@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nnsparse_stream.errors import InputError
+
 OWN, ISO, CALENDAR = "own", "iso", "calendar"
 UNITS = ("s", "ms", "us", "ns")
 
@@ -40,15 +42,17 @@ _ISO_TYPES = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
 PLAIN_ISO = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])([T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9])?"
 
 
-def sampled_form(values: Sequence[object], unit: str = "auto") -> str | None:
+def text_form(url: str, name: str, values: Sequence[object], unit: str = "auto") -> str:
     """The form of a text file's time column.
 
     Args:
+        url: the file.
+        name: the column.
         values: some of its values: text, or what JSON spelt; those that are no time say nothing.
         unit: of numbers: one of `UNITS`, or "auto".
 
-    Returns:
-        The form of most; None where there are values, and all of them are of no form.
+    Raises:
+        InputError: there are values, and none of them is a time.
     """
     present = [value for value in values if value not in (None, "")]
     dates = sum(isinstance(value, str) and iso_time(value) is not None for value in present)
@@ -56,7 +60,10 @@ def sampled_form(values: Sequence[object], unit: str = "auto") -> str | None:
     if dates > len(numbers):
         return ISO
     if present and not numbers:
-        return None
+        raise InputError(
+            f"{url}: the timestamp column {name!r} begins with {str(present[0])[:100]!r}, which is neither a number nor an "
+            "ISO date or date and time, as 2026-01-31 12:00:00; pass --timestamp_column with another column, or convert it"
+        )
     if unit != "auto":
         return unit
     return OWN if all(_is_integer(value) for value in numbers) else "s"

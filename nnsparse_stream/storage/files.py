@@ -20,7 +20,7 @@ import fsspec
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage.byte_ranges import open_ranges
-from nnsparse_stream.storage.local_paths import check_regular, local_files
+from nnsparse_stream.storage.local_paths import check_no_pipe, local_files
 from nnsparse_stream.storage.retries import GaveUpError, describe_failure, http_status
 from nnsparse_stream.storage.stores import (
     ATOMIC_WRITES,
@@ -46,7 +46,9 @@ def one_line(error: BaseException) -> str:
 
 
 def info(url: str) -> dict[str, Any] | None:
-    """What a store says of a URL: "type" ("file" or "directory"), "size" in bytes or None; None: nothing is there.
+    """What a store says of a URL: "type" ("file", "directory", or "other": a device, a pipe), "size" in bytes or None.
+
+    None: nothing is there.
 
     Raises:
         InputError: it does not answer, or may not be asked.
@@ -84,7 +86,7 @@ def file_size(url: str) -> int:
     if found["type"] == "directory":
         raise InputError(f"{url} is a directory where a file is meant")
     if found["type"] == "other":
-        check_regular(url)
+        check_no_pipe(url)
     return -1 if found["size"] is None else int(found["size"])
 
 
@@ -122,7 +124,7 @@ def open_input(url: str, compression: str | None = None) -> Any:
     fs, path = filesystem(url)
     with reading(url):
         if "file" in kinds(fs):
-            check_regular(path)
+            check_no_pipe(path)
         if not kinds(fs) & NETWORKED:
             return fs.open(path, "rb", compression=compression)
         stream = open_ranges(fs, path, url, reading)
@@ -250,12 +252,21 @@ def remove_empty_directory(url: str) -> None:
         fs.rmdir(path)
 
 
+def check_regular(url: str) -> None:
+    """Raises InputError where there is something at the URL that is no regular file: a directory, a device, a pipe."""
+    found = info(url)
+    if found is not None and found["type"] != "file":
+        what = "a directory" if found["type"] == "directory" else "no regular file"
+        raise InputError(f"{url} is {what}; name a file")
+
+
 def check_writable(url: str) -> None:
     """Checks, before long work, that a file can be written: writes an empty one beside it and removes that.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot, or what is there is no regular file.
     """
+    check_regular(url)
     probe = f"{url}.{uuid.uuid4().hex}.tmp"
     try:
         _write(probe, b"")
@@ -306,7 +317,7 @@ def match_files(urls: Collection[str], what: str = "input") -> list[str]:
     """The files that URLs name: each a file, a glob, or a directory (all files in it and below).
 
     Names that start with "." or "_" are left out of globs and directories, as Spark and Hadoop do. A directory that a
-    glob matches is read as one that is named. Symbolic links are followed.
+    glob matches is read whole. Symbolic links are followed.
 
     Args:
         urls: URLs.
@@ -316,8 +327,7 @@ def match_files(urls: Collection[str], what: str = "input") -> list[str]:
         URLs of files; those of one glob or directory in the order of their names.
 
     Raises:
-        InputError: a URL matches no file, or a file is named twice; a symbolic link leads nowhere; what is named is
-            neither a file nor a directory.
+        InputError: a URL matches no file, or a pipe; a file is named twice; a symbolic link leads nowhere.
     """
     found: list[str] = []
     for url in urls:
@@ -357,9 +367,7 @@ def check_named_once(urls: Sequence[str], what: str) -> None:
         name = canonical(url)
         if name in seen and file_size(url):
             other = "" if seen[name] == url else f", also as {seen[name]}"
-            raise InputError(
-                f"{url} is named more than once ({what}{other}): its ratings would count twice; name it once"
-            )
+            raise InputError(f"{url} is named more than once ({what}{other}): it would count twice; name it once")
         seen[name] = url
 
 

@@ -31,7 +31,7 @@ def local_path(url: str) -> str | None:
     return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
-def check_regular(path: str) -> None:
+def check_no_pipe(path: str) -> None:
     """Raises InputError where something is there that is neither a file nor a directory: a pipe, for instance.
 
     Files are read more than once, and a pipe that nobody writes to would be waited for without end.
@@ -75,7 +75,7 @@ def _files(path: str, above: _Seen) -> Iterator[str]:
     """A file, or those in a directory and below; of a link to a directory above nothing, for there it is read."""
     found = _stat(path)
     if not stat.S_ISDIR(found.st_mode):
-        check_regular(path)
+        check_no_pipe(path)
         yield path
     elif (found.st_dev, found.st_ino) not in above:
         for name in _visible(path):

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.formats import FieldNames
 from nnsparse_stream.ratings.input_plan import plan_inputs
+from nnsparse_stream.ratings.parquet_failures import parquet_failure
 from nnsparse_stream.ratings.reading import read_split
 from nnsparse_stream.ratings.text_records import BadRecord
 from nnsparse_stream.ratings.time_columns import iso_time
@@ -163,8 +164,6 @@ def test_times_of_parquet_that_are_none_are_bad_records(tmp_path: Path) -> None:
 
 
 def test_what_arrow_does_not_read_is_not_called_damaged(tmp_path: Path) -> None:
-    from nnsparse_stream.ratings.formats import parquet_failure
-
     def said(error: Exception) -> str:
         return str(parquet_failure("f", error, "is damaged"))
 
