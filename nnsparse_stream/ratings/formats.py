@@ -346,7 +346,7 @@ def _inspect_parquet(
         with storage.open_input(url) as stream:
             metadata = pq.ParquetFile(stream).metadata
     except (pa.ArrowException, OSError) as error:
-        raise parquet_failure(url, error, "is not a whole Parquet file: truncated or damaged") from error
+        raise parquet_failure(url, error, " is not a whole Parquet file: truncated or damaged") from error
     if not metadata.num_rows:
         raise EmptyFileError(f"{url} holds no row")
     schema = metadata.schema.to_arrow_schema()

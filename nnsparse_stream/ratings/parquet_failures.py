@@ -17,4 +17,4 @@ def parquet_failure(url: str, error: Exception, damage: str) -> Exception:
         return error
     if isinstance(error, OSError) and error.errno is not None:
         return InputError(f"{url}: cannot be read: {reason}")
-    return InputError(f"{url}: {damage} ({reason}); fetch the file again")
+    return InputError(f"{url}{damage} ({reason}); fetch the file again")

@@ -264,7 +264,7 @@ def _parquet_batches(split: Split, rows: int) -> Iterator[pa.RecordBatch]:
                 yield batch
                 read += len(batch)
     except (pa.ArrowException, OSError) as error:
-        raise parquet_failure(split.file.url, error, f"its Parquet data is damaged after record {read}") from error
+        raise parquet_failure(split.file.url, error, f": its Parquet data is damaged after record {read}") from error
 
 
 def _checked(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, schema: BlockSchema) -> Records:

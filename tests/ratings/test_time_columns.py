@@ -165,7 +165,7 @@ def test_times_of_parquet_that_are_none_are_bad_records(tmp_path: Path) -> None:
 
 def test_what_arrow_does_not_read_is_not_called_damaged(tmp_path: Path) -> None:
     def said(error: Exception) -> str:
-        return str(parquet_failure("f", error, "is damaged"))
+        return str(parquet_failure("f", error, " is damaged"))
 
     assert "damaged" in said(pa.ArrowInvalid("x"))
     assert "damaged" in said(OSError("Corrupt snappy compressed data."))
