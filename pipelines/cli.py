@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import re
@@ -174,6 +175,10 @@ def console() -> NoReturn:
 
 def _run_process(argv: list[str]) -> NoReturn:
     open_standard_streams()
+    # A file's name may hold what the terminal, or UTF-8, has no character for.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main(argv)
         sys.stdout.flush()

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="rating files, globs, or directories with all that is in them; instead, --train_input and the like",
     )
@@ -83,18 +84,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     started = time.monotonic()
     inputs = _inputs(args)
 
-    from nnsparse_stream.data.assembly import CONTENTS
     from nnsparse_stream.pipelines.running import written_by_job
     from nnsparse_stream.ratings.formats import FieldNames
     from nnsparse_stream.ratings.input_plan import plan_inputs
     from nnsparse_stream.storage.files import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
 
-    output = OutputDirectory(
-        args.output,
-        contents=(*CONTENTS, _SUMMARY),
-        overwrite=args.overwrite,
-    )
+    output = OutputDirectory(args.output, contents=contents(), overwrite=args.overwrite)
     for some in inputs.values() if isinstance(inputs, Mapping) else [inputs]:
         check_apart(args.output, some)
     output.check()
@@ -105,10 +101,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         id_type=args.id_type,
         duplicates=args.duplicates,
         timed_for=timed_flag(args),
+        timestamp_unit=args.timestamp_unit,
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     base = _base(args, plan)
-    folds, times = chosen_folds(args, plan.calendar), chosen_times(args, plan.calendar)
+    folds, times = chosen_folds(args, plan), chosen_times(args, plan)
     with written_by_job(output, beam_flags):
         settings = _settings(args, plan, folds, times, base)
         if beam_flags:
@@ -117,8 +114,15 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
             summary, sizes = _run_here(args, plan, settings)
         manifest = _manifest(args, plan, folds, times, base, summary)
         output.complete(manifest.to_json())
-    _report(manifest, args.output, len(plan.files), sizes, time.monotonic() - started)
+    _report(manifest, args.output, plan, sizes, time.monotonic() - started)
     return manifest
+
+
+def contents() -> tuple[str, ...]:
+    """Patterns of the files that `prepare` writes; see `OutputDirectory`."""
+    from nnsparse_stream.data.assembly import CONTENTS
+
+    return (*CONTENTS, _SUMMARY)
 
 
 def _inputs(args: argparse.Namespace) -> Sequence[str] | Mapping[int, Sequence[str]]:
@@ -267,11 +271,13 @@ def _manifest(
     summary: dict[str, Any],
 ) -> Manifest:
     from nnsparse_stream.data.assembly import assemble_manifest, filters_to_json
-    from nnsparse_stream.ratings.dead_letters import check_bad_records
+    from nnsparse_stream.ratings.dead_letters import check_bad_records, span_of_times
+    from nnsparse_stream.ratings.times import check_bounds
 
     read, bad = check_bad_records(summary["read"], args.max_bad_fraction)
     if len(summary["read"]) != len(plan.splits):
         raise RuntimeError(f"the runner lost or repeated splits: {len(plan.splits)} became {len(summary['read'])}")
+    check_bounds(span_of_times(summary["read"]), times, folds, plan.calendar)
     return assemble_manifest(
         axis=args.axis,
         user_type=plan.schema.user,
@@ -288,13 +294,13 @@ def _manifest(
     )
 
 
-def _report(manifest: Manifest, url: str, num_files: int, steps: dict[str, Sizes], seconds: float) -> None:
+def _report(manifest: Manifest, url: str, plan: InputPlan, steps: dict[str, Sizes], seconds: float) -> None:
     records, size = manifest.records, sum(shard.bytes for shard in manifest.shards)
     column = "item" if manifest.axis == "user" else "user"
     folds = ", ".join(f"{fold} {count:,}" for fold, count in manifest.fold_entries.items())
     lines = [
         ("data set", url),
-        ("records read", f"{records['read']:,} from {num_files:,} file{'s' if num_files > 1 else ''}"),
+        ("records read", f"{records['read']:,} from {_files(len(plan.files))}" + _empty_files(plan)),
         ("bad records", f"{records['bad']:,}" + (f" (see {url.rstrip('/')}/dead_letters)" if records["bad"] else "")),
         *_filtered_line(manifest),
         ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
@@ -306,6 +312,16 @@ def _report(manifest: Manifest, url: str, num_files: int, steps: dict[str, Sizes
         ("time", f"{seconds:.1f} s, {records['read'] / max(seconds, 1e-9):,.0f} records/s"),
     ]
     print("\n".join(f"{name:<13} {text}" for name, text in lines))
+
+
+def _files(number: int) -> str:
+    return f"{number:,} file{'s' if number > 1 else ''}"
+
+
+def _empty_files(plan: InputPlan) -> str:
+    if not plan.empty:
+        return ""
+    return f"; {_files(len(plan.empty))} without a record left out, the first is {plan.empty[0]}"
 
 
 def _filtered_line(manifest: Manifest) -> list[tuple[str, str]]:
