@@ -115,7 +115,7 @@ def test_a_split_that_is_lost_is_noticed(
         return done._replace(read=done.read[1:])
 
     monkeypatch.setattr(local_run, "prepare_here", lossy)
-    assert prepare("--input", log, "--input", log, "--output", tmp_path / "out", "--axis", "item") == 1
+    assert prepare("--input", log, "--output", tmp_path / "out", "--axis", "item") == 1
     assert "lost or repeated splits: 1 became 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
