@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,16 @@ def test_a_fold_without_ratings_is_refused(trained, tmp_path, capsys):
 def test_json_that_cannot_be_written_is_an_input_error(trained, tmp_path, capsys):
     assert cli.main(["evaluate", "--data", trained.data, "--model", trained.run, "--json", str(tmp_path)]) == 2
     assert "is a directory; name a file" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "long", "wb") as stream:
+        stream.truncate(1 << 40)
+    for target, wrong in (
+        ("/dev/full", "is no regular file"),
+        (tmp_path / "pipe", "is no regular file"),
+        (tmp_path / "long", "exists and holds no evaluation"),
+    ):
+        assert cli.main(["evaluate", "--data", trained.data, "--model", trained.run, "--json", str(target)]) == 2
+        assert f"{target} {wrong}" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     target = str(tmp_path / "file" / "figures.json")
     data = other_data(trained, tmp_path, "--axis", "user", "--folds", "90,10,0")
