@@ -18,11 +18,12 @@ from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import Checkpoint, checkpoints_of, load_model
+from nnsparse_stream.training.checkpoint import Checkpoint, load_model
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.run import TrainingRequest, stop_requested
 from nnsparse_stream.training.start import train
+from nnsparse_stream.training.state import checkpoints_of
 from nnsparse_stream.training.steps import Trainer
 
 SMALL = recipe("cfn", hidden=(8,), epochs=3)
@@ -106,7 +107,7 @@ def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_weights_and_metric
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "run.json").exists(), "the run ended before it was killed"
-    with pytest.raises(InputError, match=r"did not finish; pass --resume to go on, or --overwrite"):
+    with pytest.raises(InputError, match=r"did not finish; pass `resume` to go on, or `overwrite`"):
         train(request(trained, killed, recipe=small))
     # Stopped twice more in the middle of an epoch, without another process, then to the end.
     for steps in (load_model(checkpoints_of(str(killed))[-1]).state["step"] + extra for extra in (40, 93)):
@@ -289,7 +290,7 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(trained, tmp_path):
     with pytest.raises(InputError, match="holds no run to resume"):
         train(request(trained, run, resume=True))
     train(request(trained, run))
-    with pytest.raises(InputError, match="exists already; pass --overwrite"):
+    with pytest.raises(InputError, match="exists already; pass `overwrite`"):
         train(request(trained, run))
     with pytest.raises(InputError, match=r"other settings: learning_rate was 0\.06, is 0\.5"):
         train(request(trained, run, resume=True, recipe=recipe("cfn", hidden=(8,), epochs=4, learning_rate=0.5)))
