@@ -117,8 +117,13 @@ def load_tensors(state: CheckpointState) -> Checkpoint:
         InputError: the file is missing, or another one than was written.
     """
     # Without memory and random weights: what is read takes their place.
-    with torch.device("meta"):
-        model = RatingAutoencoder(state.config)
+    try:
+        with torch.device("meta"):
+            model = RatingAutoencoder(state.config)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        raise InputError(
+            f"{state.url} is damaged: there is no model of layers of {state.config.hidden} units"
+        ) from error
     path = storage.join(state.url, _WEIGHTS)
     model.load_state_dict(read_tensors(path, _noted(state, "model"), model.state_dict()), assign=True)
     model.eval()

@@ -242,6 +242,14 @@ def _damage(state: _State) -> str | None:
     """What is wrong with values of the right types, or None."""
     if min(state["seed"], state["epoch"], state["step"], *state["cursor"]) < 0:
         return "seed, epoch, step or cursor is negative"
+    sums, best = state["sums"], state["best"]
+    counts = (sums["batches"], sums["rows"], sums["entries"])
+    if min(*counts, sums["loss"], sums["squared"], sums["seconds"], sums["waited"]) < 0:
+        return "a sum is negative"
+    if len({bool(count) for count in (*counts, sum(state["cursor"]))}) > 1:
+        return "cursor and sums do not agree"
+    if best and not (0 < best["epoch"] <= state["epoch"] and 0 < best["step"] <= state["step"]):
+        return "best lies ahead"
     if len(state["history"]) != state["epoch"]:
         return f"there are metrics of {len(state['history'])} epochs, and it is after epoch {state['epoch']}"
     if sum(part.rows for part in state["columns"]) != state["model"].num_columns:
