@@ -107,6 +107,7 @@ def read_tensors(
             for piece in _pieces(tensors[name]):
                 _fill(url, stream, piece)
                 digest.update(piece)
+        digest.update(stream.read(1))  # what follows was not written by us
     if digest.hexdigest() != noted.sha256:
         raise InputError(f"{url} was altered: its SHA-256 is not the one that was noted when it was written")
     return tensors
