@@ -183,8 +183,7 @@ def products_at(offsets: Array, columns: Array, code: Array, matrix: Array, out:
 
 @_compiled
 def _gradient_sum(factors: Factors, first: int, last: int, out: Array) -> None:
-    """The sum over the entries at places `first:last` of the order, into `out` (units,)."""
-    out[:] = 0
+    """Adds the products of the entries at places `first:last` of the order to `out` (units,)."""
     for place in range(first, last):
         weight, vector = factors.weights[factors.order[place]], factors.vectors[factors.rows[place]]
         for unit in range(len(out)):
@@ -192,17 +191,28 @@ def _gradient_sum(factors: Factors, first: int, last: int, out: Array) -> None:
 
 
 @_compiled
-def _gradient_row(factors: Factors, index: int, out: Array) -> None:
-    """The gradient row of the distinct column number `index`, into `out` (units,)."""
-    start, end = factors.offsets[index], factors.offsets[index + 1]
-    if end - start <= _SUMMANDS:
-        _gradient_sum(factors, start, end, out)
-        return
+def _heavy_gradient_row(factors: Factors, start: int, end: int, out: Array) -> None:
     wide = np.zeros(len(out))
     for first in range(start, end, _SUMMANDS):
+        out[:] = 0
         _gradient_sum(factors, first, min(first + _SUMMANDS, end), out)
         wide += out
     out[:] = wide
+
+
+@_compiled
+def _gradient_row(factors: Factors, index: int, out: Array) -> None:
+    """The gradient row of the distinct column number `index`, into `out` (units,)."""
+    start, end = factors.offsets[index], factors.offsets[index + 1]
+    if end - start > _SUMMANDS:
+        _heavy_gradient_row(factors, start, end, out)
+        return
+    out[:] = 0
+    # As `_gradient_sum`; a call for each column would take as long as a sum of a few short vectors.
+    for place in range(start, end):
+        weight, vector = factors.weights[factors.order[place]], factors.vectors[factors.rows[place]]
+        for unit in range(len(out)):
+            out[unit] += weight * vector[unit]
 
 
 @_compiled
