@@ -9,3 +9,11 @@ class InputError(ValueError):
     The message is one line: what was wrong, in which file, line or record, and what to do. It names a field of what was
     asked for in backquotes (`duplicates`); a command shows that as its flag (--duplicates), Beam YAML as it is.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """A text that any file or connection takes: a file's name may hold bytes that are no UTF-8, shown as \\udcXX."""
+    return text.encode(errors="backslashreplace").decode()

@@ -27,7 +27,6 @@ known, and is shown beside the model's and beside two baselines. Takes under two
 _USERS, _ITEMS, _RATINGS, _NOISE = 6000, 1200, 600_000, 0.7
 _PRESET = "best-small-user"
 _SHOWN_USERS, _TOP_K = 3, 5
-_CONTENTS = ("ratings.parquet", "dataset/*", "run/*", "scores/*", "evaluation.json", "report.html")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,16 +42,24 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     Raises:
         InputError: the output cannot be used.
     """
-    from nnsparse_stream.storage.output_directory import OutputDirectory
+    from nnsparse_stream.pipelines import prepare, score
+    from nnsparse_stream.pipelines.running import written_by_job
+    from nnsparse_stream.scoring import manifest
+    from nnsparse_stream.storage.output_directory import OutputDirectory, nested
+    from nnsparse_stream.training import start
 
     started = time.perf_counter()
-    directory = OutputDirectory(args.output, contents=_CONTENTS, completing="report.json", overwrite=args.overwrite)
-    directory.begin()
-    try:
+    contents = (
+        "ratings.parquet",
+        *nested("dataset", prepare.contents()),
+        *nested("run", start.CONTENTS, start.COMPLETING),
+        *nested("scores", score.contents(), manifest.NAME),
+        "evaluation.json",
+        "report.html",
+    )
+    directory = OutputDirectory(args.output, contents=contents, completing="report.json", overwrite=args.overwrite)
+    with written_by_job(directory, beam_flags):
         _go(args, beam_flags, directory)
-    except BaseException:
-        directory.abort()
-        raise
     print(f"\ndone in {time.perf_counter() - started:.0f} s")
 
 
@@ -65,11 +72,14 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
         return storage.join(args.output, *names)
 
     def command(name: str, *flags: str) -> Any:
-        from nnsparse_stream.pipelines.cli import parser_for
+        from nnsparse_stream.pipelines.cli import StoppedError, parser_for
 
         print(f"\n$ nnsparse-stream {name} {' '.join(flags)}", flush=True)
         command = importlib.import_module(f"nnsparse_stream.pipelines.{name}")
-        return command.run(parser_for(name).parse_args(flags), beam_flags)
+        try:
+            return command.run(parser_for(name).parse_args(flags), beam_flags)
+        except StoppedError:
+            raise KeyboardInterrupt from None  # of a demo nothing stays to go on from
 
     sample = _make_sample(args.seed, directory)
     command("prepare", "--input", url("ratings.parquet"), "--output", url("dataset"), "--axis", "user",
@@ -79,10 +89,9 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
     command("score", "--data", url("dataset"), "--model", url("run"), "--output", url("scores"), "--top_k", str(_TOP_K))
 
     from nnsparse_stream.data.dataset import Dataset
-    from nnsparse_stream.evaluation.baselines import evaluate_baselines
 
     dataset = Dataset(url("dataset"))
-    errors = [(name, sums.rmse) for name, sums in evaluate_baselines(dataset, 2).items()]
+    errors = [(baseline["name"], baseline["rmse"]) for baseline in figures["baselines"]]
     errors += [
         ("autoencoder (this model)", figures["rmse"]),
         ("best reachable (the noise)", _noise_floor(dataset, sample)),

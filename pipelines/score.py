@@ -49,17 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="a run's directory (its last checkpoint) or one checkpoint's; several, each with its --data, score by "
         "their mean, the rows of the first",
     )
     parser.add_argument(
-        "--data", type=urls, metavar="URL[,URL...]", help="data set that holds the rows and their known ratings"
+        "--data",
+        type=urls,
+        action="extend",
+        metavar="URL[,URL...]",
+        help="data set that holds the rows and their known ratings",
     )
     add_weights_argument(parser)
     parser.add_argument(
         "--input",
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="instead of --data, with one model: rating files with the known ratings",
     )
@@ -74,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--pairs",
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="files of user and item ids, in the formats and with the column names of rating files; a rating column is "
         "not needed and not read",
@@ -117,19 +124,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
     from nnsparse_stream.ratings.dead_letters import check_bad_records
+    from nnsparse_stream.scoring.manifest import NAME, scores_manifest
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.output_directory import OutputDirectory
     from nnsparse_stream.training.state import read_state
-    from nnsparse_stream.transforms.score_blend import CODES
 
-    codes = f"{CODES}/*.parquet"
-    # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
-    output = OutputDirectory(
-        args.output,
-        contents=("part-*.parquet", codes, "_dead_letters/*.jsonl", SUMMARY),
-        completing="_manifest.json",
-        overwrite=args.overwrite,
-    )
+    output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
     storage.check_apart(args.output, [*args.model, *(args.data or args.input), *(args.pairs or [])])
     output.check()
     checkpoints = [read_state(url) for url in args.model]
@@ -163,21 +163,31 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
         bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
         output.remove(SUMMARY)
-        output.remove_matching(codes)
-        manifest = {
-            "kind": "nnsparse-stream scores",
-            "schema_version": 1,
-            "axis": checkpoint.state["axis"],
-            **_models(checkpoints, weights),
-            "top_k": None if args.pairs else args.top_k or DEFAULT_TOP_K,
-            "rows": sum(file["rows"] for file in summary["files"]),
-            "files": sorted(summary["files"], key=lambda file: file["path"]),
-            "bad_records": sum(bad),
-            "ratings_of_unknown_columns": sum(summary["unknown"]),
-        }
+        output.remove_matching(_codes())
+        manifest = scores_manifest(
+            [held.state for held in checkpoints],
+            weights,
+            top_k=None if args.pairs else args.top_k or DEFAULT_TOP_K,
+            files=summary["files"],
+            bad_records=sum(bad),
+            ratings_of_unknown_columns=sum(summary["unknown"]),
+        )
         output.complete(storage.to_json(manifest))
     _report(manifest, args.output, time.monotonic() - started)
     return manifest
+
+
+def contents() -> tuple[str, ...]:
+    """Patterns of the files that `score` writes; see `OutputDirectory`."""
+    # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
+    letters = tuple(f"_dead_letters/{what}/#-#-#.jsonl" for what in ("pairs", "ratings"))
+    return ("part-#-of-#.parquet", _codes(), *letters, SUMMARY)
+
+
+def _codes() -> str:
+    from nnsparse_stream.scoring.files import CODES
+
+    return f"{CODES}/model-#/part-#-of-#.parquet"
 
 
 def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...]) -> None:
@@ -212,15 +222,6 @@ def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...])
         )
 
 
-def _models(checkpoints: list[CheckpointState], weights: list[float]) -> dict[str, Any]:
-    """What the manifest says of the models: `model`, or for a blend `models` and `weights`."""
-    states = [checkpoint.state for checkpoint in checkpoints]
-    if len(states) == 1:
-        return {"model": {"step": states[0]["step"], "vocabulary": states[0]["vocabulary"]}}
-    models = [{name: state[name] for name in ("axis", "step", "vocabulary")} for state in states]
-    return {"models": models, "weights": weights}
-
-
 def _plan(args: argparse.Namespace, files: list[str], checkpoint: CheckpointState, with_rating: bool) -> InputPlan:
     """Plans to read files with ids of the model's types."""
     from nnsparse_stream.ratings.formats import FieldNames
@@ -233,7 +234,14 @@ def _plan(args: argparse.Namespace, files: list[str], checkpoint: CheckpointStat
     names = FieldNames(args.user_column, args.item_column)._replace(
         rating=args.rating_column if with_rating else None, timestamp=args.timestamp_column if with_rating else None
     )
-    plan = plan_inputs(files, names, file_format=args.format, id_type=args.id_type, duplicates=args.duplicates)
+    plan = plan_inputs(
+        files,
+        names,
+        file_format=args.format,
+        id_type=args.id_type,
+        duplicates=args.duplicates,
+        timestamp_unit=args.timestamp_unit,
+    )
     for field, wanted in types.items():
         if wanted == "int64" and getattr(plan.schema, field) == "string":
             raise InputError(

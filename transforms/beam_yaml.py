@@ -5,6 +5,7 @@
 
 # No `from __future__ import annotations`: Beam takes types of rows and of configurations from the annotations.
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,14 +13,16 @@ import apache_beam as beam
 import pyarrow as pa
 
 from nnsparse_stream import transforms
-from nnsparse_stream.data.assembly import CONTENTS, assemble_manifest, filters_to_json
+from nnsparse_stream.data.assembly import DATA_FILES, DEAD_LETTERS, assemble_manifest, filters_to_json
 from nnsparse_stream.data.dataset import AXES
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.dead_letters import check_bad_records
+from nnsparse_stream.ratings.dead_letters import check_bad_records, letters_file, remove_other_letters, span_of_times
 from nnsparse_stream.ratings.folds import FOLDS, Folds, HashFolds, folds_from_json
 from nnsparse_stream.ratings.formats import SEPARATORS, FieldNames
 from nnsparse_stream.ratings.input_plan import plan_inputs
-from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.ratings.time_columns import UNITS
+from nnsparse_stream.ratings.times import TimeRange, check_bounds
+from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
 
@@ -37,7 +40,11 @@ class BadExample(NamedTuple):
 
 
 class ReadSummary(NamedTuple):
-    """What was read of a split of a file: numbers of the file and of the split in it, counts, the first bad records."""
+    """What was read of a split of a file.
+
+    Numbers of the file and of the split in it, counts, the first bad records; and the first and the last time of the
+    ratings, where they have times.
+    """
 
     file: int
     split: int
@@ -45,6 +52,8 @@ class ReadSummary(NamedTuple):
     read: int
     bad: int
     examples: Sequence[BadExample]
+    first_time: int | None
+    last_time: int | None
 
 
 class WrittenShard(NamedTuple):
@@ -63,12 +72,13 @@ class ReadRatings(beam.PTransform):
     Args:
         input: URLs of files, globs or directories; or a mapping of train, validation and test to such, which gives the
             rows a field fold.
-        dead_letters: URL of a directory for the records that cannot be read.
+        dead_letters: URL of a directory for the records that cannot be read; those of an earlier run are replaced.
         user_column, item_column, rating_column: how the files name the fields, or their positions from 0.
-        timestamp_column: the same; where it is given, the rows have a field timestamp, of a Parquet timestamp in
-            microseconds since 1970.
+        timestamp_column: the same; where it is given, the rows have a field timestamp: integers as they are, all else
+            in microseconds since 1970.
         format: "auto", "parquet", "csv", "tsv", "movielens" or "jsonl".
         id_type: "auto", "int" or "string".
+        timestamp_unit: what times that are numbers count since 1970: "s", "ms", "us" or "ns"; or "auto".
 
     Returns:
         Two PCollections: `ratings`, rows of ratings; and `summaries`, a row of `ReadSummary` for each split.
@@ -87,10 +97,12 @@ class ReadRatings(beam.PTransform):
         timestamp_column: str | None = None,
         format: str = "auto",
         id_type: str = "auto",
+        timestamp_unit: str = "auto",
     ) -> None:
         super().__init__()
         _check_one_of("format", format, _FORMATS)
         _check_one_of("id_type", id_type, ("auto", "int", "string"))
+        _check_one_of("timestamp_unit", timestamp_unit, ("auto", *UNITS))
         self._urls: Sequence[str] | dict[int, Sequence[str]]
         if isinstance(input, Mapping):
             unknown = sorted(set(input) - set(FOLDS))
@@ -107,7 +119,7 @@ class ReadRatings(beam.PTransform):
             str(rating_column),
             None if timestamp_column is None else str(timestamp_column),
         )
-        self._format, self._id_type = format, id_type
+        self._format, self._id_type, self._timestamp_unit = format, id_type, timestamp_unit
 
     def expand(self, begin: beam.pvalue.PBegin) -> dict[str, beam.PCollection]:
         """Applies the transform to the pipeline."""
@@ -117,8 +129,15 @@ class ReadRatings(beam.PTransform):
             file_format=self._format,
             id_type=self._id_type,
             timed_for=None if self._names.timestamp is None else "timestamp_column",
+            timestamp_unit=self._timestamp_unit,
         )
         read = begin | "Read" >> transforms.ReadRatings(plan, self._dead_letters)
+        names = read.letters | "Dead letters' files" >> beam.Map(letters_file).with_output_types(str)
+        _ = (
+            begin
+            | "Once" >> beam.Create([self._dead_letters], reshuffle=False)
+            | "Remove earlier dead letters" >> beam.Map(remove_other_letters, beam.pvalue.AsList(names))
+        )
         return {
             "ratings": read.ratings | "To rows" >> to_rows(plan.empty_block().schema),
             "summaries": read.summaries | "Summaries" >> beam.Map(_read_summary).with_output_types(ReadSummary),
@@ -159,8 +178,9 @@ class WriteDataset(beam.PTransform):
     The input is the ratings, or a mapping of `ratings` and `summaries`: what `ReadRatings` gave, with nothing between
     that leaves rows out. With summaries the manifest counts the bad records, and too many of them fail the run.
 
-    The directory is marked as unfinished when the pipeline is built. A run that fails leaves it so; the next run with
-    the same output begins anew.
+    The job's first stage removes what is overwritten and marks the directory as unfinished. A run that fails leaves it
+    so; the next run with the same output begins anew. Dead letters in the directory are those of `ReadRatings`: they
+    are neither removed nor waited for.
 
     Args:
         output: URL of the data set's directory.
@@ -238,10 +258,17 @@ class WriteDataset(beam.PTransform):
             or self._duplicates in ("first", "last")
         )
         schema = block_schema(rows, timestamp=needs_time, fold=self._folds is None)
-        OutputDirectory(self._output, contents=CONTENTS, overwrite=self._overwrite).begin()
+        # `ReadRatings` of the same pipeline may write dead letters into it, before the first stage or after it.
+        output = OutputDirectory(
+            self._output, contents=DATA_FILES, beside=DEAD_LETTERS, overwrite=self._overwrite, job=uuid.uuid4().hex
+        )
+        output.check()
+        begun = rows.pipeline | "Once at first" >> beam.Create([output], reshuffle=False) | "Begin" >> beam.Map(_begin)
         prepared = (
             rows
             | "To blocks" >> to_blocks(rows, schema)
+            # What writes to the directory comes after these.
+            | "When begun" >> beam.Map(_first, beam.pvalue.AsSingleton(begun)).with_output_types(pa.RecordBatch)
             | "PrepareShards"
             >> transforms.PrepareShards(
                 self._output,
@@ -269,8 +296,9 @@ class WriteDataset(beam.PTransform):
             | "Complete"
             >> beam.FlatMap(
                 _complete,
-                self._output,
+                output,
                 known,
+                self._times,
                 self._max_bad_fraction,
                 beam.pvalue.AsList(named["summaries"]) if "summaries" in named else None,
                 beam.pvalue.AsList(prepared.filtered),
@@ -280,10 +308,20 @@ class WriteDataset(beam.PTransform):
         )
 
 
+def _begin(output: OutputDirectory) -> bool:
+    output.begin()
+    return True
+
+
+def _first(block: pa.RecordBatch, _: bool) -> pa.RecordBatch:
+    return block
+
+
 def _complete(
     _: bytes,
-    url: str,
+    output: OutputDirectory,
     known: dict[str, Any],
+    times: TimeRange,
     max_bad_fraction: float,
     summaries: list[ReadSummary] | None,
     filtered: list[int],
@@ -294,7 +332,9 @@ def _complete(
     came = sum(filtered) + vocabulary["ratings"]
     read, bad = came, 0
     if summaries is not None:
-        read, bad = check_bad_records([part._asdict() for part in summaries], max_bad_fraction)
+        parts = [part._asdict() for part in summaries]
+        read, bad = check_bad_records(parts, max_bad_fraction)
+        check_bounds(span_of_times(parts), times, known["folds"])
         if read - bad != came:
             raise InputError(
                 f"the summaries count {read - bad} ratings, and {came} came; where a transform between ReadRatings and "
@@ -303,7 +343,12 @@ def _complete(
     manifest = assemble_manifest(
         **known, read=read, bad=bad, filtered=sum(filtered), vocabulary=vocabulary, shards=shards
     )
-    OutputDirectory(url, contents=CONTENTS).complete(manifest.to_json())
+    there = storage.list_files(output.url)
+    written = [file.path for file in manifest.columns] + [shard.path for shard in manifest.shards]
+    lost = [path for path in written if path not in there]
+    if lost:
+        raise RuntimeError(f"{output.url}: {lost[0]} was written and is not there any more")
+    output.complete(manifest.to_json())
     for file in manifest.shards:
         yield WrittenShard(file.path, file.rows, file.entries, file.bytes, file.sha256)
 

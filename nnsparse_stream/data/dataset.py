@@ -235,9 +235,10 @@ class Dataset:
         Raises:
             InputError: the shard is missing, truncated or damaged.
         """
-        stream, file = open_shard(self, shard)
+        entry = self.shards[shard]
+        stream, file = open_shard(self.url, entry)
         with stream:
-            return read_group(self, shard, file, group)
+            return read_group(file, storage.join(self.url, entry.path), entry, group)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All row groups of all shards, in order, one at a time; see `shard_batches`."""
@@ -256,11 +257,7 @@ class Dataset:
         Raises:
             InputError: the shard is missing, truncated or altered.
         """
-        entry = self.shards[shard]
-        url = storage.join(self.url, entry.path)
-        data = storage.read_checked(url, entry.bytes, entry.sha256)
-        file = _parquet_file(self, shard, pa.BufferReader(data))
-        return (read_group(self, shard, file, group, names) for group in range(len(entry.row_groups)))
+        return shard_batches(self.url, self.shards[shard], names)
 
     def check_files(self) -> None:
         """Checks, without reading them, that all shards are there and as long as the manifest says.
@@ -275,81 +272,81 @@ class Dataset:
             storage.check_size(url, storage.file_size(url) if found is None else found, entry.bytes)
 
 
-def open_shard(dataset: Dataset, shard: int) -> tuple[Any, pq.ParquetFile]:
-    """Opens a shard's file: the stream, to be closed after use, and the parsed file, for `read_group`.
+def shard_batches(url: str, entry: ShardFile, names: Sequence[str] = ROW_COLUMNS) -> Iterator[pa.RecordBatch]:
+    """The row groups of one shard of the data set at a URL; see `Dataset.shard_batches`."""
+    path = storage.join(url, entry.path)
+    file = _parquet_file(pa.BufferReader(storage.read_checked(path, entry.bytes, entry.sha256)), path, entry)
+    return (read_group(file, path, entry, group, names) for group in range(len(entry.row_groups)))
+
+
+def open_shard(url: str, entry: ShardFile) -> tuple[Any, pq.ParquetFile]:
+    """Opens the file of a shard of the data set at a URL.
+
+    Returns:
+        The stream, to be closed after use, and the parsed file, for `read_group`.
 
     Raises:
         InputError: it is missing, truncated or damaged.
     """
-    entry = dataset.shards[shard]
-    url = storage.join(dataset.url, entry.path)
-    stream = storage.open_input(url)
+    path = storage.join(url, entry.path)
+    stream = storage.open_input(path)
     try:
-        storage.check_size(url, stream.seek(0, 2), entry.bytes)
-        return stream, _parquet_file(dataset, shard, stream)
+        storage.check_size(path, stream.seek(0, 2), entry.bytes)
+        return stream, _parquet_file(stream, path, entry)
     except BaseException:
         stream.close()
         raise
 
 
-def _parquet_file(dataset: Dataset, shard: int, stream: Any) -> pq.ParquetFile:
-    entry = dataset.shards[shard]
-    with _reading_shard(dataset, shard) as url:
+def _parquet_file(stream: Any, path: str, entry: ShardFile) -> pq.ParquetFile:
+    with _reading_shard(path):
         # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
         file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
-        wanted = shard_schema(pa.type_for_alias(dataset.manifest.row_id_type))
-        if file.schema_arrow.types != wanted.types or file.schema_arrow.names != wanted.names:
-            raise InputError(f"{url} has not the columns that the manifest says: replaced; prepare again")
+        wanted = shard_schema(pa.int64())
+        if file.schema_arrow.names != wanted.names or file.schema_arrow.types[1:] != wanted.types[1:]:
+            raise InputError(f"{path} has not the columns of a shard: replaced; prepare again")
         if file.num_row_groups != len(entry.row_groups):
             raise InputError(
-                f"{url} has {file.num_row_groups} row groups and the manifest says {len(entry.row_groups)}: replaced; "
+                f"{path} has {file.num_row_groups} row groups and the manifest says {len(entry.row_groups)}: replaced; "
                 "prepare again"
             )
         return file
 
 
 def read_group(
-    dataset: Dataset, shard: int, file: pq.ParquetFile, group: int, names: Sequence[str] = ROW_COLUMNS
+    file: pq.ParquetFile, path: str, entry: ShardFile, group: int, names: Sequence[str] = ROW_COLUMNS
 ) -> pa.RecordBatch:
     """One row group of an open shard, as `Dataset.read_row_group` gives it.
 
     Args:
-        dataset: the data set.
-        shard: position in its `shards`.
         file: from `open_shard`; by one thread at a time.
-        group: position in that shard's `row_groups`.
+        path: the shard's URL, for messages.
+        entry: the manifest's entry for it.
+        group: position in the shard's `row_groups`.
         names: the columns that are wanted, `columns` among them.
 
     Raises:
         InputError: the shard is damaged, or another one than the manifest says.
     """
-    with _reading_shard(dataset, shard) as url:
+    with _reading_shard(path):
         table = file.read_row_group(group, columns=list(names), use_threads=False)
-        rows = dataset.shards[shard].row_groups[group][0]
+        rows = entry.row_groups[group][0]
         if len(table) != rows:
             raise InputError(
-                f"{url}, row group {group}, has {len(table)} rows and the manifest says {rows}: replaced; prepare again"
+                f"{path}, row group {group}, has {len(table)} rows and the manifest says {rows}: replaced; "
+                "prepare again"
             )
-        batch = table.combine_chunks().to_batches()[0]
-        # The compiled loops take an index for granted.
-        columns = batch.column("columns").flatten().to_numpy(zero_copy_only=False)
-        if len(columns) and not 0 <= columns.min() <= columns.max() < dataset.manifest.num_columns:
-            raise InputError(
-                f"{url}, row group {group}, holds columns {columns.min()} to {columns.max()} and the manifest says "
-                f"that there are {dataset.manifest.num_columns}: replaced; prepare again"
-            )
-        return batch
+        return table.combine_chunks().to_batches()[0]
 
 
 @contextmanager
-def _reading_shard(dataset: Dataset, shard: int) -> Iterator[str]:
-    """Gives a shard's URL, and turns what Arrow says of the file into an InputError that names it."""
-    url = storage.join(dataset.url, dataset.shards[shard].path)
+def _reading_shard(path: str) -> Iterator[None]:
+    """Turns what Arrow says of a shard into an InputError that names it."""
     try:
-        yield url
+        yield
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{url} is damaged ({storage.one_line(error)}); put the file back from a copy, or prepare again"
+            f"{path} is damaged ({storage.one_line(error)}); put the file back from a copy, or prepare again"
         ) from error
 
 

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nnsparse_stream.data.dataset import Dataset, open_shard, read_group
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.storage import files as storage
 
 #: So many shards are kept open at most, with their parsed footers; on a store each has a buffer of 1 MB.
 OPEN_SHARDS = 64
@@ -40,7 +42,13 @@ def survey(dataset: Dataset) -> Survey:
     for shard in range(len(dataset.shards)):
         for group, batch in enumerate(dataset.shard_batches(shard, names=("columns", "fold"))):
             fold = batch.column("fold").flatten().to_numpy()
-            np.add.at(counts, batch.column("columns").flatten().to_numpy()[fold == 0], 1)
+            columns = batch.column("columns").flatten().to_numpy()
+            if len(columns) and not 0 <= columns.min() <= columns.max() < len(counts):
+                raise InputError(
+                    f"{storage.join(dataset.url, dataset.shards[shard].path)} holds columns {columns.min()} to "
+                    f"{columns.max()} and the manifest says that there are {len(counts)}; prepare again"
+                )
+            np.add.at(counts, columns[fold == 0], 1)
             if (fold == 1).any():
                 validated.append((shard, group))
     return Survey(counts, validated)
@@ -70,9 +78,10 @@ class ShardReader:
         # A reader has a file for itself while it reads: another one that wants the same shard then opens its own.
         with self._lock:
             held = self._idle.pop(shard, None)
-        stream, file = held or open_shard(self._dataset, shard)
+        entry, url = self._dataset.shards[shard], self._dataset.url
+        stream, file = held or open_shard(url, entry)
         try:
-            batch = read_group(self._dataset, shard, file, group, _NAMES)
+            batch = read_group(file, storage.join(url, entry.path), entry, group, _NAMES)
         except BaseException:
             stream.close()
             raise

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from nnsparse_stream.errors import InputError
+import pyarrow.compute as pc
+
+from nnsparse_stream.errors import InputError, printable
 from nnsparse_stream.ratings.reading import Split, describe, read_split
 from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema
+from nnsparse_stream.ratings.times import TimeSpan
 from nnsparse_stream.storage import files as storage
 
 #: Bad records in one dead-letter file, and in one element on the way there: about 1 MB at most.
 _LETTERS = 1_000
 _EXAMPLES = 3
+_FILE_NAME = re.compile(r"\d{5,}-\d{5,}-\d{5,}\.jsonl")
 
 #: Bad records of a split: its file's number, its own, the part's, and the records' fields.
 Letters = tuple[int, int, int, list[BadRecord]]
@@ -25,22 +30,29 @@ def split_outputs(split: Split, schema: BlockSchema) -> Iterator[tuple[str, Any]
 
     Yields:
         ("ratings", a block that is not empty), ("letters", `Letters`), ("lines", (file, split, lines)) of a part of a
-        text file, and at the end ("summaries", a dictionary: file (number), split (in the file), lines, read, bad, and
-        examples: the first bad records, with their lines in the split).
+        text file, and at the end ("summaries", a dictionary: file (number), split (in the file), lines, read, bad,
+        examples: the first bad records, with their lines in the split; and first_time, last_time: of the ratings, None
+        where they have none).
 
     Raises:
         InputError: what `read_split` raises.
     """
     good = bad = lines = letters = 0
+    times: TimeSpan | None = None
     pending: list[BadRecord] = []
     examples: list[BadRecord] = []
+    name = printable(split.file.url)
     for block in read_split(split, schema):
-        pending += block.bad
-        examples += block.bad[: _EXAMPLES - len(examples)]
+        bad_ones = [record._replace(file=name) for record in block.bad]
+        pending += bad_ones
+        examples += bad_ones[: _EXAMPLES - len(examples)]
         lines += block.lines
         good += len(block.ratings)
         bad += len(block.bad)
         if len(block.ratings):
+            if schema.timestamp:
+                span = pc.min_max(block.ratings["timestamp"]).as_py()
+                times = TimeSpan(span["min"], span["max"]).joined(times)
             yield "ratings", block.ratings
         while len(pending) >= _LETTERS:
             yield "letters", _letters(split, letters, pending[:_LETTERS])
@@ -56,8 +68,19 @@ def split_outputs(split: Split, schema: BlockSchema) -> Iterator[tuple[str, Any]
         "read": good + bad,
         "bad": bad,
         "examples": [tuple(record) for record in examples],
+        "first_time": times.first if times else None,
+        "last_time": times.last if times else None,
     }
     yield "summaries", summary
+
+
+def span_of_times(summaries: Iterable[dict[str, Any]]) -> TimeSpan | None:
+    """The first and the last time of all ratings, from the summaries of `split_outputs`; None where they have none."""
+    span: TimeSpan | None = None
+    for part in summaries:
+        if part["first_time"] is not None:
+            span = TimeSpan(part["first_time"], part["last_time"]).joined(span)
+    return span
 
 
 def check_bad_records(summaries: Iterable[dict[str, Any]], max_fraction: float) -> tuple[int, int]:
@@ -98,11 +121,24 @@ def write_letters(letters: Letters, url: str, lines: list[tuple[int, int, int]])
         url: the directory of the dead letters.
         lines: (file, split, lines) of the text files that have several splits.
     """
-    file, split, part, bad = letters
+    file, split, _, bad = letters
     before = sum(count for of_file, of_split, count in lines if of_file == file and of_split < split)
     text = [json.dumps(_moved(record, before)._asdict(), ensure_ascii=False) + "\n" for record in bad]
-    path = storage.join(url, f"{file:05d}-{split:05d}-{part:05d}.jsonl")
+    path = storage.join(url, letters_file(letters))
     storage.write_file(path, "".join(text).encode("utf-8", errors="backslashreplace"))
+
+
+def letters_file(letters: Letters) -> str:
+    """The name of the file that `write_letters` writes."""
+    return "{:05d}-{:05d}-{:05d}.jsonl".format(*letters[:3])
+
+
+def remove_other_letters(url: str, names: Collection[str]) -> None:
+    """Removes the dead-letter files of earlier runs: those that are not among these names."""
+    if storage.is_directory(url):
+        for name in sorted(storage.list_files(url).keys() - set(names)):
+            if _FILE_NAME.fullmatch(name):
+                storage.remove_file(storage.join(url, name))
 
 
 def _letters(split: Split, part: int, bad: list[BadRecord]) -> Letters:

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.ratings.parquet_failures import parquet_failure
+from nnsparse_stream.ratings.time_columns import OWN, text_form, typed_form
 from nnsparse_stream.storage import files as storage
 
 SEPARATORS = {"csv": ",", "tsv": "\t", "movielens": "::"}
@@ -67,7 +69,7 @@ class RatingFile(NamedTuple):
         num_fields: fields of every record of CSV, TSV and MovieLens; else 0.
         row_groups: records of each row group of a Parquet file.
         fold: fold of all its ratings, or -1 where files don't tell it.
-        calendar: whether its times are timestamps or dates, which are read as microseconds since 1970 (UTC).
+        time_form: how its times are written, see `time_columns`.
         size: bytes of a text file that can be read from any place; else 0.
     """
 
@@ -81,8 +83,12 @@ class RatingFile(NamedTuple):
     num_fields: int
     row_groups: tuple[int, ...]
     fold: int
-    calendar: bool = False
+    time_form: str = OWN
     size: int = 0
+
+
+class EmptyFileError(InputError):
+    """A file holds no record: it has no byte, blank lines or a header only, or is a Parquet file of no rows."""
 
 
 class IdKind(NamedTuple):
@@ -113,7 +119,7 @@ def split_fields(line: str, file_format: str) -> list[str]:
 
 
 def inspect_file(
-    url: str, number: int, fold: int, names: FieldNames, file_format: str = "auto"
+    url: str, number: int, fold: int, names: FieldNames, file_format: str = "auto", time_unit: str = "auto"
 ) -> tuple[RatingFile, IdKind, IdKind]:
     """Finds out what a file is, from its first bytes or its footer.
 
@@ -123,28 +129,32 @@ def inspect_file(
         fold: the fold of all its ratings, or -1.
         names: how the user names the fields.
         file_format: "parquet", "csv", "tsv", "movielens" or "jsonl", or "auto" to tell it from the content.
+        time_unit: of times that are numbers: "s", "ms", "us" or "ns", or "auto".
 
     Returns:
         The file, and what it says of the user ids and of the item ids.
 
     Raises:
-        InputError: the file is missing, empty, damaged, of no known format, or lacks a column.
+        EmptyFileError: the file holds no record.
+        InputError: the file is missing, damaged, of no known format, or lacks a column.
     """
     size = storage.file_size(url)
     if size == 0:
-        raise InputError(f"{url} is empty; leave it out of the input")
+        raise EmptyFileError(f"{url} is empty")
     with storage.open_input(url) as stream:
         start = stream.read(_HEAD_BYTES)
     if file_format == "parquet" or (file_format == "auto" and start.startswith(b"PAR1")):
-        return _inspect_parquet(url, number, fold, names)
+        return _inspect_parquet(url, number, fold, names, time_unit)
     for prefix, name in _OTHER_COMPRESSIONS.items():
         if start.startswith(prefix):
             raise InputError(f"{url} is compressed with {name}; only gzip is read: decompress it first")
     compressed = start.startswith(b"\x1f\x8b")
-    head, mark = _head(url, start, compressed)
+    head, mark, whole = _head(url, start, compressed)
     lines = [line.removesuffix("\r") for line in head.decode("utf-8", errors="replace").split("\n")]
     if not any(line.strip() for line in lines):
-        raise InputError(f"{url} is empty; leave it out of the input")
+        if whole:
+            raise EmptyFileError(f"{url} is empty")
+        raise InputError(f"{url}: its first {_HEAD_BYTES} bytes hold no record; remove what is before the first")
     number_of_first, first = next((place, line) for place, line in enumerate(lines) if line.strip())
     size = 0 if compressed else max(size, 0)
     if file_format == "auto":
@@ -161,6 +171,11 @@ def inspect_file(
         file = RatingFile(url, number, file_format, compressed, body, (), positions, num_fields, (), fold, size=size)
         parsed = [split_fields(line, file_format) for line in lines if line.strip()][int(header) :]
         records = [[fields[position] for position in positions] for fields in parsed if len(fields) == num_fields]
+    if whole and not any(line.strip() for line in lines[number_of_first + int(file.body > mark) :]):
+        raise EmptyFileError(f"{url} holds a header only")
+    if names.timestamp is not None:
+        times = [record[-1] for record in records if record]
+        file = file._replace(time_form=text_form(url, names.timestamp, times, time_unit))
     certain = file_format == "jsonl"
     users, items = (_id_kind([record[position] for record in records if record], certain) for position in (0, 1))
     return file, users, items
@@ -195,8 +210,8 @@ def choose_id_type(field: str, kinds: Sequence[tuple[str, IdKind]], wanted: str 
     return "string" if strings and wanted == "auto" else "int64"
 
 
-def _head(url: str, head: bytes, compressed: bool) -> tuple[bytes, int]:
-    """The whole lines at the start of a text file, decompressed, and the bytes of the mark before them."""
+def _head(url: str, head: bytes, compressed: bool) -> tuple[bytes, int, bool]:
+    """The whole lines at the start of a text file, decompressed; the bytes of the mark before them; if that is all."""
     if compressed:
         try:
             with storage.open_input(url, "gzip") as stream:
@@ -210,7 +225,7 @@ def _head(url: str, head: bytes, compressed: bool) -> tuple[bytes, int]:
         raise InputError(f"{url} is no text file of ratings: there is no line break in its first {_HEAD_BYTES} bytes")
     whole = head if ended else head[: head.rindex(b"\n")]
     lines = whole.removeprefix(BOM)
-    return lines, len(whole) - len(lines)
+    return lines, len(whole) - len(lines), ended
 
 
 def damaged_gzip(url: str) -> InputError:
@@ -324,14 +339,16 @@ def _id_kind(ids: Sequence[object], certain: bool) -> IdKind:
     return IdKind("int64" if plain else "string", False)
 
 
-def _inspect_parquet(url: str, number: int, fold: int, names: FieldNames) -> tuple[RatingFile, IdKind, IdKind]:
+def _inspect_parquet(
+    url: str, number: int, fold: int, names: FieldNames, time_unit: str
+) -> tuple[RatingFile, IdKind, IdKind]:
     try:
         with storage.open_input(url) as stream:
             metadata = pq.ParquetFile(stream).metadata
     except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{url} is not a whole Parquet file: truncated or damaged ({storage.one_line(error)}); fetch it again"
-        ) from error
+        raise parquet_failure(url, error, " is not a whole Parquet file: truncated or damaged") from error
+    if not metadata.num_rows:
+        raise EmptyFileError(f"{url} holds no row")
     schema = metadata.schema.to_arrow_schema()
     columns = []
     for field, name in names._asdict().items():
@@ -347,8 +364,8 @@ def _inspect_parquet(url: str, number: int, fold: int, names: FieldNames) -> tup
         columns.append(name)
         _check_parquet_type(url, field, name, schema.field(name).type)
     groups = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-    calendar = names.timestamp is not None and not pa.types.is_integer(_plain(schema.field(columns[-1]).type))
-    file = RatingFile(url, number, "parquet", False, 0, tuple(columns), (), 0, groups, fold, calendar)
+    form = typed_form(_plain(schema.field(columns[-1]).type), time_unit) if names.timestamp is not None else None
+    file = RatingFile(url, number, "parquet", False, 0, tuple(columns), (), 0, groups, fold, form or OWN)
     users, items = (
         IdKind("int64" if pa.types.is_integer(_plain(schema.field(columns[place]).type)) else "string", True)
         for place in (0, 1)
@@ -365,8 +382,8 @@ def _check_parquet_type(url: str, field: str, name: str, kind: pa.DataType) -> N
         fits = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
         needed = "numbers"
     else:
-        fits = pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
-        needed = "integers or timestamps"
+        fits = typed_form(kind) is not None
+        needed = "numbers, timestamps or ISO text"
     if not fits:
         raise InputError(
             f"{url}: the {field} column {name!r} is {kind}, and {needed} are needed; "

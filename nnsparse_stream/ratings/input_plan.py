@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from functools import partial
+from itertools import chain
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.formats import FieldNames, IdKind, RatingFile, choose_id_type, inspect_file
+from nnsparse_stream.ratings.folds import FOLDS
+from nnsparse_stream.ratings.formats import (
+    EmptyFileError,
+    FieldNames,
+    IdKind,
+    RatingFile,
+    choose_id_type,
+    inspect_file,
+)
 from nnsparse_stream.ratings.reading import MOST_FILES, RECORD_BITS, Split, split_file
 from nnsparse_stream.ratings.text_records import BlockSchema
+from nnsparse_stream.ratings.time_columns import OWN, UNITS
 from nnsparse_stream.storage.files import check_named_once, match_files
 
+_Asked = TypeVar("_Asked")
+_Answer = TypeVar("_Answer")
 _LOOKS_AT_ONCE = 16
 #: Of a line of text, about.
 _BYTES_A_LINE = 20
@@ -25,20 +38,25 @@ class InputPlan(NamedTuple):
     Attributes:
         files: the input, in its order.
         schema: the columns of the blocks of ratings that reading the files gives.
+        splits: the pieces of the files that workers read.
+        empty: URLs of files that were left out, for they hold no record.
     """
 
     files: tuple[RatingFile, ...]
     schema: BlockSchema
-
-    @property
-    def splits(self) -> list[Split]:
-        """The pieces that workers read."""
-        return [split for file in self.files for split in split_file(file)]
+    splits: tuple[Split, ...]
+    empty: tuple[str, ...] = ()
 
     @property
     def calendar(self) -> bool:
         """Whether times are microseconds since 1970; else they are the column's own integers."""
-        return any(file.calendar for file in self.files)
+        return any(file.time_form != OWN for file in self.files)
+
+    @property
+    def time_unit(self) -> str | None:
+        """What the numbers of the time column count, as "s"; None where files have others, or integers as they are."""
+        forms = {file.time_form for file in self.files}
+        return forms.pop() if len(forms) == 1 and forms <= {*UNITS} else None
 
     @property
     def expected_records(self) -> int:
@@ -63,6 +81,7 @@ def plan_inputs(
     id_type: str = "auto",
     duplicates: str = "error",
     timed_for: str | None = None,
+    timestamp_unit: str = "auto",
 ) -> InputPlan:
     """Looks at every file's first bytes or footer, and checks that the files fit together.
 
@@ -73,10 +92,12 @@ def plan_inputs(
         id_type: "auto", "int" or "string".
         duplicates: the policy; "first" and "last" need the time, or else the position, of each rating.
         timed_for: what else needs the time of each rating, for the error's message; None where nothing does.
+        timestamp_unit: what times that are numbers count: "s", "ms", "us" or "ns" since 1970; "auto" keeps integers as
+            they are, and takes decimals for seconds.
 
     Raises:
-        InputError: a file is missing, empty, damaged, or lacks a column; the types of ids, or of times, disagree; or
-            there is no time, and it is needed.
+        InputError: a file is missing, damaged, or lacks a column; all files, or all of a fold, are empty; the types of
+            ids, or of times, disagree; or there is no time, and it is needed.
     """
     roles = [f"--{field}_column" for field, name in names._asdict().items() if [*names].count(name) > 1 and name]
     if roles:
@@ -84,7 +105,17 @@ def plan_inputs(
     by_fold = urls if isinstance(urls, Mapping) else {-1: urls}
     found = [(url, fold) for fold, some in by_fold.items() for url in match_files(some)]
     check_named_once([url for url, _ in found], "the input of two folds")
-    inspected = _inspect(found, names, file_format)
+    looked_at = _side_by_side(partial(_inspect, names=names, file_format=file_format, unit=timestamp_unit), found)
+    empty = tuple(url for (url, _), file in zip(found, looked_at, strict=True) if file is None)
+    inspected = [
+        (file._replace(number=number), users, items)
+        for number, (file, users, items) in enumerate(some for some in looked_at if some is not None)
+    ]
+    for fold in by_fold:
+        if not any(file.fold == fold for file, *_ in inspected):
+            role = "" if fold < 0 else f" of the fold {FOLDS[fold]}"
+            first = next(url for url, of_fold in found if of_fold == fold)
+            raise InputError(f"the input{role} holds no record: all its files are empty, the first is {first}")
     user_type = choose_id_type("user", [(file.url, kind) for file, kind, _ in inspected], id_type)
     item_type = choose_id_type("item", [(file.url, kind) for file, _, kind in inspected], id_type)
     files = [file for file, _, _ in inspected]
@@ -92,17 +123,23 @@ def plan_inputs(
     wanted = ordered or timed_for is not None
     timed = wanted and names.timestamp is not None
     if wanted and not timed and names == FieldNames() and all(_is_movielens_with_time(file) for file in files):
-        files = [file._replace(positions=(0, 1, 2, 3)) for file in files]
+        form = OWN if timestamp_unit == "auto" else timestamp_unit
+        files = [file._replace(positions=(0, 1, 2, 3), time_form=form) for file in files]
         timed = True
     if timed_for and not timed:
         raise InputError(f"{timed_for} needs the time of each rating; name its column by `timestamp_column`")
-    calendar = [file.url for file in files if file.calendar]
+    calendar = [file.url for file in files if file.time_form != OWN]
     if timed and 0 < len(calendar) < len(files):
-        other = next(file.url for file in files if not file.calendar)
-        raise InputError(f"times are timestamps in {calendar[0]} and integers in {other}; convert one of them")
+        other = next(file.url for file in files if file.time_form == OWN)
+        raise InputError(
+            f"times are dates, or decimals, in {calendar[0]} and integers in {other}; say what the integers count by "
+            "`timestamp_unit` s, ms, us or ns"
+        )
     if not timed:
         read = 2 if names.rating is None else 3
-        files = [file._replace(names=file.names[:read], positions=file.positions[:read]) for file in files]
+        files = [
+            file._replace(names=file.names[:read], positions=file.positions[:read], time_form=OWN) for file in files
+        ]
     if ordered and not timed and (len(files) > MOST_FILES or any(file.size >> RECORD_BITS for file in files)):
         raise InputError(
             f"the order of the input is kept for {MOST_FILES} files of {1 << RECORD_BITS >> 40} TiB at most; "
@@ -111,20 +148,26 @@ def plan_inputs(
     schema = BlockSchema(
         user_type, item_type, timestamp=timed, position=ordered and not timed, rating=names.rating is not None
     )
-    return InputPlan(tuple(files), schema)
+    # On an object store, whether a large file can be cut is a question to the store.
+    splits = tuple(chain.from_iterable(_side_by_side(split_file, files)))
+    return InputPlan(tuple(files), schema, splits, empty)
 
 
 def _inspect(
-    found: Sequence[tuple[str, int]], names: FieldNames, file_format: str
-) -> list[tuple[RatingFile, IdKind, IdKind]]:
-    """Looks at files, several at a time: on an object store each look is a wait."""
+    found: tuple[str, int], names: FieldNames, file_format: str, unit: str
+) -> tuple[RatingFile, IdKind, IdKind] | None:
+    """What a file is; None where it holds no record."""
+    url, fold = found
+    try:
+        return inspect_file(url, 0, fold, names, file_format, unit)
+    except EmptyFileError:
+        return None
 
-    def inspect(place: int) -> tuple[RatingFile, IdKind, IdKind]:
-        url, fold = found[place]
-        return inspect_file(url, place, fold, names, file_format)
 
+def _side_by_side(ask: Callable[[_Asked], _Answer], of: Sequence[_Asked]) -> list[_Answer]:
+    """Asks about files, several at a time: on an object store each answer is a wait."""
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        return list(pool.map(inspect, range(len(found))))
+        return list(pool.map(ask, of))
 
 
 def _is_movielens_with_time(file: RatingFile) -> bool:

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.formats import GZIP_ERRORS, RatingFile, damaged_gzip
+from nnsparse_stream.ratings.parquet_failures import parquet_failure
 from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema, Records, is_storable, parse_lines
+from nnsparse_stream.ratings.time_columns import OWN, to_times
 from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.storage import files as storage
 
@@ -244,23 +246,25 @@ def _lines_before(file: RatingFile, position: int) -> int:
 
 
 def _parquet_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, int]]:
-    file = split.file
-    names = list(file.names)
     start = split.start + 1
+    rows = _PARQUET_STRINGS_BATCH if "string" in (schema.user, schema.item) else _PARQUET_BATCH
+    for batch in _parquet_batches(split, rows):
+        columns = [batch[name] for name in split.file.names]
+        yield _checked(columns, np.arange(start, start + len(batch)), split.file, schema), 0
+        start += len(batch)
+
+
+def _parquet_batches(split: Split, rows: int) -> Iterator[pa.RecordBatch]:
+    read = split.start
     try:
-        with storage.open_input(file.url) as stream:
-            parquet = pq.ParquetFile(stream)
+        with storage.open_input(split.file.url) as stream:
             groups = list(range(split.first, split.last))
-            rows = _PARQUET_STRINGS_BATCH if "string" in (schema.user, schema.item) else _PARQUET_BATCH
-            for batch in parquet.iter_batches(rows, row_groups=groups, columns=names):
-                columns = [batch[name] for name in names]
-                yield _checked(columns, np.arange(start, start + len(batch)), file, schema), 0
-                start += len(batch)
+            names = list(split.file.names)
+            for batch in pq.ParquetFile(stream).iter_batches(rows, row_groups=groups, columns=names):
+                yield batch
+                read += len(batch)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{file.url}: its Parquet data is damaged after record {start - 1} ({storage.one_line(error)}); "
-            "fetch the file again"
-        ) from error
+        raise parquet_failure(split.file.url, error, f": its Parquet data is damaged after record {read}") from error
 
 
 def _checked(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, schema: BlockSchema) -> Records:
@@ -278,15 +282,16 @@ def _checked(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, s
             problems += [(f"{name} is not valid UTF-8", mask) for mask in broken]
             problems.append((f"{name} is empty", _mask(pc.equal(pc.binary_length(column), 0).fill_null(False))))
         else:
-            if pa.types.is_uint64(column.type):
+            if name == "timestamp" and (file.time_form != OWN or pa.types.is_uint64(column.type)):
+                column, unfit = to_times(column, file.time_form)
+                problems.append(("timestamp is no time that fits in 64 bits", unfit))
+            elif pa.types.is_uint64(column.type):
                 problems.append(
                     (
                         f"{name} does not fit in 64 bits",
                         _mask(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())).fill_null(False)),
                     )
                 )
-            if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-                column = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)))
             column = column.cast(kind, safe=False)
         converted.append(column)
     problems = [(reason, mask) for reason, mask in problems if mask.any()]
@@ -325,7 +330,8 @@ def _is_utf8(value: bytes) -> bool:
 
 def _shown(value: pa.Scalar) -> object:
     try:
-        return value.as_py()
+        # Python has no time of nanoseconds, nor after the year 9999.
+        return value.cast(pa.string()).as_py() if pa.types.is_timestamp(value.type) else value.as_py()
     except UnicodeDecodeError:
         return str(value.cast(pa.binary()).as_py())
 

@@ -19,6 +19,7 @@ import pyarrow.csv
 import pyarrow.json
 
 from nnsparse_stream.ratings.formats import SEPARATORS, RatingFile, is_number, split_fields
+from nnsparse_stream.ratings.time_columns import ISO, OWN, PLAIN_ISO, iso_time, parsed_times, parsed_types, to_times
 
 #: Takes the place of MovieLens' two-byte separator: a control character that no id holds.
 _UNIT_SEPARATOR = b"\x1f"
@@ -121,9 +122,19 @@ def parse_lines(data: bytes, first_line: int, file: RatingFile, schema: BlockSch
 
 def _parse_chunk(data: bytes, count: int, file: RatingFile, schema: BlockSchema) -> list[pa.Array] | None:
     """Parses a chunk in which every line is a good record; None where that is not so."""
+    for time_type in parsed_types(file.time_form) if schema.timestamp else [pa.null()]:
+        columns = _parse_chunk_as(time_type, data, count, file, schema)
+        if columns is not None:
+            return columns
+    return None
+
+
+def _parse_chunk_as(
+    time_type: pa.DataType, data: bytes, count: int, file: RatingFile, schema: BlockSchema
+) -> list[pa.Array] | None:
     if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
         return None  # Arrow takes a lone carriage return for a line break
-    fields = schema.fields()
+    fields = [(name, time_type if name == "timestamp" else kind) for name, kind in schema.fields()]
     try:
         if file.format == "jsonl":
             kinds = pa.schema([(name, kind) for name, (_, kind) in zip(file.names, fields, strict=True)])
@@ -144,6 +155,11 @@ def _parse_chunk(data: bytes, count: int, file: RatingFile, schema: BlockSchema)
                 return None
             if file.format == "jsonl" and not _is_utf8(column):
                 return None
+    if schema.timestamp:
+        times = parsed_times(columns[-1], file.time_form)
+        if times is None:
+            return None
+        columns[-1] = times
     return columns if not schema.rating or is_storable(columns[2].to_numpy()).all() else None
 
 
@@ -200,6 +216,8 @@ def _well_formed(lines: list[bytes], file: RatingFile, schema: BlockSchema) -> n
     for position, (name, kind) in zip(file.positions, schema.fields(), strict=True):
         if name == "rating":
             patterns[position] = r"[0-9]{1,9}(\.[0-9]{1,9})?"
+        elif name == "timestamp" and file.time_form != OWN:
+            patterns[position] = PLAIN_ISO if file.time_form == ISO else r"[0-9]{1,12}(\.[0-9]{1,9})?"
         else:
             patterns[position] = plain + "+" if pa.types.is_string(kind) else "-?[0-9]{1,18}"
     pattern = "^" + re.escape(separator).join(patterns) + "\r?$"
@@ -232,6 +250,8 @@ def _parse_line(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int 
             raise _BadLineError(f"{name} is not valid UTF-8")
         if name == "rating":
             parsed.append(_rating(value))
+        elif name == "timestamp" and file.time_form != OWN:
+            parsed.append(_time(value, file.time_form))
         elif pa.types.is_string(kind):
             parsed.append(_string(name, value))
         else:
@@ -284,6 +304,25 @@ def _integer(name: str, value: object) -> int:
     if not -(2**63) <= number < 2**63:
         raise _BadLineError(f"{name} does not fit in 64 bits{hint}")
     return number
+
+
+def _time(value: object, form: str) -> int:
+    if form == ISO:
+        time = iso_time(value) if isinstance(value, str) else None
+        if time is None:
+            raise _BadLineError("timestamp is no ISO date, or date and time, that the calendar has")
+        return time
+    if isinstance(value, str):
+        if not is_number(value):
+            raise _BadLineError("timestamp is not a number")
+        value = int(value) if _INTEGER.fullmatch(value) else float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _BadLineError("timestamp is not a number")
+    if isinstance(value, float) or -(2**63) <= value < 2**63:
+        times, unfit = to_times(pa.array([value]), form)
+        if not unfit.any():
+            return int(times[0].as_py())
+    raise _BadLineError(f"timestamp does not fit in 64 bits as microseconds since 1970: it is taken for {form}")
 
 
 def _string(name: str, value: object) -> str:

@@ -17,6 +17,8 @@ from nnsparse_stream.training.tensor_files import TensorFile, read_tensors, writ
 
 _WEIGHTS = "model.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
+#: All files of a checkpoint.
+FILES = (STATE_FILE, _WEIGHTS, _OPTIMIZER)
 
 
 @dataclass
@@ -92,7 +94,7 @@ def _noted(checkpoint: CheckpointState, which: str) -> TensorFile:
 
 def remove_checkpoint(url: str) -> None:
     """Removes a checkpoint, state.json first: what remains where that is cut off is not taken for a checkpoint."""
-    for name in (STATE_FILE, _WEIGHTS, _OPTIMIZER):
+    for name in FILES:
         storage.remove_file(storage.join(url, name))
     storage.remove_empty_directory(url)
 
