@@ -52,7 +52,7 @@ def test_figures_equal_those_of_dense_predictions(trained, tmp_path, capsys, fol
 
 
 def test_a_checkpoint_directory_is_a_model_too(trained, capsys):
-    from nnsparse_stream.training.checkpoint import checkpoints_of
+    from nnsparse_stream.training.state import checkpoints_of
 
     assert cli.main(["evaluate", "--data", trained.data, "--model", checkpoints_of(trained.run)[-1]]) == 0
     last = capsys.readouterr().out
@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
 
     run = tmp_path / "run"
     shutil.copytree(trained.run, run)
-    from nnsparse_stream.training.checkpoint import checkpoints_of
+    from nnsparse_stream.training.state import checkpoints_of
 
     last = Path(checkpoints_of(str(run))[-1])
     weights = last / "model.safetensors"
