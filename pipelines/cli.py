@@ -7,7 +7,6 @@ Exit codes: 0 done, 2 the user's input or flags are at fault, 143 training was s
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import io
 import logging
@@ -176,9 +175,6 @@ def console() -> NoReturn:
 
 def _run_process(argv: list[str]) -> NoReturn:
     open_standard_streams()
-    # Until a pipeline runs, there is little but imports: what they make stays, and to look through it for garbage is a
-    # tenth of a second.
-    gc.disable()
     # A file's name may hold what the terminal, or UTF-8, has no character for.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+from nnsparse_stream.data.local_run import Sizes
 
 _NAMESPACE = "ratings"
-
-
-class Sizes(NamedTuple):
-    """A distribution of sizes in bytes: how many, their sum, the largest."""
-
-    number: int
-    total: int
-    largest: int
-
-    def __str__(self) -> str:
-        return f"{self.total / 1e6:,.1f} MB in {self.number:,} (largest {self.largest / 1e6:,.2f} MB)"
 
 
 def sizes(result: Any) -> dict[str, Sizes]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
     from nnsparse_stream.data.dataset import Manifest
-    from nnsparse_stream.pipelines.metrics import Sizes
+    from nnsparse_stream.data.local_run import Sizes
     from nnsparse_stream.ratings.folds import Folds
     from nnsparse_stream.ratings.input_plan import InputPlan
     from nnsparse_stream.ratings.times import TimeRange
@@ -41,8 +41,8 @@ leaves a directory that the same command recognises and begins anew.
 """
 
 _SUMMARY = "_summary.json"
-#: The report's lines of what went between the stages, and the Beam distribution of each.
-_STAGES = {"blocks read": "read_block_bytes", "shuffled": "shuffled_block_bytes"}
+#: The report's lines of what went between the steps, and the Beam distribution of each.
+_STEPS = {"blocks read": "read_block_bytes", "shuffled": "shuffled_block_bytes"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,8 +84,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     started = time.monotonic()
     inputs = _inputs(args)
 
-    from nnsparse_stream.pipelines.metrics import sizes
-    from nnsparse_stream.pipelines.running import read_ahead, run_pipeline, written_by_job
+    from nnsparse_stream.pipelines.running import written_by_job
     from nnsparse_stream.ratings.formats import FieldNames
     from nnsparse_stream.ratings.input_plan import plan_inputs
     from nnsparse_stream.storage.files import check_apart
@@ -107,13 +106,15 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     base = _base(args, plan)
     folds, times = chosen_folds(args, plan), chosen_times(args, plan)
-    with written_by_job(output, beam_flags), read_ahead(plan, beam_flags):
-        build = functools.partial(_build, args=args, plan=plan, folds=folds, times=times, base=base)
-        result = run_pipeline(build, beam_flags)
-        manifest = _manifest(args, plan, folds, times, base)
-        output.remove(_SUMMARY)
+    with written_by_job(output, beam_flags):
+        settings = _settings(args, plan, folds, times, base)
+        if beam_flags:
+            summary, sizes = _run_by_beam(args, plan, settings, beam_flags)
+        else:
+            summary, sizes = _run_here(args, plan, settings)
+        manifest = _manifest(args, plan, folds, times, base, summary)
         output.complete(manifest.to_json())
-    _report(manifest, args.output, plan, sizes(result), time.monotonic() - started)
+    _report(manifest, args.output, plan, sizes, time.monotonic() - started)
     return manifest
 
 
@@ -173,37 +174,63 @@ def _earlier_vocabularies(base: Manifest | None) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _build(
-    pipeline: beam.Pipeline,
-    args: argparse.Namespace,
-    plan: InputPlan,
-    folds: Folds | None,
-    times: TimeRange,
-    base: Manifest | None,
-) -> None:
+def _settings(
+    args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange, base: Manifest | None
+) -> dict[str, Any]:
+    """What is made of the ratings: keyword arguments of `prepare_here`, and of `PrepareShards`."""
+    from nnsparse_stream.data.vocabulary_files import built_vocabulary
+    from nnsparse_stream.ratings.reading import describe_pair
+
+    return {
+        "times": times,
+        "duplicates": args.duplicates,
+        "folds": folds,
+        "num_shards": args.num_shards,
+        "min_row_ratings": args.min_row_ratings,
+        "min_column_ratings": args.min_column_ratings,
+        "base": None if base is None else built_vocabulary(args.vocabulary, base),
+        # Splits grow with the ratings, and with them the most ids that there can be.
+        "partitions": min(max(16, len(plan.splits)), 4096),
+        "describe_pair": functools.partial(describe_pair, plan.files, plan.schema, times=times),
+    }
+
+
+def _run_here(
+    args: argparse.Namespace, plan: InputPlan, settings: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Sizes]]:
+    """Prepares in this process; returns what was counted, and sizes of what went between the steps."""
+    from nnsparse_stream.data.local_run import prepare_here
+    from nnsparse_stream.storage.files import join
+
+    done = prepare_here(plan, join(args.output, "dead_letters"), args.output, args.axis, **settings)
+    summary = {"read": done.read, "filtered": done.filtered, "vocabulary": done.vocabulary, "shards": done.shards}
+    return summary, dict(zip(_STEPS.values(), (done.read_blocks, done.partitioned_blocks), strict=True))
+
+
+def _run_by_beam(
+    args: argparse.Namespace, plan: InputPlan, settings: dict[str, Any], beam_flags: list[str]
+) -> tuple[dict[str, Any], dict[str, Sizes]]:
+    """Prepares by a Beam runner; returns the same as `_run_here`."""
+    from nnsparse_stream.pipelines.metrics import sizes
+    from nnsparse_stream.pipelines.running import run_pipeline
+    from nnsparse_stream.storage.files import join, read_file, remove_file
+
+    result = run_pipeline(functools.partial(_build, args=args, plan=plan, settings=settings), beam_flags)
+    url = join(args.output, _SUMMARY)
+    summary = json.loads(read_file(url))
+    remove_file(url)
+    return {**summary, "filtered": sum(summary["filtered"])}, sizes(result)
+
+
+def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, settings: dict[str, Any]) -> None:
     import apache_beam as beam
 
-    from nnsparse_stream.ratings.reading import describe_pair
     from nnsparse_stream.storage.files import join
     from nnsparse_stream.transforms import PrepareShards, ReadRatings
-    from nnsparse_stream.transforms.vocabulary import built_vocabulary
 
     read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "dead_letters"))
     prepared = read.ratings | "PrepareShards" >> PrepareShards(
-        args.output,
-        args.axis,
-        plan.empty_block(),
-        times=times,
-        duplicates=args.duplicates,
-        folds=folds,
-        num_shards=args.num_shards,
-        min_row_ratings=args.min_row_ratings,
-        min_column_ratings=args.min_column_ratings,
-        expected_ratings=plan.expected_records,
-        base=None if base is None else built_vocabulary(args.vocabulary, base),
-        # Splits grow with the ratings, and with them the most ids that there can be.
-        partitions=min(max(16, len(plan.splits)), 4096),
-        describe_pair=functools.partial(describe_pair, plan.files, plan.schema, times=times),
+        args.output, args.axis, plan.empty_block(), expected_ratings=plan.expected_records, **settings
     )
     _ = (
         pipeline
@@ -236,14 +263,17 @@ def _write_summary(
 
 
 def _manifest(
-    args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange, base: Manifest | None
+    args: argparse.Namespace,
+    plan: InputPlan,
+    folds: Folds | None,
+    times: TimeRange,
+    base: Manifest | None,
+    summary: dict[str, Any],
 ) -> Manifest:
     from nnsparse_stream.data.assembly import assemble_manifest, filters_to_json
     from nnsparse_stream.ratings.dead_letters import check_bad_records, span_of_times
     from nnsparse_stream.ratings.times import check_bounds
-    from nnsparse_stream.storage.files import join, read_file
 
-    summary = json.loads(read_file(join(args.output, _SUMMARY)))
     read, bad = check_bad_records(summary["read"], args.max_bad_fraction)
     if len(summary["read"]) != len(plan.splits):
         raise RuntimeError(f"the runner lost or repeated splits: {len(plan.splits)} became {len(summary['read'])}")
@@ -257,14 +287,14 @@ def _manifest(
         filters=filters_to_json(times, args.min_row_ratings, args.min_column_ratings),
         read=read,
         bad=bad,
-        filtered=sum(summary["filtered"]),
+        filtered=summary["filtered"],
         vocabulary=summary["vocabulary"],
         shards=summary["shards"],
         earlier_vocabularies=_earlier_vocabularies(base),
     )
 
 
-def _report(manifest: Manifest, url: str, plan: InputPlan, stages: dict[str, Sizes], seconds: float) -> None:
+def _report(manifest: Manifest, url: str, plan: InputPlan, steps: dict[str, Sizes], seconds: float) -> None:
     records, size = manifest.records, sum(shard.bytes for shard in manifest.shards)
     column = "item" if manifest.axis == "user" else "user"
     folds = ", ".join(f"{fold} {count:,}" for fold, count in manifest.fold_entries.items())
@@ -278,7 +308,7 @@ def _report(manifest: Manifest, url: str, plan: InputPlan, stages: dict[str, Siz
         ("columns", f"{manifest.num_columns:,} {column}s ({manifest.column_id_type} ids)"),
         ("entries", f"{manifest.num_entries:,}: {folds}"),
         ("shards", f"{len(manifest.shards):,}, {size / 1e6:,.1f} MB"),
-        *((label, str(stages[name])) for label, name in _STAGES.items() if name in stages),
+        *((label, str(steps[name])) for label, name in _STEPS.items() if name in steps),
         ("time", f"{seconds:.1f} s, {records['read'] / max(seconds, 1e-9):,.0f} records/s"),
     ]
     print("\n".join(f"{name:<13} {text}" for name, text in lines))

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage.files import one_line
 from nnsparse_stream.storage.output_directory import OutputDirectory
 
-if TYPE_CHECKING:
-    from nnsparse_stream.ratings.input_plan import InputPlan
-
 #: Used where the flags name no runner: the whole pipeline in this process.
 IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-
-_SAMPLING_MILLISECONDS = 5
 
 # A worker's exception reaches the driver as the text of its traceback, on every runner.
 _REMOTE_INPUT_ERROR = re.compile(r"\bInputError: (.+?)(?: \[while running|\\n|$)", re.MULTILINE)
@@ -95,7 +89,6 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
     import apache_beam as beam
 
     import nnsparse_stream.transforms.coders
-    from nnsparse_stream.transforms.in_process import in_process
 
     nnsparse_stream.transforms.coders.register()
     options = checked_options(beam_flags)
@@ -104,10 +97,7 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
     try:
         pipeline = beam.Pipeline(runner=_quiet_runner(options), options=options)
         build(pipeline)
-        if not gc.isenabled():  # see `nnsparse_stream.pipelines.cli.console`
-            gc.freeze()
-            gc.enable()
-        with _no_job_tracebacks(), _all_here(in_process()) if _is_in_process(options) else contextlib.nullcontext():
+        with _no_job_tracebacks():
             result = pipeline.run()
             try:
                 result.wait_until_finish()
@@ -128,51 +118,6 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
         if cause is None:
             raise
         raise cause from None
-
-
-@contextlib.contextmanager
-def read_ahead(plan: InputPlan, beam_flags: list[str]) -> Iterator[None]:
-    """Begins to read what a pipeline in this process will read, while Beam is still being imported.
-
-    Args:
-        plan: what that pipeline reads.
-        beam_flags: where there is any, nothing is begun.
-    """
-    if beam_flags:
-        yield
-        return
-    from nnsparse_stream.transforms.in_process import begin_reading, in_process
-
-    with in_process():
-        begin_reading(plan)
-        yield
-
-
-def _is_in_process(options: Any) -> bool:
-    """Whether this process does all the work itself."""
-    from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
-
-    mode = options.view_as(DirectOptions).direct_running_mode
-    return options.view_as(StandardOptions).runner == IN_PROCESS_RUNNER and mode in (None, "in_memory")
-
-
-@contextlib.contextmanager
-def _all_here(in_process: contextlib.AbstractContextManager[None]) -> Iterator[None]:
-    """Runs pipelines in this process, and ends their stages when they end.
-
-    Beam's sampler, which finds out where a stage's time goes, sleeps for up to 200 ms, or a fifth of the stage's time,
-    and each stage waits for it in the end. The sampler's interval is no option of the runner.
-    """
-    from apache_beam.runners.worker.statesampler import StateSampler
-
-    initialise: Any = StateSampler.__init__
-    outer = initialise.__defaults__
-    initialise.__defaults__ = (_SAMPLING_MILLISECONDS,)
-    try:
-        with in_process:
-            yield
-    finally:
-        initialise.__defaults__ = outer
 
 
 @contextlib.contextmanager
@@ -212,6 +157,8 @@ def written_by_job(output: OutputDirectory, beam_flags: list[str]) -> Iterator[N
 
 def _outlives_driver(beam_flags: list[str]) -> bool:
     """Whether a job with these flags may go on, and write, when this process has ended or was interrupted."""
+    if not beam_flags:
+        return False
     from apache_beam.options.pipeline_options import StandardOptions
 
     return bool(checked_options(beam_flags).view_as(StandardOptions).runner != IN_PROCESS_RUNNER)

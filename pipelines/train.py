@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -131,7 +130,6 @@ def _train_here(args: argparse.Namespace) -> bool:
         from nnsparse_stream.pipelines.train_progress import Shown
         from nnsparse_stream.training.start import train
 
-        gc.enable()  # see `nnsparse_stream.pipelines.cli.console`
         with contextlib.closing(Shown(args.output)) as progress:
             summary = train(_request(args), progress=progress, stop=stop.is_set)
     return "stopped" not in summary

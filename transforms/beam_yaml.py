@@ -25,6 +25,7 @@ from nnsparse_stream.ratings.times import TimeRange, check_bounds
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
+from nnsparse_stream.transforms.windows import refuse_windows
 
 _FORMATS = ("auto", "parquet", *SEPARATORS, "jsonl")
 _DUPLICATES = ("error", "first", "last", "mean")
@@ -198,8 +199,9 @@ class WriteDataset(beam.PTransform):
         A PCollection of rows of `WrittenShard`; there are none before the data set is whole.
 
     Raises:
-        InputError: when the pipeline is built: the configuration or the rows are not fit, or the output is taken; in a
-            worker: a row lacks a value, a pair is rated twice, too many records are bad, or no rating is left.
+        InputError: when the pipeline is built: the configuration or the rows are not fit, the rows are cut into
+            windows, or the output is taken; in a worker: a row lacks a value, a pair is rated twice, too many records
+            are bad, or no rating is left.
     """
 
     def __init__(
@@ -251,6 +253,7 @@ class WriteDataset(beam.PTransform):
         named = {"ratings": inputs} if isinstance(inputs, beam.PCollection) else dict(inputs)
         if "ratings" not in named or set(named) - {"ratings", "summaries"}:
             raise InputError(f"the inputs are {', '.join(named)}; give ratings, and maybe summaries")
+        refuse_windows(self, *named.values())
         rows = named["ratings"]
         needs_time = (
             (self._folds is not None and self._folds.timed)

@@ -12,29 +12,18 @@ from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.reading import Split
 from nnsparse_stream.storage.block_store import from_ipc, to_ipc
-from nnsparse_stream.transforms import in_process
-
-#: Begins what stands for a block of a run in one process; an IPC stream begins with bytes of 255.
-_TICKET = b"block"
 
 
 class RecordBatchCoder(beam.coders.Coder):
-    """A RecordBatch as an Arrow IPC stream; in a run in one process, as the number of a block that is kept."""
+    """A RecordBatch as an Arrow IPC stream."""
 
     def encode(self, value: pa.RecordBatch) -> bytes:
-        """Writes schema and data, or keeps the block and writes its number."""
-        store = in_process.store()
-        return to_ipc(value) if store is None else _TICKET + store.name + store.put(value).to_bytes(8, "big")
+        """Writes schema and data; a slice costs its own size."""
+        return to_ipc(value)
 
     def decode(self, encoded: bytes) -> pa.RecordBatch:
         """The batch; its buffers lie in `encoded`."""
-        if not encoded.startswith(_TICKET):
-            return from_ipc(encoded)
-        store = in_process.store()
-        name, ticket = encoded[len(_TICKET) : -8], encoded[-8:]
-        if store is None or store.name != name:
-            raise RuntimeError("a block of a run in one process was sent to another run, or process")
-        return store.get(int.from_bytes(ticket, "big"))
+        return from_ipc(encoded)
 
     def estimate_size(self, value: pa.RecordBatch) -> int:
         """Bytes of the data, without writing it."""

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.ratings.times import TimeRange
 
@@ -42,17 +40,11 @@ class _FilterByTime(beam.DoFn):
         self._times = times
         self._counter = Metrics.counter("ratings", "filtered")
 
-    def start_bundle(self) -> None:
-        self._filtered = 0
-
-    def process(self, ratings: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    def process(self, ratings: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         kept = self._times.filter(ratings)
-        self._filtered += len(ratings) - len(kept)
+        filtered = len(ratings) - len(kept)
+        if filtered:
+            self._counter.inc(filtered)
+            yield beam.pvalue.TaggedOutput("filtered", filtered)
         if len(kept):
             yield kept
-
-    def finish_bundle(self) -> Iterator[beam.pvalue.TaggedOutput]:
-        if self._filtered:
-            self._counter.inc(self._filtered)
-            window = GlobalWindow()
-            yield beam.pvalue.TaggedOutput("filtered", WindowedValue(self._filtered, window.max_timestamp(), [window]))

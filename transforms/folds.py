@@ -10,6 +10,7 @@ import pyarrow as pa
 from nnsparse_stream.data.grouping import fold_block, partition
 from nnsparse_stream.ratings.folds import Folds
 from nnsparse_stream.ratings.reading import cut_block
+from nnsparse_stream.transforms.windows import refuse_windows
 
 
 class AssignFolds(beam.PTransform):
@@ -26,6 +27,9 @@ class AssignFolds(beam.PTransform):
 
     Returns:
         A PCollection of blocks, the same for any split and order of the input, but for how they are cut.
+
+    Raises:
+        InputError: when it is applied: the folds need all ratings of a row, and these are cut into windows.
     """
 
     def __init__(self, folds: Folds, parts: int = 16) -> None:
@@ -36,6 +40,7 @@ class AssignFolds(beam.PTransform):
         """Applies the transform."""
         if self._folds.row_axis is None:
             return ratings | "Assign" >> beam.Map(fold_block, self._folds).with_output_types(pa.RecordBatch)
+        refuse_windows(self, ratings)
         return (
             ratings
             | "Partition"

@@ -14,6 +14,7 @@ from nnsparse_stream.transforms.filters import FilterByTime
 from nnsparse_stream.transforms.shards import WriteShards
 from nnsparse_stream.transforms.sparsify import SparsifyRatings
 from nnsparse_stream.transforms.vocabulary import BuildVocabulary
+from nnsparse_stream.transforms.windows import refuse_windows
 
 
 class PreparedShards(NamedTuple):
@@ -43,7 +44,7 @@ class PrepareShards(beam.PTransform):
         `PreparedShards`: three PCollections.
 
     Raises:
-        InputError: in a worker: what `SparsifyRatings` raises.
+        InputError: in a worker: what `SparsifyRatings` raises; when it is applied: the ratings are cut into windows.
         ValueError: the folds go by the rows of the other axis.
     """
 
@@ -73,6 +74,7 @@ class PrepareShards(beam.PTransform):
 
     def expand(self, ratings: beam.PCollection[pa.RecordBatch]) -> PreparedShards:
         """Applies the transform."""
+        refuse_windows(self, ratings)
         column = "item" if self._axis == "user" else "user"
         kept = ratings | "FilterByTime" >> FilterByTime(self._times)
         vocabulary = kept.ratings | "BuildVocabulary" >> BuildVocabulary(

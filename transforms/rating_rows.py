@@ -15,7 +15,6 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 from apache_beam.utils.windowed_value import WindowedValue
@@ -164,25 +163,22 @@ class _RowsToBlocks(beam.DoFn):
         self._schema = schema
 
     def start_bundle(self) -> None:
-        self._pending: list[tuple[Any, ...]] = []
+        self._pending: dict[Any, list[tuple[Any, ...]]] = {}
 
-    def process(self, row: Any) -> Iterator[pa.RecordBatch]:
-        self._pending.append(tuple(getattr(row, name) for name in self._schema.names))
-        if len(self._pending) >= _PENDING_ROWS:
-            yield from self._flush()
+    def process(self, row: Any, window: Any = beam.DoFn.WindowParam) -> Iterator[pa.RecordBatch]:
+        pending = self._pending.setdefault(window, [])
+        pending.append(tuple(getattr(row, name) for name in self._schema.names))
+        if len(pending) >= _PENDING_ROWS:
+            yield from self._blocks(self._pending.pop(window))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        window = GlobalWindow()
-        for block in self._flush():
-            yield WindowedValue(block, window.max_timestamp(), [window])
+        for window, pending in self._pending.items():
+            for block in self._blocks(pending):
+                yield WindowedValue(block, window.max_timestamp(), [window])
 
-    def _flush(self) -> Iterator[pa.RecordBatch]:
-        if self._pending:
-            columns = zip(*self._pending, strict=True)
-            yield from table_blocks(
-                pa.table([pa.array(column) for column in columns], self._schema.names), self._schema
-            )
-        self._pending = []
+    def _blocks(self, pending: list[tuple[Any, ...]]) -> Iterator[pa.RecordBatch]:
+        columns = zip(*pending, strict=True)
+        return table_blocks(pa.table([pa.array(column) for column in columns], self._schema.names), self._schema)
 
 
 class _TablesToBlocks(_RowsToBlocks):

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.ratings.dead_letters import split_outputs, write_letters
 from nnsparse_stream.ratings.input_plan import InputPlan
 from nnsparse_stream.ratings.reading import Split
 from nnsparse_stream.ratings.text_records import BlockSchema
-from nnsparse_stream.transforms import in_process
 
 
 class ReadRatings(beam.PTransform):
@@ -70,27 +66,14 @@ class _Read(beam.DoFn):
         self._bad_counter = Metrics.counter("ratings", "bad")
         self._block_bytes = Metrics.distribution("ratings", "read_block_bytes")
 
-    def start_bundle(self) -> None:
-        self._ahead = in_process.ahead()
-
     def process(self, numbered: tuple[int, Iterable[Split]]) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         (split,) = numbered[1]
-        if in_process.take_begun(split, self._ahead):
-            return
-        for tag, value in self._counted(self._ahead.start(split_outputs(split, self._schema))):
-            yield value if tag == "ratings" else beam.pvalue.TaggedOutput(tag, value)
-
-    def finish_bundle(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput]:
-        window = GlobalWindow()
-        for tag, value in self._counted(self._ahead.finish()):
-            windowed = WindowedValue(value, window.max_timestamp(), [window])
-            yield windowed if tag == "ratings" else beam.pvalue.TaggedOutput(tag, windowed)
-
-    def _counted(self, outputs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        for tag, value in outputs:
+        for tag, value in split_outputs(split, self._schema):
             if tag == "ratings":
                 self._block_bytes.update(value.nbytes)
-            elif tag == "summaries":
+                yield value
+                continue
+            if tag == "summaries":
                 self._good_counter.inc(value["read"] - value["bad"])
                 self._bad_counter.inc(value["bad"])
-            yield tag, value
+            yield beam.pvalue.TaggedOutput(tag, value)

@@ -15,6 +15,7 @@ from nnsparse_stream.scoring.blocks import ShardBlocks, pair_block, shard_block
 from nnsparse_stream.scoring.files import score_schema, write_scores
 from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.windows import refuse_windows
 
 
 class KnownColumns(beam.PTransform):
@@ -116,6 +117,9 @@ class ScoreRatings(beam.PTransform):
 
     Returns:
         A PCollection of one dictionary a shard: `path` (relative to the output), `rows` (of the file), `bytes`.
+
+    Raises:
+        InputError: when it is applied: the blocks are cut into windows.
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class ScoreRatings(beam.PTransform):
 
     def expand(self, blocks: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
+        refuse_windows(self, blocks)
         return blocks | "By shard" >> beam.GroupByKey() | "Score" >> beam.ParDo(self._score)
 
 

@@ -19,6 +19,7 @@ from nnsparse_stream.scoring.blocks import ShardBlocks, pair_block, shard_block
 from nnsparse_stream.scoring.files import codes_file, codes_schema, score_schema, write_codes, write_scores
 from nnsparse_stream.transforms.list_shards import ListAligned, ListShards, with_position
 from nnsparse_stream.transforms.model_cache import CheckpointHandle, ColumnPredictorHandle
+from nnsparse_stream.transforms.windows import refuse_windows
 
 
 class _Member(NamedTuple):
@@ -158,6 +159,9 @@ class BlendPairs(beam.PTransform):
 
     Returns:
         A PCollection of one dictionary a file, as that of `ScoreRatings`; there is a file even where there is no pair.
+
+    Raises:
+        InputError: when it is applied: the pairs are cut into windows.
     """
 
     def __init__(
@@ -175,6 +179,7 @@ class BlendPairs(beam.PTransform):
 
     def expand(self, pairs: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
+        refuse_windows(self, pairs)
         members = _members(self._checkpoints, self._data)
         first = members[0]
         kinds = (first.row_id_type, first.column_id_type)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,22 +13,19 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from nnsparse_stream.data.grouping import DuplicateRatingError, encode_block, partition
+from nnsparse_stream.data.grouping import encode_block, partition
 from nnsparse_stream.data.shard_grouping import ShardGrouping
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.data.shard_steps import (
+    PARTITIONED_BYTES,
+    RATINGS_AT_ONCE,
+    group_shard,
+    shard_count,
+)
+from nnsparse_stream.data.vocabulary_files import load_vocabulary
 from nnsparse_stream.ratings.folds import Folds, HashFolds
 from nnsparse_stream.ratings.reading import cut_block
-from nnsparse_stream.transforms import in_process
-from nnsparse_stream.transforms.vocabulary import load_vocabulary
+from nnsparse_stream.transforms.windows import refuse_windows
 
-#: Ratings of one shard, by default. At 16 to 24 bytes a rating, what is grouped under one key stays near 10 MB, which
-#: every engine sorts in memory.
-RATINGS_PER_SHARD = 500_000
-#: Ratings that are grouped at once, at some 100 bytes each with what sorting takes. A shard has more where a row is
-#: heavy or few shards were asked for; it is grouped in parts.
-_RATINGS_AT_ONCE = 1 << 21
-#: Ratings that are partitioned at once.
-_PENDING_BYTES = 24 << 20
 #: From so many ratings on they are partitioned twice: with 2,000 shards, a piece of once has 10 kB.
 _TWICE_FROM = 1_000_000_000
 _RATINGS_PER_KEY = 1_000_000
@@ -46,7 +42,7 @@ class SparsifyRatings(beam.PTransform):
         empty: a block of ratings without rows, for its schema (`InputPlan.empty_block`).
         duplicates: "error", "first", "last" or "mean"; see `nnsparse_stream.data.grouping.group_rows`.
         folds: how to fold, or None where the blocks have a column fold (`AssignFolds` adds one).
-        num_shards: by default, as many as hold `RATINGS_PER_SHARD` ratings each.
+        num_shards: by default, as many as hold `nnsparse_stream.data.shard_steps.RATINGS_PER_SHARD` ratings each.
         min_row_ratings: rows with fewer records, duplicates included, are left out.
         expected_ratings: about how many ratings come. From `_TWICE_FROM` on they are partitioned twice, first to groups
             of shards, so that what is sent does not become tiny; the shards are the same.
@@ -55,10 +51,11 @@ class SparsifyRatings(beam.PTransform):
         describe_pair: says where a user's and an item's duplicate ratings are, for the error's message.
 
     Returns:
-        A PCollection of (shard, number of shards, rows, ratings merged away, ratings left out), one element a shard.
+        A PCollection of the fields of a `nnsparse_stream.data.shard_steps.GroupedShard`, one element a shard.
 
     Raises:
-        InputError: in a worker, where a pair is rated more than once and the policy is "error".
+        InputError: in a worker, where a pair is rated more than once and the policy is "error"; or when it is applied,
+            where the ratings are cut into windows.
         ValueError: the folds go by the rows of the other axis.
     """
 
@@ -94,6 +91,7 @@ class SparsifyRatings(beam.PTransform):
         self, ratings: beam.PCollection[pa.RecordBatch]
     ) -> beam.PCollection[tuple[int, int, pa.RecordBatch, int, int]]:
         """Applies the transform."""
+        refuse_windows(self, ratings)
         vocabulary = beam.pvalue.AsSingleton(self._vocabulary)
         keyed = ratings | "Partition" >> beam.ParDo(
             _Partition(self._axis, self._num_shards, self._known_columns_only, self._twice), vocabulary
@@ -127,11 +125,6 @@ class SparsifyRatings(beam.PTransform):
         )
 
 
-def shard_count(ratings: int, wanted: int | None) -> int:
-    """The number of shards: the one wanted, or one for every `RATINGS_PER_SHARD` ratings."""
-    return wanted or max(1, -(-ratings // RATINGS_PER_SHARD))
-
-
 class _Partition(beam.DoFn):
     """Encodes and partitions several blocks at once, so that the pieces do not become tiny where shards are many."""
 
@@ -141,7 +134,6 @@ class _Partition(beam.DoFn):
         self._block_bytes = Metrics.distribution("ratings", "shuffled_block_bytes")
 
     def start_bundle(self) -> None:
-        self._ahead = in_process.ahead()
         self._pending: list[pa.RecordBatch] = []
         self._bytes = 0
         self._built: dict[str, Any] = {}
@@ -150,39 +142,26 @@ class _Partition(beam.DoFn):
         self._built = vocabulary
         self._pending.append(ratings)
         self._bytes += ratings.nbytes
-        if self._bytes >= _PENDING_BYTES:
-            yield from self._measured(self._flush())
+        if self._bytes >= PARTITIONED_BYTES:
+            yield from self._flush()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         window = GlobalWindow()
-        rest = self._flush() if self._pending else ()
-        for keyed in itertools.chain(self._measured(rest), self._measured(self._ahead.finish())):
+        for keyed in self._flush() if self._pending else ():
             yield WindowedValue(keyed, window.max_timestamp(), [window])
 
     def _flush(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        pieces = self._pieces(self._pending, self._built)
+        shards = shard_count(self._built["ratings"], self._num_shards)
+        block = pa.concat_batches(self._pending)
         self._pending, self._bytes = [], 0
-        return self._ahead.start(pieces)
-
-    def _pieces(self, blocks: list[pa.RecordBatch], built: dict[str, Any]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        vocabulary = load_vocabulary(built)
-        shards = shard_count(built["ratings"], self._num_shards)
-        encoded = (encode_block(block, self._axis, vocabulary, self._known_columns_only) for block in blocks)
-        block = pa.concat_batches(list(encoded))
-        blocks.clear()  # the pieces may be taken slowly
-        together, keys = _groups(built["ratings"], shards) if self._twice else (1, 1)
+        block = encode_block(block, self._axis, load_vocabulary(self._built), self._known_columns_only)
+        together, keys = _groups(self._built["ratings"], shards) if self._twice else (1, 1)
         # By what it holds, so that a retry sends it to the same key.
         key = zlib.crc32(block["column"].to_numpy()) % keys
-        pieces = partition(block, "row", shards, together)
-        del block
-        for part, piece in pieces:
+        for part, piece in partition(block, "row", shards, together):
             for slice_ in cut_block(piece):
+                self._block_bytes.update(slice_.nbytes)
                 yield part * keys + key, slice_
-
-    def _measured(self, pieces: Iterable[tuple[int, pa.RecordBatch]]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        for shard, piece in pieces:
-            self._block_bytes.update(piece.nbytes)
-            yield shard, piece
 
 
 def _groups(ratings: int, shards: int) -> tuple[int, int]:
@@ -223,43 +202,20 @@ class _GroupRows(beam.DoFn):
         self._filtered_counter = Metrics.counter("ratings", "filtered")
         self._merged_counter = Metrics.counter("ratings", "duplicates")
 
-    def start_bundle(self) -> None:
-        self._ahead = in_process.ahead()
-
     def process(
         self, keyed: tuple[int, Iterable[pa.RecordBatch]], vocabulary: dict[str, Any]
     ) -> Iterator[tuple[int, int, pa.RecordBatch, int, int]]:
-        return self._counted(self._ahead.start(self._group(keyed, vocabulary)))
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        window = GlobalWindow()
-        for shard in self._counted(self._ahead.finish()):
-            yield WindowedValue(shard, window.max_timestamp(), [window])
-
-    def _group(
-        self, keyed: tuple[int, Iterable[pa.RecordBatch]], vocabulary: dict[str, Any]
-    ) -> Iterator[tuple[int, int, pa.RecordBatch, int, int]]:
         shard, blocks = keyed
+        shards = shard_count(vocabulary["ratings"], self._num_shards)
         grouping = ShardGrouping(
             self._axis,
             load_vocabulary(vocabulary),
             self._duplicates,
             self._folds,
             self._min_row_ratings,
-            _RATINGS_AT_ONCE,
+            RATINGS_AT_ONCE,
         )
-        try:
-            rows, merged, filtered = grouping.group(blocks)
-        except DuplicateRatingError as error:
-            where = f": {self._describe_pair(error.user, error.item)}" if self._describe_pair else ""
-            raise InputError(f"{error}{where}; pass `duplicates` first, last or mean, or remove one") from error
-        yield shard, shard_count(vocabulary["ratings"], self._num_shards), rows, merged, filtered
-
-    def _counted(
-        self, shards: Iterable[tuple[int, int, pa.RecordBatch, int, int]]
-    ) -> Iterator[tuple[int, int, pa.RecordBatch, int, int]]:
-        for shard in shards:
-            *_, merged, filtered = shard
-            self._filtered_counter.inc(filtered)
-            self._merged_counter.inc(merged)
-            yield shard
+        grouped = group_shard(shard, shards, blocks, grouping, self._describe_pair)
+        self._filtered_counter.inc(grouped.filtered)
+        self._merged_counter.inc(grouped.merged)
+        yield tuple(grouped)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import itertools
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,33 +10,20 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from nnsparse_stream.data.dataset import Manifest, write_columns
-from nnsparse_stream.data.grouping import partition
-from nnsparse_stream.ids.mapped_lookup import open_vocabulary
-from nnsparse_stream.ids.vocabulary import (
-    Vocabulary,
-    columns_table,
-    count_ids,
-    keep_frequent,
-    merge_counts,
-    sort_counts,
-)
-from nnsparse_stream.ids.vocabulary_parts import (
-    count_known,
-    cut_counts,
-    cut_known,
-    cut_points,
-    part_count,
-    sample_counts,
+from nnsparse_stream.data.vocabulary_files import (
+    IdCounts,
+    Layout,
+    cut_part,
+    describe_built,
+    empty_counts,
+    load_base,
+    merge_part,
+    plan_layout,
+    write_part,
 )
 from nnsparse_stream.ratings.reading import cut_block
-from nnsparse_stream.storage import files as storage
-from nnsparse_stream.transforms import in_process
+from nnsparse_stream.transforms.windows import refuse_windows
 
-#: Ids that are counted at once.
-_COUNTED_ROWS = 1 << 20
-#: Partial counts are merged when they have this many rows.
-_PENDING_ROWS = 1 << 20
 _KEYED_COUNTS = tuple[int, pa.RecordBatch]
 
 
@@ -61,7 +44,11 @@ class BuildVocabulary(beam.PTransform):
 
     Returns:
         A PCollection of one dictionary: `url`, `files` (the manifest's entries), `ratings` (counted, those of ids that
-        are left out too). It is made for `AsSingleton`; `load_vocabulary` reads what it names.
+        are left out too). It is made for `AsSingleton`; `nnsparse_stream.data.vocabulary_files.load_vocabulary` opens
+        what it names.
+
+    Raises:
+        InputError: when it is applied: the ratings are cut into windows.
     """
 
     def __init__(
@@ -80,7 +67,8 @@ class BuildVocabulary(beam.PTransform):
 
     def expand(self, ratings: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
-        empty = count_ids(pa.array([], type=pa.int64() if self._id_type == "int64" else pa.string()))
+        refuse_windows(self, ratings)
+        empty = empty_counts(self._id_type)
         pipeline = ratings.pipeline
         merged = (
             ratings
@@ -123,39 +111,21 @@ class _CountIds(beam.DoFn):
         self._column, self._partitions = column, partitions
 
     def start_bundle(self) -> None:
-        self._ahead = in_process.ahead()
-        self._ids: list[pa.Array] = []
-        self._counts: list[pa.RecordBatch] = []
-        self._rows = 0
+        self._counts = IdCounts(self._partitions)
 
-    def process(self, ratings: pa.RecordBatch) -> None:
-        self._ids.append(ratings[self._column])
-        if sum(map(len, self._ids)) >= _COUNTED_ROWS:
-            for counts in self._ahead.start(_count(self._ids)):
-                self._add(counts)
-            self._ids = []
+    def process(self, ratings: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
+        return _in_blocks(self._counts.add(ratings[self._column]))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for counts in itertools.chain(self._ahead.finish(), _count(self._ids)):
-            self._add(counts)
-        if self._counts:
-            window = GlobalWindow()
-            for part, counts in partition(merge_counts(self._counts), "id", self._partitions):
-                for block in cut_block(counts):
-                    yield WindowedValue((part, block), window.max_timestamp(), [window])
-
-    def _add(self, counts: pa.RecordBatch) -> None:
-        self._counts.append(counts)
-        self._rows += len(counts)
-        if self._rows >= _PENDING_ROWS:
-            self._counts = [merge_counts(self._counts)]
-            # Doubling where the ids are all distinct keeps merging linear.
-            self._rows = len(self._counts[0]) // 2
+        window = GlobalWindow()
+        for keyed in _in_blocks(self._counts.finish()):
+            yield WindowedValue(keyed, window.max_timestamp(), [window])
 
 
-def _count(ids: list[pa.Array]) -> Iterator[pa.RecordBatch]:
-    if ids:
-        yield count_ids(pa.chunked_array(ids))
+def _in_blocks(counts: Iterable[tuple[int, pa.RecordBatch]]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    for part, block in counts:
+        for piece in cut_block(block):
+            yield part, piece
 
 
 class _MergePart(beam.DoFn):
@@ -170,52 +140,37 @@ class _MergePart(beam.DoFn):
     def process(
         self, part: tuple[int, Iterable[pa.RecordBatch]]
     ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        merged = merge_counts(part[1])
-        kept = keep_frequent(merged, self._min_ratings)
-        yield kept
-        yield beam.pvalue.TaggedOutput("counted", sum(merged["count"].to_numpy().tolist()))
-        new = cut_known(kept, load_vocabulary(self._base))[1] if self._base else kept
-        yield beam.pvalue.TaggedOutput("samples", (len(new), sample_counts(new)))
+        merged = merge_part(part[1], self._min_ratings, load_base(self._base))
+        yield merged.counts
+        yield beam.pvalue.TaggedOutput("counted", merged.ratings)
+        yield beam.pvalue.TaggedOutput("samples", (merged.new, merged.sample))
 
 
 class _Layout(beam.DoFn):
-    """The number of parts, and the points at which the order of the new ids is cut.
-
-    Beside it: every part with no counts, so that one without an id is written too.
-    """
+    """The layout of the parts that are written. Beside it: every part with no counts, so that all are written."""
 
     def __init__(self, empty: pa.RecordBatch, base: dict[str, Any] | None) -> None:
         self._empty, self._base = empty, base
 
     def process(
         self, _: bytes, samples: Iterable[tuple[int, pa.RecordBatch]]
-    ) -> Iterator[tuple[int, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
-        found = list(samples)
-        new, known = sum(rows for rows, _ in found), len(load_vocabulary(self._base)) if self._base else 0
-        points = cut_points([self._empty, *(sample for _, sample in found)], new, known)
-        parts = part_count(known) + (len(points) + 1 if new or not known else 0)
-        yield parts, points
-        for part in range(parts):
+    ) -> Iterator[Layout | beam.pvalue.TaggedOutput]:
+        layout = plan_layout(samples, self._empty, load_base(self._base))
+        yield layout
+        for part in range(layout[0]):
             yield beam.pvalue.TaggedOutput("parts", (part, self._empty))
 
 
 class _Cut(beam.DoFn):
-    """Counts by part of the vocabulary: first the parts of the earlier one, then those of the order of new ids."""
+    """Counts by part of the vocabulary. Beside them: (part, number of ids)."""
 
     def __init__(self, base: dict[str, Any] | None) -> None:
         self._base = base
 
     def process(
-        self, counts: pa.RecordBatch, layout: tuple[int, pa.RecordBatch]
+        self, counts: pa.RecordBatch, layout: Layout
     ) -> Iterator[tuple[int, pa.RecordBatch] | beam.pvalue.TaggedOutput]:
-        known: list[tuple[int, pa.RecordBatch]] = []
-        before = 0
-        if self._base:
-            base = load_vocabulary(self._base)
-            known, counts = cut_known(counts, base)
-            before = part_count(len(base))
-        new = [(before + part, block) for part, block in cut_counts(counts, layout[1])]
-        for part, block in [*known, *new]:
+        for part, block in cut_part(counts, layout, load_base(self._base)):
             yield beam.pvalue.TaggedOutput("sizes", (part, len(block)))
             for piece in cut_block(block):
                 yield part, piece
@@ -225,52 +180,12 @@ def _write_part(
     keyed: tuple[int, Iterable[pa.RecordBatch]],
     url: str,
     base: dict[str, Any] | None,
-    layout: tuple[int, pa.RecordBatch],
+    layout: Layout,
     sizes: list[tuple[int, int]],
 ) -> dict[str, Any]:
     part, counts = keyed
-    earlier = load_vocabulary(base) if base else None
-    known = part_count(len(earlier)) if earlier else 0
-    if earlier and part < known:
-        ordered, first = count_known(counts, earlier, part)
-    else:
-        ordered = sort_counts(pa.concat_batches(list(counts)))
-        first = (len(earlier) if earlier else 0) + sum(size for of, size in sizes if known <= of < part)
-    file = write_columns(url, part, layout[0], columns_table(ordered["id"], ordered["count"], first))
-    return {"part": part, "file": dataclasses.asdict(file)}
+    return write_part(url, part, counts, layout, sizes, load_base(base))
 
 
 def _built(_: bytes, url: str, parts: Iterable[dict[str, Any]], counted: Iterable[int]) -> dict[str, Any]:
-    ordered = sorted(parts, key=lambda written: written["part"])
-    return {
-        "url": url,
-        "files": [written["file"] for written in ordered],
-        "ratings": sum(counted),
-    }
-
-
-def built_vocabulary(url: str, manifest: Manifest) -> dict[str, Any]:
-    """The vocabulary of a data set at a URL, as `BuildVocabulary` returned it."""
-    files = [dataclasses.asdict(file) for file in manifest.columns]
-    return {"url": url, "files": files, "ratings": manifest.records["read"] - manifest.records["bad"]}
-
-
-def load_vocabulary(built: dict[str, Any]) -> Vocabulary:
-    """Opens the vocabulary that `BuildVocabulary` wrote: once a process, however many bundles ask for it.
-
-    One of many ids lies in a file that the processes of the machine share; see `nnsparse_stream.ids.mapped_lookup`.
-    """
-    files = built["files"]
-    urls = tuple(storage.join(built["url"], file["path"]) for file in files)
-    # Bundles of one process run in threads.
-    with _loading:
-        return _load(urls, tuple(file["sha256"] for file in files), sum(file["rows"] for file in files))
-
-
-_loading = threading.Lock()
-
-
-# Two: the one that is made, and the one that it goes on from.
-@functools.lru_cache(maxsize=2)
-def _load(urls: tuple[str, ...], sha256: tuple[str, ...], num_ids: int) -> Vocabulary:
-    return open_vocabulary(urls, sha256, num_ids)
+    return describe_built(url, parts, sum(counted))

@@ -204,22 +204,62 @@ def _merge(block: pa.RecordBatch, axis: str, vocabulary: Vocabulary, duplicates:
     merged = int((ordered[1:] == ordered[:-1]).sum())
     # -0.0 becomes 0.0: the two are equal, so which of them is kept would hang on the order of the records.
     values = block["rating"].to_numpy() + np.float32(0)
-    latest: Callable[[np.ndarray], np.ndarray] | None = None
     if merged and duplicates == "error":
         first = order[np.flatnonzero(ordered[1:] == ordered[:-1])[0]]
         row, column = block["row"][int(first)].as_py(), vocabulary.ids[int(columns[first])].as_py()
         raise DuplicateRatingError(*((row, column) if axis == "user" else (column, row)))
-    if merged and duplicates == "mean":
-        order, values, latest = _mean(keys, values)
-    else:
-        order = _first_or_last(keys, block, duplicates) if merged else order
-        values = values[order]
+    if not merged:
+        return _Merge(row_ids, codes, columns, order, values[order], lambda name: block[name].to_numpy()[order], 0)
+    repeated = _Repeated.of(order, ordered, block, duplicates)
+    means = duplicates == "mean"
+    order = order[_group_starts(ordered)]
+    order[repeated.pairs] = repeated.places[repeated.ends - 1 if duplicates == "last" else repeated.starts]
+    merged_values = values[order]
+    if means:
+        # Summed in the order of their values, so the input's order does not matter.
+        sums = np.add.reduceat(values[repeated.places].astype(np.float64), repeated.starts)
+        merged_values[repeated.pairs] = sums / (repeated.ends - repeated.starts)
 
     def carried(name: str) -> np.ndarray:
         carries = block[name].to_numpy()
-        return latest(carries) if latest else carries[order]
+        found = carries[order]
+        if means:
+            found[repeated.pairs] = np.maximum.reduceat(carries[repeated.places], repeated.starts)
+        return found
 
-    return _Merge(row_ids, codes, columns, order, values, carried, merged)
+    return _Merge(row_ids, codes, columns, order, merged_values, carried, merged)
+
+
+class _Repeated(NamedTuple):
+    """The ratings of pairs that have several: they alone are sorted by more than their pair.
+
+    Attributes:
+        pairs: which of the m pairs have several, bool (m,).
+        places: of their ratings in the block, ordered by pair, then as the policy has it.
+        starts, ends: where those of each of these pairs begin and end in `places`.
+    """
+
+    pairs: np.ndarray
+    places: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, order: np.ndarray, ordered: np.ndarray, block: pa.RecordBatch, duplicates: str) -> _Repeated:
+        """Finds and orders them; `order` sorts the block's ratings by pair, and `ordered` are the pairs' keys then."""
+        counts = np.diff(_group_starts(ordered), append=len(ordered))
+        pairs = counts > 1
+        several = np.repeat(pairs, counts)
+        places, keys = order[several], ordered[several]
+        if duplicates == "mean":
+            names = ["rating"]
+        elif "timestamp" in block.schema.names:
+            names = [*(["fold"] if "fold" in block.schema.names else []), "rating", "timestamp"]
+        else:
+            names = ["position"]
+        ties = [block[name].to_numpy()[places] for name in names]
+        ends = np.cumsum(counts[pairs])
+        return cls(pairs, places[np.lexsort((*ties, keys))], ends - counts[pairs], ends)
 
 
 def _sorted(keys: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray]:
@@ -262,29 +302,6 @@ def fold_block(ratings: pa.RecordBatch, folds: Folds) -> pa.RecordBatch:
 
 def _by_axis(axis: str, row: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (row, column) if axis == "user" else (column, row)
-
-
-def _mean(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Means of the ratings of equal keys; summed in the order of their values, so the input's order does not matter.
-
-    Returns:
-        The place of one rating of each key; the means; and what takes the largest of the values of each key.
-    """
-    order = np.lexsort((values, keys))
-    starts = _group_starts(keys[order])
-    counts = np.diff(starts, append=len(keys))
-    means = np.add.reduceat(values[order].astype(np.float64), starts) / counts
-    return order[starts], means.astype(np.float32), lambda carried: np.maximum.reduceat(carried[order], starts)
-
-
-def _first_or_last(keys: np.ndarray, block: pa.RecordBatch, which: str) -> np.ndarray:
-    if "timestamp" in block.schema.names:
-        fold = (block["fold"].to_numpy(),) if "fold" in block.schema.names else ()
-        order = np.lexsort((*fold, block["rating"].to_numpy(), block["timestamp"].to_numpy(), keys))
-    else:
-        order = np.lexsort((block["position"].to_numpy(), keys))
-    starts = _group_starts(keys[order])
-    return order[starts] if which == "first" else order[np.append(starts[1:], len(keys)) - 1]
 
 
 def _group_starts(ordered: np.ndarray) -> np.ndarray:

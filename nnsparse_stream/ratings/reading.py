@@ -24,11 +24,13 @@ from nnsparse_stream.storage import files as storage
 BLOCK_BYTES = 1 << 20
 #: A text file is cut into splits of at most this many bytes, a Parquet file into splits of at least so many records.
 SPLIT_BYTES = 64 << 20
+#: A smaller text file is cut into so many splits, if these are not smaller than so many bytes: threads share it evenly.
+_EVEN_SPLITS, _LEAST_SPLIT_BYTES = 16, 8 << 20
 SPLIT_RECORDS = 1 << 20
 _CHUNK_BYTES = 4 << 20
 _LONGEST_LINE = 64 << 20
-#: Records of a Parquet file that are decoded at once, about 20 MB: of integers, and where there are strings.
-_PARQUET_BATCH, _PARQUET_STRINGS_BATCH = 1 << 20, 1 << 17
+#: Records of a Parquet file that are decoded at once, about 5 MB: what fits in a core's cache is decoded faster.
+_PARQUET_BATCH = 1 << 17
 #: A position is the file's number in the upper bits; in the lower ones a record's number, of text the first byte of the
 #: split plus the line's number in it: no split has more lines than bytes, so positions ascend as the lines do.
 RECORD_BITS = 42
@@ -89,7 +91,8 @@ def split_file(file: RatingFile) -> list[Split]:
 
 
 def _split_text(file: RatingFile) -> list[Split]:
-    count = -(-file.size // SPLIT_BYTES)
+    size = min(SPLIT_BYTES, max(_LEAST_SPLIT_BYTES, file.size // _EVEN_SPLITS))
+    count = -(-file.size // size)
     # What is before the first record is the first split's.
     cuts = [cut for cut in (file.size * part // count for part in range(1, count)) if cut > file.body]
     if not cuts or not storage.can_seek(file.url):
@@ -247,20 +250,21 @@ def _lines_before(file: RatingFile, position: int) -> int:
 
 def _parquet_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, int]]:
     start = split.start + 1
-    rows = _PARQUET_STRINGS_BATCH if "string" in (schema.user, schema.item) else _PARQUET_BATCH
-    for batch in _parquet_batches(split, rows):
+    for batch in _parquet_batches(split):
         columns = [batch[name] for name in split.file.names]
         yield _checked(columns, np.arange(start, start + len(batch)), split.file, schema), 0
         start += len(batch)
 
 
-def _parquet_batches(split: Split, rows: int) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(split: Split) -> Iterator[pa.RecordBatch]:
     read = split.start
     try:
         with storage.open_input(split.file.url) as stream:
             groups = list(range(split.first, split.last))
             names = list(split.file.names)
-            for batch in pq.ParquetFile(stream).iter_batches(rows, row_groups=groups, columns=names):
+            parquet = pq.ParquetFile(stream)
+            # Without threads of Arrow's: splits are read side by side.
+            for batch in parquet.iter_batches(_PARQUET_BATCH, row_groups=groups, columns=names, use_threads=False):
                 yield batch
                 read += len(batch)
     except (pa.ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""Blocks that wait between the stages of a run in one process: in memory up to a bound, beyond it in a file."""
+"""Blocks that wait between the steps of a run in one process: in memory up to a bound, beyond it in a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage.files import one_line
 
 #: Bytes of blocks that stay in memory: what waits of some 10 million ratings.
-MEMORY_BYTES = 288 << 20
+MEMORY_BYTES = 208 << 20
 
 #: What ends an IPC stream: a continuation mark, and a message of no length.
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -34,7 +34,7 @@ def from_ipc(data: bytes) -> pa.RecordBatch:
 class BlockStore:
     """Blocks by ticket. A block that is kept in memory is never copied; the others are read anew at each `get`.
 
-    Threads may share it. Nothing is given up before `close`: a runner may ask for an element as often as it likes.
+    Threads may share it.
 
     Args:
         memory_bytes: bound of the blocks in memory; what comes beyond it goes to a temporary file, which has no name
@@ -42,14 +42,11 @@ class BlockStore:
     """
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
-        #: Tells its tickets from those of other stores.
-        self.name = os.urandom(4)
         self._free = memory_bytes
         self._lock = threading.Lock()
-        self._places: list[pa.RecordBatch | tuple[int, int]] = []
+        self._places: list[pa.RecordBatch | tuple[int, int] | None] = []
         self._file: IO[bytes] | None = None
         self._end = 0
-        self._latest: tuple[pa.RecordBatch, int] | None = None
 
     @property
     def spilled_bytes(self) -> int:
@@ -62,9 +59,6 @@ class BlockStore:
         Raises:
             InputError: the temporary file cannot be written.
         """
-        latest = self._latest
-        if latest is not None and latest[0] is block:  # a stage hands on what it was given
-            return latest[1]
         size = block.nbytes
         with self._lock:
             if size <= self._free:
@@ -90,8 +84,15 @@ class BlockStore:
     def get(self, ticket: int) -> pa.RecordBatch:
         """The block of a ticket."""
         place = self._places[ticket]
-        block = place if isinstance(place, pa.RecordBatch) else self._read(*place)
-        self._latest = block, ticket
+        assert place is not None, "the block was taken"
+        return self._read(*place) if isinstance(place, tuple) else place
+
+    def take(self, ticket: int) -> pa.RecordBatch:
+        """The block of a ticket, which the store then forgets: to give up the memory is the caller's."""
+        block, in_file = self.get(ticket), isinstance(self._places[ticket], tuple)
+        with self._lock:
+            self._places[ticket] = None
+            self._free += 0 if in_file else block.nbytes
         return block
 
     def _read(self, start: int, length: int) -> pa.RecordBatch:
@@ -107,7 +108,7 @@ class BlockStore:
 
     def close(self) -> None:
         """Gives up all blocks."""
-        self._places, self._latest = [], None
+        self._places = []
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -485,11 +485,11 @@ def test_worker_processes_write_the_same_and_print_no_log(tmp_path: Path) -> Non
     assert "INFO:apache_beam" not in done.stderr
 
 
-def test_preparing_imports_no_torch(tmp_path: Path) -> None:
+def test_preparing_here_imports_neither_torch_nor_beam(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", make_records(strings=False, count=20))
     code = (
         "import sys; from nnsparse_stream.pipelines.cli import main; code = main(sys.argv[1:]); "
-        "assert 'apache_beam' in sys.modules and 'torch' not in sys.modules; sys.exit(code)"
+        "assert 'pyarrow' in sys.modules and not {'torch', 'apache_beam'} & set(sys.modules); sys.exit(code)"
     )
     flags = ["prepare", "--input", tmp_path / "a.csv", "--output", tmp_path / "out", "--axis", "user"]
     subprocess.run(

@@ -101,7 +101,7 @@ def test_shards_grouped_in_parts_have_the_same_bytes(
     write(tmp_path / "log.parquet", make_records())
     common = ["--input", tmp_path / "log.parquet", "--axis", axis, "--num_shards", 2]
     assert prepare("--output", tmp_path / "once", *common, *flags) == 0
-    monkeypatch.setattr("nnsparse_stream.transforms.sparsify._RATINGS_AT_ONCE", 15)
+    monkeypatch.setattr("nnsparse_stream.data.local_run.RATINGS_AT_ONCE", 15)
     monkeypatch.setattr("nnsparse_stream.data.shard_grouping._CUT_BYTES", 1 << 10)
     monkeypatch.setattr("nnsparse_stream.ratings.reading.BLOCK_BYTES", 1 << 8)
     assert prepare("--output", tmp_path / "parts", *common, *flags) == 0
@@ -111,7 +111,7 @@ def test_shards_grouped_in_parts_have_the_same_bytes(
 def test_duplicates_in_a_shard_grouped_in_parts_are_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nnsparse_stream.transforms.sparsify._RATINGS_AT_ONCE", 15)
+    monkeypatch.setattr("nnsparse_stream.data.local_run.RATINGS_AT_ONCE", 15)
     (tmp_path / "log.csv").write_text("".join(f"1,{item},3\n" for item in [*range(40), 17]))
     assert prepare("--input", tmp_path / "log.csv", "--output", tmp_path / "out", "--axis", "user") == 2
     assert "user 1 rated item 17 more than once" in capsys.readouterr().err
@@ -343,7 +343,7 @@ def test_a_runner_that_loses_ratings_is_noticed(
 
     monkeypatch.setattr(module, "_write_summary", lossy)
     flags = ["--input", tmp_path / "ratings.csv", "--output", tmp_path / "out", "--axis", "user"]
-    assert prepare(*flags) == 1
+    assert prepare(*flags, "--runner=DirectRunner") == 1
     message = capsys.readouterr().err
     assert "lost or repeated ratings: of 10 read it left out 0 and counted 10; of these it wrote 9" in message
     assert not (tmp_path / "out").exists()

@@ -42,7 +42,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     flags = ["--input", str(ratings), "--output", "gs://my-bucket/data", "--axis", "user"]
     args = parser_for("prepare").parse_args(flags)
     plan = plan_inputs([str(ratings)])
-    build = functools.partial(prepare._build, args=args, plan=plan, folds=HashFolds(), times=TimeRange(), base=None)
+    settings = prepare._settings(args, plan, HashFolds(), TimeRange(), None)
+    build = functools.partial(prepare._build, args=args, plan=plan, settings=settings)
     return run_pipeline(build, [*FLAGS, "--dry_run=True"]).job
 
 

@@ -46,11 +46,10 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_pipeline_of_the_documentation_writes_what_prepare_writes(
     log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(self: Any) -> Iterator[pa.RecordBatch]:
-        assert not self._pending, "the tables that were read were taken apart"
-        return iter(())
+    def taken_apart(self: Any, pending: list[tuple[Any, ...]]) -> Iterator[pa.RecordBatch]:
+        raise AssertionError(f"the tables that were read were taken apart: {pending[0]}")
 
-    monkeypatch.setattr(rating_rows._RowsToBlocks, "_flush", nothing)
+    monkeypatch.setattr(rating_rows._RowsToBlocks, "_blocks", taken_apart)
     text = (ROOT / "docs" / "prepare.md").read_text()
     (pipeline,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (command,) = re.findall(r"`nnsparse-stream prepare (--input log\.csv [^`]*)`", text)

@@ -12,12 +12,16 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from preparing import files_of, prepare
 
 import nnsparse_stream.transforms.sparsify
-import nnsparse_stream.transforms.vocabulary
+from nnsparse_stream.data import vocabulary_files
 from nnsparse_stream.data.dataset import ColumnsFile
 from nnsparse_stream.data.grouping import fold_block
+from nnsparse_stream.data.shard_steps import shard_count
+from nnsparse_stream.data.vocabulary_files import load_vocabulary
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids import mapped_lookup as lookup
 from nnsparse_stream.ids.vocabulary import Vocabulary, count_ids, order_counts
@@ -28,6 +32,7 @@ from nnsparse_stream.ratings.dead_letters import check_bad_records
 from nnsparse_stream.ratings.folds import Folds, HashFolds, LastFolds, TimeFolds
 from nnsparse_stream.ratings.input_plan import InputPlan, plan_inputs
 from nnsparse_stream.ratings.reading import BLOCK_BYTES
+from nnsparse_stream.ratings.synthetic import make_ratings
 from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.storage.files import join
 from nnsparse_stream.transforms import (
@@ -38,8 +43,6 @@ from nnsparse_stream.transforms import (
     SparsifyRatings,
     WriteShards,
 )
-from nnsparse_stream.transforms.sparsify import shard_count
-from nnsparse_stream.transforms.vocabulary import load_vocabulary
 
 RECORDS = [(user, f"i{item}", (user * item) % 5 + 1) for user in range(40) for item in range(1 + user % 7)]
 
@@ -105,9 +108,9 @@ def test_blocks_become_shards(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if bounds:
         monkeypatch.setattr(lookup, "PART_IDS", 0)
-        monkeypatch.setattr(nnsparse_stream.transforms.sparsify, "_PENDING_BYTES", bounds)
-        monkeypatch.setattr(nnsparse_stream.transforms.vocabulary, "_COUNTED_ROWS", bounds)
-        monkeypatch.setattr(nnsparse_stream.transforms.vocabulary, "_PENDING_ROWS", bounds)
+        monkeypatch.setattr(nnsparse_stream.transforms.sparsify, "PARTITIONED_BYTES", bounds)
+        monkeypatch.setattr(vocabulary_files, "_COUNTED_IDS", bounds)
+        monkeypatch.setattr(vocabulary_files, "_PENDING_ROWS", bounds)
 
     def build(pipeline: beam.Pipeline) -> None:
         read = pipeline | ReadRatings(plan, str(tmp_path / "letters"))
@@ -142,7 +145,7 @@ def test_blocks_become_shards(
     assert len(list((tmp_path / "data" / "rows").iterdir())) == 50
     shared = tmp_path / f"nnsparse-stream-{os.getuid()}"
     assert len(list(shared.glob("vocabulary-*.arrow"))) == (1 if bounds else 0)
-    nnsparse_stream.transforms.vocabulary._load.cache_clear()
+    vocabulary_files._load.cache_clear()
     assert list(shared.glob("vocabulary-*.arrow")) == []
 
 
@@ -303,3 +306,27 @@ def test_filters_leave_out_and_count(tmp_path: Path) -> None:
     assert distributions["shard_bytes"].number == 3
     assert distributions["shard_bytes"].total == sum(path.stat().st_size for path in (tmp_path / "rows").iterdir())
     assert distributions["shuffled_block_bytes"].total > 0
+
+
+def test_partitioning_twice_gives_the_same_bytes_by_fewer_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pieces() -> int:
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("shuffled")]
+        return int(line.split(" in ")[1].split(" ")[0])
+
+    pq.write_table(make_ratings(300, 80, 9_000, 0.5, seed=4).ratings, tmp_path / "log.parquet", row_group_size=300)
+
+    def prepared(out: Path) -> dict[str, bytes]:
+        flags = ("--axis", "item", "--num_shards", 100, "--runner=DirectRunner")
+        assert prepare("--input", tmp_path / "log.parquet", "--output", out, *flags) == 0
+        return files_of(str(out))
+
+    monkeypatch.setattr("nnsparse_stream.ratings.reading.SPLIT_RECORDS", 700)
+    monkeypatch.setattr("nnsparse_stream.transforms.sparsify.PARTITIONED_BYTES", 1 << 14)
+    once, pieces_once = prepared(tmp_path / "once"), pieces()
+    monkeypatch.setattr("nnsparse_stream.transforms.sparsify._TWICE_FROM", 1)
+    monkeypatch.setattr("nnsparse_stream.transforms.sparsify._RATINGS_PER_KEY", 300)
+    assert prepared(tmp_path / "twice") == once
+    # So many as there are groups, each with ten shards, for as many as there were shards; rows are fewer than shards.
+    assert pieces() < pieces_once / 3

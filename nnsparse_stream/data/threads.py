@@ -1,0 +1,74 @@
+"""Threads that work side by side on the pieces of a step, in order and bounded.
+
+NumPy, Arrow and files work without Python's lock, so threads use all cores.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+_T = TypeVar("_T")
+_Result = TypeVar("_Result")
+#: More than this would hold many shards in memory at once.
+_MOST_THREADS = 8
+
+
+def usable_threads() -> int:
+    """As many as the cores that this process may use, as containers restrict them, and at most eight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
+
+
+class Threads:
+    """Threads of one run; a context manager, which ends when all of them have.
+
+    Args:
+        number: how many.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._pool = ThreadPoolExecutor(number)
+        self._left = threading.Event()
+
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # What the threads write must not come after what the caller does about an error.
+        self._left.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def map(self, work: Callable[[_T], _Result], pieces: Iterable[_T]) -> Iterator[_Result]:
+        """Works on pieces; the results come in their order, and no more of them wait than there are threads.
+
+        Raises:
+            BaseException: what `work` raised for the first of the pieces for which it raised anything.
+        """
+        begun: deque[Future[_Result]] = deque()
+        for piece in pieces:
+            # One more than there are threads: while the oldest result is being taken, none is idle.
+            if len(begun) > self._number:
+                yield begun.popleft().result()
+            begun.append(self._pool.submit(work, piece))
+        while begun:
+            yield begun.popleft().result()
+
+    def while_needed(self, items: Iterable[_T]) -> Iterator[_T]:
+        """Items of a piece that takes long: no more of them when the run has been left, by an error or an interrupt.
+
+        Raises:
+            CancelledError: it has been left; nobody waits for the piece.
+        """
+        for item in items:
+            if self._left.is_set():
+                raise CancelledError
+            yield item
