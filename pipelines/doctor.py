@@ -18,7 +18,7 @@ Each URL is taken for a directory: a small file is written there, read back and 
   nnsparse-stream doctor s3://bucket/prefix /tmp
 """
 
-_PACKAGES = ("nnsparse-stream", "apache-beam", "pyarrow", "torch", "numba", "numpy", "fsspec", "safetensors")
+_PACKAGES = ("nnsparse-stream", "apache-beam", "pyarrow", "torch", "numba", "numpy", "fsspec")
 _PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "http": "aiohttp"}
 _EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure"}
 

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.errors import InputError
     from nnsparse_stream.pipelines.running import run_pipeline
     from nnsparse_stream.storage import files as storage
-    from nnsparse_stream.training.checkpoint import load_model
+    from nnsparse_stream.training.state import read_state
 
     weights = blend_weights(args.model, args.data, args.weights)
     if args.json:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     checkpoints = []
     for data, model in zip(args.data, args.model, strict=True):
         dataset = Dataset(data)
-        checkpoints.append(load_model(model))
+        checkpoints.append(read_state(model))
         checkpoints[-1].check_data(dataset.manifest, data)
         if not dataset.manifest.fold_entries[args.fold]:
             raise InputError(f"{data} has no rating in its {args.fold} fold; judge another --fold")

@@ -21,7 +21,7 @@ from nnsparse_stream.pipelines.scoring import DEFAULT_TOP_K, SUMMARY, build_scor
 if TYPE_CHECKING:
     from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.ratings.input_plan import InputPlan
-    from nnsparse_stream.training.checkpoint import Checkpoint
+    from nnsparse_stream.training.state import CheckpointState
 
 DESCRIPTION = """\
 Score with a trained model: the best unseen columns of each row, or the predicted rating of given pairs.
@@ -127,12 +127,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.scoring.manifest import NAME, scores_manifest
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.output_directory import OutputDirectory
-    from nnsparse_stream.training.checkpoint import load_model
+    from nnsparse_stream.training.state import read_state
 
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
     storage.check_apart(args.output, [*args.model, *(args.data or args.input), *(args.pairs or [])])
     output.check()
-    checkpoints = [load_model(url) for url in args.model]
+    checkpoints = [read_state(url) for url in args.model]
     checkpoint = checkpoints[0]
     ratings = pairs = None
     if args.data:
@@ -222,7 +222,7 @@ def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...])
         )
 
 
-def _plan(args: argparse.Namespace, files: list[str], checkpoint: Checkpoint, with_rating: bool) -> InputPlan:
+def _plan(args: argparse.Namespace, files: list[str], checkpoint: CheckpointState, with_rating: bool) -> InputPlan:
     """Plans to read files with ids of the model's types."""
     from nnsparse_stream.ratings.formats import FieldNames
     from nnsparse_stream.ratings.input_plan import plan_inputs

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
     from nnsparse_stream.ratings.input_plan import InputPlan
-    from nnsparse_stream.training.checkpoint import Checkpoint
+    from nnsparse_stream.training.state import CheckpointState
 
 #: Where, in the output, the workers leave what the driver needs to know.
 SUMMARY = "_summary.json"
@@ -20,7 +20,7 @@ DEFAULT_TOP_K = 10
 def build_scoring(
     pipeline: beam.Pipeline,
     args: argparse.Namespace,
-    checkpoints: list[Checkpoint],
+    checkpoints: list[CheckpointState],
     weights: list[float],
     ratings: InputPlan | None,
     pairs: InputPlan | None,
@@ -61,7 +61,7 @@ def build_scoring(
 def _blended(
     pipeline: beam.Pipeline,
     args: argparse.Namespace,
-    checkpoints: list[Checkpoint],
+    checkpoints: list[CheckpointState],
     weights: list[float],
     read_pairs: Any,
     folds: list[int],
@@ -80,7 +80,7 @@ def _blended(
 def _scored(
     pipeline: beam.Pipeline,
     args: argparse.Namespace,
-    checkpoint: Checkpoint,
+    checkpoint: CheckpointState,
     ratings: InputPlan | None,
     pairs: InputPlan | None,
     read_pairs: Any,
@@ -122,7 +122,7 @@ def _scored(
 
 
 def _raw_rows(
-    pipeline: beam.Pipeline, args: argparse.Namespace, checkpoint: Checkpoint, plan: InputPlan, num_shards: int
+    pipeline: beam.Pipeline, args: argparse.Namespace, checkpoint: CheckpointState, plan: InputPlan, num_shards: int
 ) -> tuple[list[beam.PCollection], beam.PCollection, beam.PCollection]:
     """Raw ratings as keyed blocks of rows, the summaries of their reading, and counts of ratings of unknown columns."""
     import apache_beam as beam

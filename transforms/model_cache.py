@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from apache_beam.utils.shared import Shared
@@ -11,6 +13,9 @@ if TYPE_CHECKING:
     from nnsparse_stream.training.checkpoint import Checkpoint
 
 _T = TypeVar("_T")
+# The checkpoints that any handle of this process holds.
+_LOADED: weakref.WeakValueDictionary[tuple[str, str], Checkpoint] = weakref.WeakValueDictionary()
+_LOADING = threading.Lock()
 
 
 class _Handle(Generic[_T]):
@@ -36,7 +41,7 @@ class _Handle(Generic[_T]):
 
 
 class CheckpointHandle(_Handle["Checkpoint"]):
-    """A checkpoint, on the GPU where the worker has one.
+    """A checkpoint, on the GPU where the worker has one; all handles of one in a process share it.
 
     Args:
         url: a checkpoint's directory (not a run's, whose last checkpoint may change while the job runs).
@@ -47,11 +52,18 @@ class CheckpointHandle(_Handle["Checkpoint"]):
         self._url = url
 
     def _load(self) -> Checkpoint:
-        from nnsparse_stream.training.checkpoint import load_model
+        from nnsparse_stream.training.checkpoint import load_tensors
+        from nnsparse_stream.training.state import read_state
         from nnsparse_stream.training.steps import pick_device
 
-        checkpoint = load_model(self._url)
-        checkpoint.model.to(pick_device("auto"))
+        state = read_state(self._url)
+        # Also by what it holds: a process may live longer than a run.
+        key = (state.url, state.state["tensors"]["model"]["sha256"])
+        with _LOADING:
+            checkpoint = _LOADED.get(key)
+            if checkpoint is None:
+                checkpoint = _LOADED[key] = load_tensors(state)
+                checkpoint.model.to(pick_device("auto"))
         return checkpoint
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +17,16 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary, to_parquet
 from nnsparse_stream.ratings.folds import FOLDS
 from nnsparse_stream.storage import files as storage
+from nnsparse_stream.storage.json_types import typed
 
 KIND = "nnsparse-stream dataset"
 SCHEMA_VERSION = 1
 AXES = ("user", "item")
 #: A row group holds at most this many entries, or one row.
 ROW_GROUP_ENTRIES = 1 << 18
+#: The columns of a shard.
+ROW_COLUMNS = ("row", "columns", "values", "fold")
+_PATH = re.compile(r"(columns/part|rows/shard)-\d{5,}-of-\d{5,}\.parquet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,39 +114,41 @@ class Manifest:
                 "prepare the data set again"
             )
         try:
-            value["columns"] = tuple(ColumnsFile(**entry) for entry in value["columns"])
-            value["shards"] = tuple(
-                ShardFile(**{**entry, "row_groups": tuple((rows, entries) for rows, entries in entry["row_groups"])})
-                for entry in value["shards"]
-            )
-            value["earlier_vocabularies"] = tuple(
-                {"fingerprint": entry["fingerprint"], "num_columns": entry["num_columns"]}
-                for entry in value.get("earlier_vocabularies", ())
-            )
-            manifest = cls(**value)
+            manifest = typed(cls, value)
             damage = manifest._damage()
-        except (KeyError, TypeError, ValueError) as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is damaged ({storage.one_line(error)}); prepare the data set again") from error
         if damage:
             raise InputError(f"{path} is damaged ({damage}); prepare the data set again")
         return manifest
 
     def _damage(self) -> str | None:
-        """What is wrong with the fields that are computed with, or None.
-
-        Raises:
-            KeyError, TypeError: a part of a field is missing, or is of another type.
-        """
-        if self.axis not in AXES:
-            return f"axis is {self.axis!r}"
+        """What is wrong with the fields that are computed with, though they are of the right types; or None."""
+        if self.axis not in AXES or {self.row_id_type, self.column_id_type} - {"int64", "string"}:
+            return f"axis is {self.axis!r}, the types of ids are {self.row_id_type!r} and {self.column_id_type!r}"
+        for field, wanted in (("fold_entries", FOLDS), ("ratings", ("min", "max", "mean", "std"))):
+            lacks = set(wanted) - getattr(self, field).keys()
+            if lacks:
+                return f"{field} lack {min(lacks)}"
+        files: tuple[ColumnsFile | ShardFile, ...] = (*self.columns, *self.shards)
+        for file in files:
+            if not _PATH.fullmatch(file.path) or min(file.rows, file.bytes) < 0:
+                return f"{file.path} of {file.rows} rows and {file.bytes} bytes"
+        if len({file.path for file in files}) < len(files):
+            return "a file is named twice"
         for shard in self.shards:
             sums = (sum(rows for rows, _ in shard.row_groups), sum(entries for _, entries in shard.row_groups))
             if sums != (shard.rows, shard.entries):
                 return f"row_groups of {shard.path}"
-        if sum(self.fold_entries[fold] for fold in FOLDS) != self.num_entries:
-            return "fold_entries do not sum to num_entries"
-        missing = {"min", "max", "mean", "std"} - set(self.ratings)
-        return f"ratings lack {min(missing)}" if missing else None
+        for what, sizes, total in (
+            ("columns", [file.rows for file in self.columns], self.num_columns),
+            ("rows", [shard.rows for shard in self.shards], self.num_rows),
+            ("entries", [shard.entries for shard in self.shards], self.num_entries),
+            ("fold_entries", [self.fold_entries[fold] for fold in FOLDS], self.num_entries),
+        ):
+            if min(sizes, default=0) < 0 or sum(sizes) != total:
+                return f"the {what} do not sum to {total}"
+        return None
 
 
 def vocabulary_fingerprint(manifest: Manifest) -> str:
@@ -181,6 +189,23 @@ class Dataset:
         """
         return self._vocabulary
 
+    def vocabulary_parts(self) -> Iterator[tuple[ColumnsFile, bytes]]:
+        """The files of the vocabulary, one at a time, each verified.
+
+        Raises:
+            InputError: one is missing, truncated or altered, or has not as many ids as the manifest says.
+        """
+        for part in self.manifest.columns:
+            url = storage.join(self.url, part.path)
+            data = storage.read_checked(url, part.bytes, part.sha256)
+            try:
+                rows = pq.read_metadata(pa.BufferReader(data)).num_rows
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{url} is damaged ({storage.one_line(error)}); prepare again") from error
+            if rows != part.rows:
+                raise InputError(f"{url} has {rows} ids and the manifest says {part.rows}: replaced; prepare again")
+            yield part, data
+
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         parts = self.manifest.columns
@@ -211,25 +236,28 @@ class Dataset:
             InputError: the shard is missing, truncated or damaged.
         """
         entry = self.shards[shard]
-        url = storage.join(self.url, entry.path)
-        with storage.open_input(url) as stream:
-            storage.check_size(url, stream.seek(0, 2), entry.bytes)
-            return next(_row_groups(stream, url, entry, [group]))
+        stream, file = open_shard(self.url, entry)
+        with stream:
+            return read_group(file, storage.join(self.url, entry.path), entry, group)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All row groups of all shards, in order, one at a time; see `shard_batches`."""
         for shard in range(len(self.shards)):
             yield from self.shard_batches(shard)
 
-    def shard_batches(self, shard: int) -> Iterator[pa.RecordBatch]:
+    def shard_batches(self, shard: int, names: Sequence[str] = ROW_COLUMNS) -> Iterator[pa.RecordBatch]:
         """The row groups of one shard, in order, one at a time, as `read_row_group` gives them.
 
         The shard's file is read whole, and its SHA-256 verified, before the first.
 
+        Args:
+            shard: position in `shards`.
+            names: the columns that are wanted, `columns` among them.
+
         Raises:
             InputError: the shard is missing, truncated or altered.
         """
-        return shard_batches(self.url, self.shards[shard])
+        return shard_batches(self.url, self.shards[shard], names)
 
     def check_files(self) -> None:
         """Checks, without reading them, that all shards are there and as long as the manifest says.
@@ -244,29 +272,81 @@ class Dataset:
             storage.check_size(url, storage.file_size(url) if found is None else found, entry.bytes)
 
 
-def shard_batches(url: str, entry: ShardFile) -> Iterator[pa.RecordBatch]:
+def shard_batches(url: str, entry: ShardFile, names: Sequence[str] = ROW_COLUMNS) -> Iterator[pa.RecordBatch]:
     """The row groups of one shard of the data set at a URL; see `Dataset.shard_batches`."""
     path = storage.join(url, entry.path)
-    data = storage.read_checked(path, entry.bytes, entry.sha256)
-    return _row_groups(pa.BufferReader(data), path, entry, range(len(entry.row_groups)))
+    file = _parquet_file(pa.BufferReader(storage.read_checked(path, entry.bytes, entry.sha256)), path, entry)
+    return (read_group(file, path, entry, group, names) for group in range(len(entry.row_groups)))
 
 
-def _row_groups(stream: Any, url: str, entry: ShardFile, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:
-    """Row groups of a shard's file."""
+def open_shard(url: str, entry: ShardFile) -> tuple[Any, pq.ParquetFile]:
+    """Opens the file of a shard of the data set at a URL.
+
+    Returns:
+        The stream, to be closed after use, and the parsed file, for `read_group`.
+
+    Raises:
+        InputError: it is missing, truncated or damaged.
+    """
+    path = storage.join(url, entry.path)
+    stream = storage.open_input(path)
     try:
+        storage.check_size(path, stream.seek(0, 2), entry.bytes)
+        return stream, _parquet_file(stream, path, entry)
+    except BaseException:
+        stream.close()
+        raise
+
+
+def _parquet_file(stream: Any, path: str, entry: ShardFile) -> pq.ParquetFile:
+    with _reading_shard(path):
         # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
         file = pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True)
-        for group in groups:
-            table = file.read_row_group(group, columns=["row", "columns", "values", "fold"], use_threads=False)
-            if len(table) != entry.row_groups[group][0]:
-                raise InputError(
-                    f"{url}, row group {group}, has {len(table)} rows and the manifest says "
-                    f"{entry.row_groups[group][0]}: replaced; prepare again"
-                )
-            yield table.combine_chunks().to_batches()[0]
+        wanted = shard_schema(pa.int64())
+        if file.schema_arrow.names != wanted.names or file.schema_arrow.types[1:] != wanted.types[1:]:
+            raise InputError(f"{path} has not the columns of a shard: replaced; prepare again")
+        if file.num_row_groups != len(entry.row_groups):
+            raise InputError(
+                f"{path} has {file.num_row_groups} row groups and the manifest says {len(entry.row_groups)}: replaced; "
+                "prepare again"
+            )
+        return file
+
+
+def read_group(
+    file: pq.ParquetFile, path: str, entry: ShardFile, group: int, names: Sequence[str] = ROW_COLUMNS
+) -> pa.RecordBatch:
+    """One row group of an open shard, as `Dataset.read_row_group` gives it.
+
+    Args:
+        file: from `open_shard`; by one thread at a time.
+        path: the shard's URL, for messages.
+        entry: the manifest's entry for it.
+        group: position in the shard's `row_groups`.
+        names: the columns that are wanted, `columns` among them.
+
+    Raises:
+        InputError: the shard is damaged, or another one than the manifest says.
+    """
+    with _reading_shard(path):
+        table = file.read_row_group(group, columns=list(names), use_threads=False)
+        rows = entry.row_groups[group][0]
+        if len(table) != rows:
+            raise InputError(
+                f"{path}, row group {group}, has {len(table)} rows and the manifest says {rows}: replaced; "
+                "prepare again"
+            )
+        return table.combine_chunks().to_batches()[0]
+
+
+@contextmanager
+def _reading_shard(path: str) -> Iterator[None]:
+    """Turns what Arrow says of a shard into an InputError that names it."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{url} is damaged ({storage.one_line(error)}); put the file back from a copy, or prepare again"
+            f"{path} is damaged ({storage.one_line(error)}); put the file back from a copy, or prepare again"
         ) from error
 
 

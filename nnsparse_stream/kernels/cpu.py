@@ -30,6 +30,10 @@ _CACHE_LINE = 64
 # fit into the cache, 1 takes a fifth more, 4 no less.
 _AHEAD = 2
 
+# Vectors that are added to one sum of their own precision at most; the sums of more are added up in float64. A float32
+# sum of many equal numbers stands still where it is large.
+_SUMMANDS = 1024
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 Array = NDArray[Any]
 
@@ -134,6 +138,17 @@ def transpose(offsets: Array, columns: Array, num_columns: int) -> tuple[Array, 
 
 
 @_compiled
+def _weighted_sum(first: int, last: int, columns: Array, weights: Array, matrix: Array, total: Array) -> None:
+    """Sums `weights[e] * matrix[columns[e]]` over entries `first:last` into `total` (units,)."""
+    total[:] = 0
+    for entry in range(first, last):
+        _prefetch_row(matrix, columns, entry + _AHEAD)
+        weight, vector = weights[entry], matrix[columns[entry]]
+        for unit in range(len(total)):
+            total[unit] += weight * vector[unit]
+
+
+@_compiled
 def weighted_sums(offsets: Array, columns: Array, weights: Array, matrix: Array, out: Array) -> None:
     """For each row, sums `weights[e] * matrix[columns[e]]` over its entries into `out` (rows, units).
 
@@ -141,13 +156,15 @@ def weighted_sums(offsets: Array, columns: Array, weights: Array, matrix: Array,
     is the gradient of the codes.
     """
     for row in range(len(offsets) - 1):
-        total = out[row]
-        total[:] = 0
-        for entry in range(offsets[row], offsets[row + 1]):
-            _prefetch_row(matrix, columns, entry + _AHEAD)
-            weight, vector = weights[entry], matrix[columns[entry]]
-            for unit in range(len(total)):
-                total[unit] += weight * vector[unit]
+        start, end, total = offsets[row], offsets[row + 1], out[row]
+        if end - start <= _SUMMANDS:
+            _weighted_sum(start, end, columns, weights, matrix, total)
+            continue
+        wide = np.zeros(len(total))
+        for first in range(start, end, _SUMMANDS):
+            _weighted_sum(first, min(first + _SUMMANDS, end), columns, weights, matrix, total)
+            wide += total
+        total[:] = wide
 
 
 @_compiled
@@ -165,10 +182,34 @@ def products_at(offsets: Array, columns: Array, code: Array, matrix: Array, out:
 
 
 @_compiled
+def _gradient_sum(factors: Factors, first: int, last: int, out: Array) -> None:
+    """Adds the products of the entries at places `first:last` of the order to `out` (units,)."""
+    for place in range(first, last):
+        weight, vector = factors.weights[factors.order[place]], factors.vectors[factors.rows[place]]
+        for unit in range(len(out)):
+            out[unit] += weight * vector[unit]
+
+
+@_compiled
+def _heavy_gradient_row(factors: Factors, start: int, end: int, out: Array) -> None:
+    wide = np.zeros(len(out))
+    for first in range(start, end, _SUMMANDS):
+        out[:] = 0
+        _gradient_sum(factors, first, min(first + _SUMMANDS, end), out)
+        wide += out
+    out[:] = wide
+
+
+@_compiled
 def _gradient_row(factors: Factors, index: int, out: Array) -> None:
     """The gradient row of the distinct column number `index`, into `out` (units,)."""
+    start, end = factors.offsets[index], factors.offsets[index + 1]
+    if end - start > _SUMMANDS:
+        _heavy_gradient_row(factors, start, end, out)
+        return
     out[:] = 0
-    for place in range(factors.offsets[index], factors.offsets[index + 1]):
+    # As `_gradient_sum`; a call for each column would take as long as a sum of a few short vectors.
+    for place in range(start, end):
         weight, vector = factors.weights[factors.order[place]], factors.vectors[factors.rows[place]]
         for unit in range(len(out)):
             out[unit] += weight * vector[unit]

@@ -16,11 +16,11 @@ import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nnsparse_stream.kernels import cpu as cpu_kernels
+from nnsparse_stream.kernels.bag_sums import bag_sums
 from nnsparse_stream.kernels.row_gradient import RowGradient, Transposed, is_compiled
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -42,7 +42,7 @@ def _weighted_sums(rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
         return out
     if not rows.num_entries:
         return matrix.new_zeros(rows.num_rows, matrix.shape[1])
-    return F.embedding_bag(rows.columns, matrix, rows.offsets[:-1], mode="sum", per_sample_weights=weights)
+    return bag_sums(matrix, rows.columns, rows.offsets, weights)
 
 
 def _products_at(at: SparseRows, code: Tensor, matrix: Tensor) -> Tensor:

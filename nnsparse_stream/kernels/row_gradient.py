@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nnsparse_stream.kernels import cpu as cpu_kernels
+from nnsparse_stream.kernels.bag_sums import bag_sums
 from nnsparse_stream.sparse.indices import offsets_of
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -140,13 +140,8 @@ class RowGradient(Tensor):
             out = self.vectors.new_empty(len(self.columns), units)
             cpu_kernels.gradient_rows(self.factors(), out.numpy())
             return out
-        return F.embedding_bag(
-            self.transposed.rows,
-            self.vectors,
-            self.transposed.offsets[:-1],
-            mode="sum",
-            per_sample_weights=self.weights[self.transposed.order],
-        )
+        by = self.transposed
+        return bag_sums(self.vectors, by.rows, by.offsets, self.weights[by.order])
 
     def to_dense(self, dtype: torch.dtype | None = None, *, masked_grad: bool | None = None) -> Tensor:
         """The gradient as a plain tensor of the matrix's shape, 0 in untouched rows."""

@@ -153,10 +153,11 @@ class RatingAutoencoder(nn.Module):
 
     def row_means(self, ratings: SparseRows) -> Tensor:
         """The (damped) mean rating of each row, (rows,); the mean training rating where a row has none."""
-        counts = ratings.lengths()
-        sums = ratings.values.new_zeros(ratings.num_rows).index_add_(0, ratings.row_indices(), ratings.values)
+        counts, values = ratings.lengths(), ratings.values.double()  # a float32 sum stands still where it is large
+        sums = values.new_zeros(ratings.num_rows).index_add_(0, ratings.row_indices(), values)
         damping, mean = self.config.mean_damping, sums.new_tensor(self.config.mean)
-        return torch.where(counts > 0, (sums + damping * mean) / (counts + damping).clamp(min=1), mean)
+        means = torch.where(counts > 0, (sums + damping * mean) / (counts + damping).clamp(min=1), mean)
+        return means.to(ratings.dtype)
 
     def residuals(self, ratings: SparseRows, means: Tensor) -> SparseRows:
         """Ratings less their row's mean, in units of `config.unit`.
@@ -229,7 +230,9 @@ class RatingAutoencoder(nn.Module):
         code = self.code(residuals, visible, transposed, layers)
         output = decode_at(code, self.decoder, self.decoder_bias, at, transposed)
         if self.row_offset is not None:
-            output = output + (code @ self.row_offset)[at.row_indices()]
+            # In float64, for the gradient: it is summed over a row's entries.
+            offset = (code @ self.row_offset).double()[at.row_indices()]
+            output = output + offset.to(output.dtype)
         return at.with_values(_ACTIVATIONS[self.config.output_activation](output))
 
     @torch.no_grad()
@@ -327,6 +330,12 @@ class RatingAutoencoder(nn.Module):
 
 def _shares(rows: SparseRows, visible: Tensor | None) -> Tensor:
     """1 / sqrt(the row's visible entries) at each of them, 0 at the others, (entries,)."""
-    seen = torch.ones_like(rows.values) if visible is None else visible.to(rows.dtype)
     row = rows.row_indices()
-    return seen * seen.new_zeros(rows.num_rows).index_add_(0, row, seen).clamp(min=1).rsqrt()[row]
+    if visible is None:
+        return _inverse_roots(rows.lengths(), rows)[row]
+    seen = torch.zeros(rows.num_rows, dtype=torch.int64, device=rows.device).index_add_(0, row, visible.long())
+    return torch.where(visible, _inverse_roots(seen, rows)[row], 0.0)
+
+
+def _inverse_roots(counts: Tensor, rows: SparseRows) -> Tensor:
+    return counts.clamp(min=1).double().rsqrt().to(rows.dtype)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnsparse_stream.kernels.bag_sums import bag_sums
 from nnsparse_stream.kernels.operations import decode_at, encode
 from nnsparse_stream.sparse.original import densify, sparsify
 from nnsparse_stream.sparse.rows import SparseRows
@@ -96,14 +96,8 @@ class SparseLinearBatch(nn.Module):
         if self.sparse:
             output = encode(self.weight, rows)
         else:
-            output = F.embedding_bag(
-                rows.columns,
-                self.weight,
-                rows.offsets,
-                mode="sum",
-                per_sample_weights=rows.values if self.input_grad else rows.values.detach(),
-                include_last_offset=True,
-            )
+            weights = rows.values if self.input_grad else rows.values.detach()
+            output = bag_sums(self.weight, rows.columns, rows.offsets, weights)
         return output if self.bias is None else output + self.bias
 
     def extra_repr(self) -> str:

@@ -49,8 +49,29 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
         super().__init__(params, defaults)
 
     @abstractmethod
-    def _new_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        """The state of a parameter before its first update; each tensor has one row for each of the parameter's."""
+    def state_shapes(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The shapes of a parameter's state by name; each has one row for each of the parameter's."""
+
+    @staticmethod
+    def state_dtype(parameter: Tensor) -> torch.dtype:
+        """The dtype of a parameter's state."""
+        return torch.float32 if parameter.dtype == torch.bfloat16 else parameter.dtype
+
+    def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """A parameter's state; 0 before its first update.
+
+        Raises:
+            ValueError: it is not of the parameter's shape; the compiled loops, which update it, would not notice.
+        """
+        shapes = self.state_shapes(parameter, group)
+        if parameter not in self.state:
+            dtype, device = self.state_dtype(parameter), parameter.device
+            self.state[parameter] = {name: torch.zeros(s, dtype=dtype, device=device) for name, s in shapes.items()}
+        state: dict[str, Tensor] = self.state[parameter]
+        found = {name: tuple(value.shape) for name, value in state.items()}
+        if found != shapes:
+            raise ValueError(f"the state of a parameter of shape {tuple(parameter.shape)} is {found}, not {shapes}")
+        return state
 
     @abstractmethod
     def _update(
@@ -96,10 +117,8 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
     def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         if gradient.layout != torch.strided:
             raise ValueError(f"a gradient must be dense or by rows, got one of layout {gradient.layout}")
-        if parameter not in self.state:
-            self.state[parameter] = self._new_state(parameter, group)
         matrix = _as_matrix(parameter)
-        state = {name: _as_matrix(value) for name, value in self.state[parameter].items()}
+        state = {name: _as_matrix(value) for name, value in self._state_of(parameter, group).items()}
         if not isinstance(gradient, RowGradient):
             rows = _wide(matrix)
             self._update(rows, _wide(_as_matrix(gradient)).add(rows, alpha=group["weight_decay"]), state, group)
@@ -151,8 +170,9 @@ class RowSGD(RowOptimizer):
         """
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, decay_by_count=decay_by_count)
 
-    def _new_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {"velocity": _zeros(parameter, parameter.shape)} if group["momentum"] else {}
+    def state_shapes(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The velocity's, as the parameter; none without momentum."""
+        return {"velocity": tuple(parameter.shape)} if group["momentum"] else {}
 
     def _update(self, rows: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         velocity = state["velocity"].mul_(group["momentum"]).add_(gradient) if state else gradient
@@ -198,8 +218,9 @@ class RowAdagrad(RowOptimizer):
         """
         super().__init__(params, lr=lr, eps=eps, weight_decay=weight_decay, decay_by_count=decay_by_count)
 
-    def _new_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {"squares": _zeros(parameter, parameter.shape)}
+    def state_shapes(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The sum of squares', as the parameter."""
+        return {"squares": tuple(parameter.shape)}
 
     def _update(self, rows: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         squares = state["squares"].addcmul_(gradient, gradient)
@@ -271,11 +292,11 @@ class RowAdam(RowOptimizer):
             if group["second_moment"] not in ("element", "row"):
                 raise ValueError(f"second_moment must be 'element' or 'row', got {group['second_moment']!r}")
 
-    def _new_state(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        rows = len(_as_matrix(parameter))
-        second = parameter.shape if group["second_moment"] == "element" else (rows, 1)
-        shapes = {"first": parameter.shape, "second": second, "updates": (rows,)}
-        return {name: _zeros(parameter, shape) for name, shape in shapes.items()}
+    def state_shapes(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """The moments' and the count of updates'."""
+        rows, shape = len(_as_matrix(parameter)), tuple(parameter.shape)
+        second = shape if group["second_moment"] == "element" else (rows, 1)
+        return {"first": shape, "second": second, "updates": (rows,)}
 
     def _update(self, rows: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         beta1, beta2 = group["betas"]
@@ -307,11 +328,6 @@ class RowAdam(RowOptimizer):
 def _as_matrix(parameter: Tensor) -> Tensor:
     """A tensor as (rows, units), with the same memory; a number is one row."""
     return parameter.detach().view(parameter.shape[0] if parameter.dim() else 1, -1)
-
-
-def _zeros(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
-    dtype = torch.float32 if parameter.dtype == torch.bfloat16 else parameter.dtype
-    return torch.zeros(shape, dtype=dtype, device=parameter.device)
 
 
 def _wide(values: Tensor) -> Tensor:

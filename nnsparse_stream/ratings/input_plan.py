@@ -96,8 +96,8 @@ def plan_inputs(
             they are, and takes decimals for seconds.
 
     Raises:
-        InputError: a file is missing, damaged, or lacks a column; all files, or all of a fold, are empty; the types of
-            ids, or of times, disagree; or there is no time, and it is needed.
+        InputError: a file is missing, damaged, or lacks a column; all files of ratings, or of a fold, are empty; the
+            types of ids, or of times, disagree; or there is no time, and it is needed.
     """
     roles = [f"--{field}_column" for field, name in names._asdict().items() if [*names].count(name) > 1 and name]
     if roles:
@@ -112,7 +112,8 @@ def plan_inputs(
         for number, (file, users, items) in enumerate(some for some in looked_at if some is not None)
     ]
     for fold in by_fold:
-        if not any(file.fold == fold for file, *_ in inspected):
+        # Pairs to be scored have no rating, and there may be none of them.
+        if names.rating is not None and not any(file.fold == fold for file, *_ in inspected):
             role = "" if fold < 0 else f" of the fold {FOLDS[fold]}"
             first = next(url for url, of_fold in found if of_fold == fold)
             raise InputError(f"the input{role} holds no record: all its files are empty, the first is {first}")

@@ -39,7 +39,7 @@ def sum_of_rows(left: SparseRows, right: SparseRows) -> tuple[Tensor, Tensor, Te
     keys = torch.cat([places(left), places(right)])
     keys, place = keys.unique(return_inverse=True)
     values = torch.cat([left.values, right.values])
-    return _unpack(left, keys, values.new_zeros(len(keys)).index_add(0, place, values))
+    return _unpack(left, keys, _sums(values, place, len(keys)))
 
 
 def product_of_rows(left: SparseRows, right: SparseRows) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +60,7 @@ def product_of_rows(left: SparseRows, right: SparseRows) -> tuple[Tensor, Tensor
 
 def _coalesced(rows: SparseRows) -> tuple[Tensor, Tensor]:
     keys, place = places(rows).unique(return_inverse=True)
-    return keys, rows.values.new_zeros(len(keys)).index_add(0, place, rows.values)
+    return keys, _sums(rows.values, place, len(keys))
 
 
 def _unpack(like: SparseRows, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,3 +71,9 @@ def _unpack(like: SparseRows, keys: Tensor, values: Tensor) -> tuple[Tensor, Ten
 def _require_same_shape(left: SparseRows, right: SparseRows) -> None:
     if left.shape != right.shape:
         raise ValueError(f"both operands must have the same shape, got {left.shape} and {right.shape}")
+
+
+def _sums(values: Tensor, place: Tensor, count: int) -> Tensor:
+    """The sum of the values of each place, added up in float64."""
+    sums = torch.zeros(count, dtype=torch.float64, device=values.device)
+    return sums.index_add(0, place, values.double()).to(values.dtype)

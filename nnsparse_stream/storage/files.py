@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -38,6 +39,12 @@ _PUT_BACK = "put the file back from a copy, or prepare again"
 def join(url: str, *names: str) -> str:
     """Appends path components to a URL."""
     return "/".join([url.rstrip("/"), *names])
+
+
+def parent(url: str) -> str:
+    """The URL of the directory that something lies in."""
+    fs, path = filesystem(url)
+    return _as_url(fs, fs._parent(path))
 
 
 def one_line(error: BaseException) -> str:
@@ -195,8 +202,43 @@ def write_file(url: str, data: bytes) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    try:
+    with _writing(url):
         _write(url, data)
+
+
+def write_chunks(url: str, chunks: Iterable[bytes | memoryview]) -> None:
+    """Writes a file whole, as `write_file` does, without holding it: on its way to an object store it lies on the disk.
+
+    Args:
+        url: the file.
+        chunks: its bytes.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with _writing(url):
+        fs, path = filesystem(url)
+        if not kinds(fs) & ATOMIC_WRITES:
+            _replace(fs, path, lambda temporary: _write_to(fs.open(temporary, "wb"), chunks))
+            return
+        # On the disk, so that a request that failed can be made again.
+        with tempfile.NamedTemporaryFile() as local:
+            for chunk in chunks:
+                local.write(chunk)
+            local.flush()
+            request(fs, url, lambda: fs.put_file(local.name, path))
+
+
+def _write_to(stream: Any, chunks: Iterable[bytes | memoryview]) -> None:
+    with stream:
+        for chunk in chunks:
+            stream.write(chunk)
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[None]:
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:  # every store's client has exceptions of its own
@@ -207,7 +249,12 @@ def _write(url: str, data: bytes) -> None:
     fs, path = filesystem(url)
     if kinds(fs) & ATOMIC_WRITES:
         request(fs, url, lambda: fs.pipe_file(path, data))
-        return
+    else:
+        _replace(fs, path, lambda temporary: fs.pipe_file(temporary, data))
+
+
+def _replace(fs: fsspec.AbstractFileSystem, path: str, write: Callable[[str], None]) -> None:
+    """Writes a file under a temporary name beside it, and renames that."""
     parent = fs._parent(path)
     made: list[str] = []
     while not fs.exists(parent) and parent != fs._parent(parent):
@@ -216,7 +263,7 @@ def _write(url: str, data: bytes) -> None:
     fs.makedirs(fs._parent(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
-        fs.pipe_file(temporary, data)
+        write(temporary)
         fs.mv(temporary, path)
     except BaseException:
         if fs.exists(temporary):

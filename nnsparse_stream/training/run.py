@@ -13,19 +13,15 @@ from typing import Any
 import torch
 
 from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.data.shard_reader import Survey
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.prediction_errors import ErrorSums, evaluate_batch
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.storage.output_directory import OutputDirectory
-from nnsparse_stream.training.checkpoint import (
-    Checkpoint,
-    checkpoints_of,
-    remove_checkpoint,
-    save_checkpoint,
-    step_directory,
-)
+from nnsparse_stream.training.checkpoint import Checkpoint, remove_checkpoint, save_checkpoint
 from nnsparse_stream.training.progress import Progress, peak_memory
 from nnsparse_stream.training.recipe import Recipe
+from nnsparse_stream.training.state import checkpoints_of, step_directory
 from nnsparse_stream.training.steps import Trainer
 from nnsparse_stream.training.stream import Cursor, Minibatch, TrainingStream
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
@@ -81,6 +77,7 @@ class Run:
         request: TrainingRequest,
         checkpoint: Checkpoint,
         dataset: Dataset,
+        found: Survey,
         device: torch.device,
         progress: Progress,
         stop: Callable[[], bool],
@@ -91,6 +88,7 @@ class Run:
             request: the run.
             checkpoint: the model, which is moved to the device, and what has been done.
             dataset: the data set.
+            found: what a pass over it found.
             device: where to compute.
             progress: is told what has been done.
             stop: asked between steps whether to write a checkpoint and end.
@@ -102,6 +100,7 @@ class Run:
         recipe = request.recipe
         batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
         self.stream = TrainingStream(dataset, request.seed, batchifier, device)
+        self._validated = found.validated
         self._saved_at = time.monotonic()
         self._saved_step = checkpoint.state["step"] or None  # what has done a step was read from storage
 
@@ -149,7 +148,7 @@ class Run:
             rows = minibatch.rows
             progress = (stage.epoch - 1 + sums["entries"] / total) / stage.epochs
             learning_rate = recipe.learning_rate_at(stage.epoch, progress)
-            loss, squared = self.trainer.train_batch(rows, learning_rate, epoch == 1)
+            loss, squared = self.trainer.train_batch(rows, learning_rate)
             state["step"] += 1
             state["cursor"] = list(minibatch.after)
             for name, value in (
@@ -206,8 +205,8 @@ class Run:
         if not self.dataset.manifest.fold_entries["validation"]:
             return None
         sums = ErrorSums()
-        for batch in self.dataset.batches():
-            sums += evaluate_batch(self.trainer.model, batch, 1)
+        for place in self._validated:
+            sums += evaluate_batch(self.trainer.model, self.stream.shards.read(*place), 1)
         return {"rmse": sums.rmse, "mae": sums.mae}
 
     def _diverged(self, epoch: int) -> InputError:

@@ -9,25 +9,27 @@ from typing import Any
 import torch
 
 from nnsparse_stream.data.dataset import Dataset, vocabulary_fingerprint
+from nnsparse_stream.data.shard_reader import Survey, survey
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.autoencoder import ModelConfig, RatingAutoencoder
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
-from nnsparse_stream.training.checkpoint import (
-    FILES,
-    Checkpoint,
-    checkpoints_of,
-    load_model,
-    step_directory,
-)
+from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
 from nnsparse_stream.training.progress import Progress, run_report
 from nnsparse_stream.training.run import NO_SUMS, Run, TrainingRequest
+from nnsparse_stream.training.state import CheckpointState, checkpoints_of, columns_of, read_state, step_directory
 from nnsparse_stream.training.steps import pick_device
 from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
 #: Patterns of the files that training writes, and the one that makes a run whole; for `OutputDirectory`.
-CONTENTS = (*(f"checkpoints/step-#/{name}" for name in FILES), "metrics.jsonl", EVENTS_FILE, "report.html")
+CONTENTS = (
+    *(f"checkpoints/step-#/{name}" for name in FILES),
+    "columns/part-#-of-#.parquet",
+    "metrics.jsonl",
+    EVENTS_FILE,
+    "report.html",
+)
 COMPLETING = "run.json"
 
 
@@ -109,14 +111,20 @@ def train(
         )
     # Before anything is removed: files may be missing or damaged.
     dataset.check_files()
-    dataset.vocabulary()
-    checkpoint = _resumed(request, dataset) if request.resume or attempted else None
-    if checkpoint and directory.state() == "complete" and checkpoint.state["epoch"] == request.recipe.all_epochs:
+    for _ in dataset.vocabulary_parts():
+        pass
+    resumed = _resumed(request, dataset) if request.resume or attempted else None
+    if resumed and directory.state() == "complete" and resumed.state["epoch"] == request.recipe.all_epochs:
         progress.already_over()
         return _ended(request)
+    found = survey(dataset)
+    checkpoint = load_tensors(resumed) if resumed else _fresh(request, dataset, found)
     directory.begin(resume=request.resume)
     try:
-        run = Run(request, checkpoint or _fresh(request, dataset), dataset, device, progress, stop)
+        # The run's models are to be used without the data set.
+        for part, data in dataset.vocabulary_parts():
+            directory.write(part.path, data)
+        run = Run(request, checkpoint, dataset, found, device, progress, stop)
         run.go(directory)
     except BaseException:
         if not checkpoints_of(request.output):
@@ -157,7 +165,7 @@ def _fingerprint(dataset: Dataset) -> str:
     return storage.sha256(dataset.manifest.to_json())
 
 
-def _fresh(request: TrainingRequest, dataset: Dataset) -> Checkpoint:
+def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpoint:
     manifest, recipe = dataset.manifest, request.recipe
     # Known: there are training ratings.
     mean, low, high = (float(manifest.ratings[name] or 0.0) for name in ("mean", "min", "max"))
@@ -178,11 +186,13 @@ def _fresh(request: TrainingRequest, dataset: Dataset) -> Checkpoint:
     )
     generator = torch.Generator().manual_seed(request.seed)
     model = RatingAutoencoder(config, generator, recipe.initial_std or None)
+    model.column_counts.copy_(torch.from_numpy(found.column_counts))
     state = {
         "axis": manifest.axis,
         "row_id_type": manifest.row_id_type,
         "column_id_type": manifest.column_id_type,
         "vocabulary": vocabulary_fingerprint(manifest),
+        "columns": columns_of(manifest),
         "data": _fingerprint(dataset),
         "recipe": recipe.to_json(),
         "seed": request.seed,
@@ -193,15 +203,15 @@ def _fresh(request: TrainingRequest, dataset: Dataset) -> Checkpoint:
         "best": None,
         "history": [],
     }
-    return Checkpoint(model, dataset.vocabulary(), state, request.output)
+    return Checkpoint(step_directory(request.output, 0), state, model)
 
 
-def _resumed(request: TrainingRequest, dataset: Dataset) -> Checkpoint | None:
+def _resumed(request: TrainingRequest, dataset: Dataset) -> CheckpointState | None:
     """The last checkpoint, checked to be of this run; None where the run was killed before its first."""
     found = checkpoints_of(request.output)
     if not found:
         return None
-    checkpoint = load_model(found[-1])
+    checkpoint = read_state(found[-1])
     if checkpoint.state["data"] != _fingerprint(dataset):
         raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
     before = {**checkpoint.state["recipe"], "seed": checkpoint.state["seed"]}

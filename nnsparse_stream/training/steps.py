@@ -60,7 +60,7 @@ class Trainer:
         self.noise = torch.Generator(device)
         self._begin(layer)
         if self.step:
-            load_optimizer(checkpoint.url, self.optimizer)
+            load_optimizer(checkpoint, self.optimizer)
 
     def begin(self, layer: int | None) -> None:
         """Trains another layer, or all, from now on, with an optimiser that has no state yet."""
@@ -85,15 +85,12 @@ class Trainer:
     def _is_inner(self) -> bool:
         return self.layer is not None and self.layer > 1
 
-    def train_batch(
-        self, batch: SparseRows, learning_rate: float, count_columns: bool = False
-    ) -> tuple[float, float | None]:
+    def train_batch(self, batch: SparseRows, learning_rate: float) -> tuple[float, float | None]:
         """One step on a minibatch of raw ratings.
 
         Args:
             batch: the rows' training ratings.
             learning_rate: of this step.
-            count_columns: add the ratings to the model's counts, which say what columns it knows: in the first epoch.
 
         Returns:
             The loss summed over the minibatch, and the squared errors' sum in squared rating units; None where an
@@ -106,9 +103,6 @@ class Trainer:
         # The corruption is a function of (seed, step): a resumed run draws what the unbroken one would have drawn.
         self.noise.manual_seed((self.seed * 0x9E3779B97F4A7C15 + self.step) & (2**63 - 1))
         ratings = batch.to(self.device, non_blocking=True)
-        if count_columns:
-            columns = ratings.columns.long()
-            self.model.column_counts.index_add_(0, columns, torch.ones_like(columns))
         targets = self.model.residuals(ratings, self.model.row_means(ratings))
         if self._is_inner:
             return self._train_inner(targets), None

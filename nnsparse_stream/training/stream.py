@@ -15,6 +15,7 @@ import torch
 
 from nnsparse_stream.data.dataset import Dataset, Manifest
 from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.shard_reader import ShardReader
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -86,7 +87,7 @@ class TrainingStream:
     from them. Of a row with more entries than the batchifier's bound, as many as the bound are drawn anew each epoch.
 
     Memory: a block of `shuffle_entries` and, for a moment, a copy of it; `prefetch_bytes` of minibatches; one row group
-    for each reader.
+    for each reader; the footers of the shards that are open.
 
     Attributes:
         dataset: the data set.
@@ -97,6 +98,7 @@ class TrainingStream:
         shuffle_entries: bounds a block.
         prefetch_bytes: bounds what waits to be used; one minibatch waits even if it is larger.
         waited: seconds that `epochs` has waited for minibatches, over all calls.
+        shards: what reads the row groups.
     """
 
     dataset: Dataset
@@ -107,6 +109,10 @@ class TrainingStream:
     shuffle_entries: int = SHUFFLE_ENTRIES
     prefetch_bytes: int = PREFETCH_BYTES
     waited: float = field(default=0.0, init=False)
+    shards: ShardReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shards = ShardReader(self.dataset)
 
     def epochs(
         self,
@@ -170,7 +176,7 @@ class TrainingStream:
             yield Minibatch(minibatch, Cursor(block + 1) if following is None else Cursor(block, index))
 
     def _read(self, place: tuple[int, int]) -> SparseRows:
-        return fold_rows(self.dataset.read_row_group(*place), (0,), self.dataset.manifest.num_columns)
+        return fold_rows(self.shards.read(*place), (0,), self.dataset.manifest.num_columns)
 
     def _shuffled(self, rows: SparseRows, random: np.random.Generator) -> Iterator[SparseRows]:
         """The rows that have entries, permuted, in chunks: a minibatch that waits keeps no more than one alive."""

@@ -118,13 +118,8 @@ def test_first_and_last_go_by_position_without_time() -> None:
 
 @pytest.mark.parametrize("policy", ["first", "last", "mean"])
 def test_minus_zero_is_zero_whatever_the_order(policy: str) -> None:
-    records = [
-        (1, "a", -0.0, 0, 0),
-        (1, "a", 0.0, 0, 0),
-        (2, "a", -0.0, 0, 0),
-        (2, "a", -0.0, 0, 0),
-        (3, "a", -0.0, 0, 0),
-    ]
+    zeros = ((1, -0.0), (1, 0.0), (2, -0.0), (2, -0.0), (3, -0.0))
+    records = [(user, "a", zero, 0, 0) for user, zero in zeros]
     for order in (records, records[::-1]):
         blocks, vocabulary = blocks_of(order, "user")
         values = group_rows(blocks, "user", vocabulary, policy, None)[0]["values"].flatten().to_numpy()

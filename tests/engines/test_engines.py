@@ -78,9 +78,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     generator.shuffle(asked)
     (where / "pairs.csv").write_text("\n".join(["user,item", *asked]))
     alone = ["--data", sides["user"]["data"], "--model", sides["user"]["run"]]
-    blend = [
-        f"--{flag}={sides['user'][what]},{sides['item'][what]}" for flag, what in (("data", "data"), ("model", "run"))
-    ]
+    both = {what: ",".join(side[what] for side in sides.values()) for what in ("data", "run")}
+    blend = ["--data", both["data"], "--model", both["run"]]
     listed, asked_for = ["--top_k", "5"], ["--pairs", str(where / "pairs.csv")]
     commands = {
         "data": ["prepare", *prepare, "--axis", "user", "--duplicates", "last"],

@@ -17,7 +17,7 @@ from commands import pool_workers, run_command, start_command, write_log
 from deploy.engines.engine import Engine
 from deploy.engines.flink.cluster import FlinkCluster
 from deploy.engines.prism import Prism
-from nnsparse_stream.training.checkpoint import checkpoints_of
+from nnsparse_stream.training.state import checkpoints_of
 
 PATIENCE = 60.0
 

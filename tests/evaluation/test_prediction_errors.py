@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_figures_equal_those_of_dense_predictions(trained, tmp_path, capsys, fol
 
 
 def test_a_checkpoint_directory_is_a_model_too(trained, capsys):
-    from nnsparse_stream.training.checkpoint import checkpoints_of
+    from nnsparse_stream.training.state import checkpoints_of
 
     assert cli.main(["evaluate", "--data", trained.data, "--model", checkpoints_of(trained.run)[-1]]) == 0
     last = capsys.readouterr().out
@@ -113,6 +114,16 @@ def test_a_fold_without_ratings_is_refused(trained, tmp_path, capsys):
 def test_json_that_cannot_be_written_is_an_input_error(trained, tmp_path, capsys):
     assert cli.main(["evaluate", "--data", trained.data, "--model", trained.run, "--json", str(tmp_path)]) == 2
     assert "is a directory; name a file" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "long", "wb") as stream:
+        stream.truncate(1 << 40)
+    for target, wrong in (
+        ("/dev/full", "is no regular file"),
+        (tmp_path / "pipe", "is no regular file"),
+        (tmp_path / "long", "exists and holds no evaluation"),
+    ):
+        assert cli.main(["evaluate", "--data", trained.data, "--model", trained.run, "--json", str(target)]) == 2
+        assert f"{target} {wrong}" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     target = str(tmp_path / "file" / "figures.json")
     data = other_data(trained, tmp_path, "--axis", "user", "--folds", "90,10,0")
@@ -127,7 +138,7 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
 
     run = tmp_path / "run"
     shutil.copytree(trained.run, run)
-    from nnsparse_stream.training.checkpoint import checkpoints_of
+    from nnsparse_stream.training.state import checkpoints_of
 
     last = Path(checkpoints_of(str(run))[-1])
     weights = last / "model.safetensors"

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnsparse_stream.nn.autoencoder import ModelConfig, RatingAutoencoder
+from nnsparse_stream.nn.autoencoder import ModelConfig, RatingAutoencoder, _shares
 from nnsparse_stream.sparse.rows import SparseRows
 
 RATINGS = SparseRows.from_rows(
@@ -57,6 +57,22 @@ def test_cold_rows_and_unseen_columns_fall_back_and_are_never_nan():
     assert not predicted.isnan().any()
     assert predicted[1, 1:].tolist() == [3.5] * 7  # a row without ratings: the mean training rating
     assert predicted[0, 1:].tolist() == [4.0] * 7  # columns never trained: the row's mean
+
+
+def test_the_mean_of_millions_of_equal_ratings_is_that_rating():
+    many = 2_000_000
+    model = RatingAutoencoder(ModelConfig(1, (1,), mean_damping=1.0, mean=4.7, input_scale=1.0))
+    ratings = SparseRows(
+        torch.tensor([0, many, many]), torch.zeros(many, dtype=torch.int32), torch.full((many,), 4.7), 1
+    )
+    assert model.row_means(ratings).tolist() == pytest.approx([4.7, 4.7], rel=1e-6)
+
+
+def test_a_row_of_more_entries_than_float32_counts_has_their_number():
+    many = (1 << 24) + (1 << 20)
+    rows = SparseRows(torch.tensor([0, many]), torch.zeros(many, dtype=torch.int32), torch.zeros(many), 1)
+    for visible in (None, torch.ones(1, dtype=torch.bool).expand(many)):
+        assert float(_shares(rows, visible)[-1]) == pytest.approx(many**-0.5, rel=1e-6)
 
 
 def test_predictions_are_clipped_to_the_rating_range():

@@ -37,6 +37,18 @@ def test_gradients_are_those_of_the_dense_layer(rows):
         torch.testing.assert_close(layer.bias.grad, linear.bias.grad, rtol=1e-12, atol=1e-12)
 
 
+def test_a_heavy_row_is_added_up_exactly():
+    many = 2_000_000
+    layer = SparseLinearBatch(1, 1, bias=False, input_grad=True)
+    rows = SparseRows(
+        torch.tensor([0, many]), torch.zeros(many, dtype=torch.int32), torch.full((many,), 4.7, requires_grad=True), 1
+    )
+    output = layer(rows) / layer.weight
+    assert output.item() == pytest.approx(4.7 * many, rel=1e-5)
+    output.backward()
+    assert float(rows.values.grad[-1]) == pytest.approx(1.0)
+
+
 def test_gradcheck_of_weight_bias_and_input():
     layer = SparseLinearBatch(5, 3, input_grad=True).double()
 

@@ -311,3 +311,17 @@ def test_updates_below_the_distance_of_two_bfloat16_numbers_are_not_lost():
         moved.append(weight.detach().float())
     assert float(moved[0].mean()) == pytest.approx(0.9, abs=0.003)
     assert torch.equal(*moved)
+
+
+@EACH
+def test_a_state_of_another_shape_is_refused_before_the_loops_write_beyond_it(kind, options):
+    weight = nn.Parameter(torch.zeros(COLUMNS, UNITS))
+    optimiser = kind([weight], **options)
+    rows = random_rows(3, COLUMNS, 5, dtype=torch.float32)
+    encode(weight, rows).sum().backward()
+    optimiser.step()
+    for name, value in optimiser.state[weight].items():
+        optimiser.state[weight][name] = value[:2]
+        with pytest.raises(ValueError, match=r"the state of a parameter of shape \(40, 6\) is"):
+            optimiser.step()
+        optimiser.state[weight][name] = value

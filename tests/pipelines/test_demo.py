@@ -47,3 +47,15 @@ def test_of_a_demo_that_is_stopped_nothing_stays(small, tmp_path, capsys, monkey
     assert said.err == "nnsparse-stream demo: interrupted\n"
     assert "--resume" not in said.out
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["dataset/notes.txt", "run/checkpoints/step-000000001/mine.txt", "scores/2026/part.csv"]
+)
+def test_what_is_not_the_demos_is_never_removed(tmp_path, capsys, name):
+    (tmp_path / "report.json").write_text('{"kind": "nnsparse-stream demo"}')
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("mine")
+    assert cli.main(["demo", "--output", str(tmp_path), "--overwrite"]) == 2
+    assert f"not of an earlier output ({name})" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"

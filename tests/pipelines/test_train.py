@@ -14,8 +14,8 @@ from runs import assert_same_run
 from samples import Trained
 
 from nnsparse_stream.pipelines import cli
-from nnsparse_stream.training.checkpoint import checkpoints_of
 from nnsparse_stream.training.run import Run
+from nnsparse_stream.training.state import checkpoints_of
 from nnsparse_stream.training.steps import Trainer
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -45,7 +45,8 @@ def test_ranking_keeps_its_bound_of_memory(k: int, scores: str) -> None:
         model.decoder.data.zero_()
         model.decoder_bias.data.zero_()
     vocabulary = Vocabulary(pa.array(np.arange(num_columns)), np.ones(num_columns, dtype=np.int64))
-    checkpoint = Checkpoint(model, vocabulary, {}, "")
+    checkpoint = Checkpoint("", {}, model)
+    checkpoint.vocabulary = vocabulary
     lists = {
         name: pa.array([[1, 2, 3]] * 256, pa.list_(kind))
         for name, kind in (("columns", pa.int32()), ("values", pa.float32()), ("fold", pa.uint8()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ def finish(base: str, **flags: bool) -> None:
     directory.write("rows/shard-1", b"1")
     directory.write("part-1.bin", b"1")
     directory.complete(COMPLETE)
+
+
+def test_what_is_no_regular_file_is_neither_read_nor_written(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for url in ("/dev/full", str(tmp_path / "pipe")):
+        with pytest.raises(InputError, match="is a file where an output directory is meant"):
+            OutputDirectory(url, contents=()).check()
+        with pytest.raises(InputError, match="is no regular file"):
+            storage.check_writable(url)
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "manifest.json")
+    with pytest.raises(InputError, match="is no regular file"):
+        OutputDirectory(str(tmp_path / "out"), contents=()).check()
 
 
 def test_a_finished_output_holds_its_files_and_no_marker(base: str) -> None:

@@ -81,7 +81,7 @@ def test_an_attempt_that_ended_before_its_first_checkpoint_is_made_again(
         patch.setattr("nnsparse_stream.training.start.OutputDirectory.abort", lambda self: None)
         with pytest.raises(Killed):
             train(request(trained, run), progress=Killing(2), job="one")
-    assert list(contents(str(run))) == ["_unfinished.json", "metrics.jsonl"]
+    assert list(contents(str(run))) == ["_unfinished.json", "columns/part-00000-of-00001.parquet", "metrics.jsonl"]
     train(request(trained, run), job="one")
     assert_same_run(run, whole)
 

@@ -1,15 +1,23 @@
-"""Which data sets a model reads: that of its training, and later ones of which the columns are the same."""
+"""Checkpoints: which data sets a model reads, what of it is read by whom, and how often."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
+import torch
 from samples import Trained, command
 
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines import cli
+from nnsparse_stream.training import checkpoint
+from nnsparse_stream.training.presets import recipe
+from nnsparse_stream.training.state import checkpoints_of, read_state
+from nnsparse_stream.training.steps import Trainer
 
 
 def test_a_model_reads_a_later_data_set_of_the_same_columns(
@@ -34,3 +42,48 @@ def test_a_model_reads_a_later_data_set_of_the_same_columns(
     ):
         assert cli.main(["evaluate", "--model", trained.run, "--data", str(tmp_path / name)]) == code
         assert message in capsys.readouterr().err
+
+
+def test_a_process_reads_a_model_once_and_its_driver_none(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, load_tensors = [], checkpoint.load_tensors
+    monkeypatch.setattr(checkpoint, "load_tensors", lambda state: read.append(state.url) or load_tensors(state))
+    run, other = str(tmp_path / "run"), str(tmp_path / "other")
+    shutil.copytree(trained.run, run)
+    shutil.copytree(trained.run, other)
+    command("evaluate", "--model", run, "--data", trained.data)
+    assert len(read) == 1
+    # Two stages use it: one drops ratings of unknown columns, one scores.
+    command("score", "--model", other, "--input", trained.log, "--output", str(tmp_path / "scores"))
+    assert len(read) == 2
+    for url in checkpoints_of(run):
+        Path(url, "model.safetensors").unlink()
+    assert read_state(run).state == read_state(trained.run).state
+
+
+def test_loading_draws_no_random_number(trained: Trained) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    checkpoint.load_model(trained.run)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The compiled loops would write beyond a tensor with fewer rows."""
+    run, flags = str(tmp_path / "run"), ["--data", trained.data, "--preset", "best-small", "--hidden", "4"]
+    command("train", *flags, "--output", run, "--steps", "3", "--threads", "1")
+    path = Path(checkpoints_of(run)[-1], "optimizer.safetensors")
+    tensors = safetensors.torch.load(path.read_bytes())
+    tensors["0.first"] = tensors["0.first"][:2].clone()
+    path.write_bytes(safetensors.torch.save(tensors))
+    assert cli.main(["train", *flags, "--output", run, "--threads", "1", "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert f"{path} is damaged" in error
+    assert "Traceback" not in error
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        Trainer(checkpoint.load_model(run), recipe("best-small", hidden=(4,)), 0, torch.device("cpu"))

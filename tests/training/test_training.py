@@ -12,17 +12,20 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from killed_runs import CASES
 from runs import assert_same_run, request
+from samples import ROOT
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import Checkpoint, checkpoints_of, load_model
+from nnsparse_stream.training.checkpoint import Checkpoint, load_model
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.start import train
+from nnsparse_stream.training.state import checkpoints_of, read_state
 from nnsparse_stream.training.steps import Trainer
 
 
@@ -80,30 +83,26 @@ def wait_for_checkpoints(output, count, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("preset", "fields"),
-    [
-        ("cfn", {"hidden": "8", "epochs": 30, "refeed_columns": 6}),
-        ("best-small-user", {"hidden": "8", "epochs": 30, "storage": "bfloat16"}),
-        ("cfn-stacked", {"hidden": "8,6,4", "pretrain_epochs": 4, "epochs": 18, "momentum": 0.5}),
-    ],
-)
-def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_weights_and_metrics(trained, tmp_path, preset, fields):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    sizes = tuple(map(int, fields["hidden"].split(",")))
-    small = recipe(preset, **{**fields, "hidden": sizes, "batch_rows": 5})
+@pytest.fixture(scope="module")
+def killed_runs(trained, tmp_path_factory):
+    """Where runs lie that were killed, by the names of `killed_runs.CASES`."""
+    where = tmp_path_factory.mktemp("killed")
+    program = str(Path(__file__).with_name("killed_runs.py"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, program, trained.data, str(where)], env=environment, check=True)
+    return where
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_weights_and_metrics(trained, tmp_path, killed_runs, name):
+    whole, killed, small = tmp_path / "whole", killed_runs / name, CASES[name].recipe
     train(request(trained, whole, recipe=small))
-    flags = ["--preset", preset, "--batch_rows", "5", "--checkpoint_steps", "7", "--keep_checkpoints", "1000",
-             *(f"--{name}={value}" for name, value in fields.items())]  # fmt: skip
-    process = start(trained, killed, *flags)
-    wait_for_checkpoints(killed, 3, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "run.json").exists(), "the run ended before it was killed"
+    assert checkpoints_of(str(killed))
+    assert not (killed / "run.json").exists()
     with pytest.raises(InputError, match=r"did not finish; pass `resume` to go on, or `overwrite`"):
         train(request(trained, killed, recipe=small))
     # Stopped twice more in the middle of an epoch, without another process, then to the end.
-    for steps in (load_model(checkpoints_of(str(killed))[-1]).state["step"] + extra for extra in (40, 93)):
+    for steps in (read_state(checkpoints_of(str(killed))[-1]).state["step"] + extra for extra in (5, 9)):
         train(request(trained, killed, recipe=small, resume=True, max_steps=steps, checkpoint_steps=1))
     train(request(trained, killed, recipe=small, resume=True))
     assert_same_run(killed, whole)
@@ -209,6 +208,32 @@ def test_the_learning_rate_follows_its_schedule():
     cosine = Recipe(learning_rate=1.0, schedule="cosine", warmup=0.1)
     assert [cosine.learning_rate_at(1, p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
     assert Recipe(learning_rate=0.3).learning_rate_at(7, 0.9) == 0.3
+
+
+def test_columns_count_as_trained_by_the_data_set_and_not_by_what_was_drawn(trained, tmp_path):
+    """Of a row heavier than `batch_entries` an epoch draws a part."""
+    few = recipe("cfn", hidden=(4,), epochs=2, batch_entries=1)
+    train(request(trained, tmp_path / "run", recipe=few, max_steps=3))
+    manifest = Dataset(trained.data).manifest
+    expected = torch.zeros(manifest.num_columns, dtype=torch.int64)
+    for batch in Dataset(trained.data).batches():
+        columns = fold_rows(batch, (0,), manifest.num_columns).columns.long()
+        expected += torch.bincount(columns, minlength=manifest.num_columns)
+    assert torch.equal(load_model(str(tmp_path / "run")).model.column_counts, expected)
+    train(request(trained, tmp_path / "run", recipe=few, resume=True, max_steps=9))
+    assert torch.equal(load_model(str(tmp_path / "run")).model.column_counts, expected)
+
+
+def test_a_run_is_used_without_its_data_set_and_holds_the_vocabulary_once(trained, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(trained.data, data)
+    train(request(trained, run, data=str(data), keep_checkpoints=3))
+    vocabulary = Dataset(str(data)).vocabulary().ids
+    shutil.rmtree(data)
+    shutil.move(run, tmp_path / "moved")
+    for url in (str(tmp_path / "moved"), *checkpoints_of(str(tmp_path / "moved"))):
+        assert load_model(url).vocabulary.ids.equals(vocabulary)
+    assert len(list((tmp_path / "moved").rglob("*.parquet"))) == 1
 
 
 def test_clipping_bounds_the_step(trained):

@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 from shuffles import carries_blocks, coders_of_shuffles, falls_back
 
+from nnsparse_stream.data.dataset import ShardFile
+from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.ratings.folds import LastFolds
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.input_plan import plan_inputs
 from nnsparse_stream.ratings.reading import Split
 from nnsparse_stream.transforms import AssignFolds, BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
-from nnsparse_stream.transforms.coders import RecordBatchCoder, SplitCoder
+from nnsparse_stream.transforms.coders import RecordBatchCoder, ShardCoder, SplitCoder
 
 
 def test_blocks_round_trip_and_a_slice_costs_its_own_size() -> None:
@@ -30,6 +32,11 @@ def test_splits_round_trip() -> None:
     coder = SplitCoder()
     assert coder.decode(coder.encode(split)) == split
     assert isinstance(coder.decode(coder.encode(split)).file, RatingFile)
+
+
+def test_shards_round_trip() -> None:
+    shard = Shard("s3://ü", 3, ShardFile("rows/shard-00003-of-00004.parquet", 3, 7, 900, "0" * 64, ((2, 5), (1, 2))))
+    assert ShardCoder().decode(ShardCoder().encode(shard)) == shard
 
 
 def test_no_shuffled_element_falls_back_to_pickle(tmp_path: Path) -> None:

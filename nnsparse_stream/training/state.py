@@ -1,0 +1,262 @@
+"""What a checkpoint says of itself, its `state.json`: all that is to be known before its tensors are read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypedDict
+
+from nnsparse_stream.data.dataset import ColumnsFile, Manifest, vocabulary_fingerprint
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.ids.vocabulary import Vocabulary
+from nnsparse_stream.nn.autoencoder import ModelConfig
+from nnsparse_stream.storage import files as storage
+from nnsparse_stream.storage.json_types import typed
+from nnsparse_stream.training.recipe import Recipe
+from nnsparse_stream.training.tensor_files import TensorFile
+
+KIND = "nnsparse-stream checkpoint"
+SCHEMA_VERSION = 2
+STATE_FILE = "state.json"
+_STEP = re.compile(r"checkpoints/step-\d{9,}")
+_IdType = Literal["int64", "string"]
+
+
+class _Sums(TypedDict):
+    entries: int
+    rows: int
+    batches: int
+    loss: float
+    squared: float
+    seconds: float
+    waited: float
+
+
+class _Best(TypedDict):
+    epoch: int
+    step: int
+    rmse: float
+
+
+class _Errors(TypedDict):
+    rmse: float
+    mae: float
+
+
+class _Metrics(TypedDict):
+    epoch: int
+    step: int
+    time: float
+    layer: int | None
+    learning_rate: float
+    loss: float
+    train_rmse: float | None
+    validation: _Errors | None
+    ratings: int
+    seconds: float
+    ratings_per_second: int
+    batch_fill: float
+    waiting_for_data: float
+    peak_memory_bytes: int
+
+
+class _Tensors(TypedDict):
+    model: TensorFile
+    optimizer: TensorFile
+
+
+class _State(TypedDict):
+    """The fields of a state; docs/data-layout.md describes them."""
+
+    axis: Literal["user", "item"]
+    row_id_type: _IdType
+    column_id_type: _IdType
+    vocabulary: str
+    columns: list[ColumnsFile]
+    data: str
+    recipe: Recipe
+    seed: int
+    epoch: int
+    cursor: tuple[int, int]
+    sums: _Sums
+    step: int
+    best: _Best | None
+    history: list[_Metrics]
+    model: ModelConfig
+    tensors: _Tensors
+
+
+@dataclass
+class CheckpointState:
+    """A checkpoint without its tensors.
+
+    Attributes:
+        url: the checkpoint's directory.
+        state: what state.json holds: `axis`, `row_id_type`, `column_id_type`, `vocabulary` (fingerprint), `columns`
+            (the vocabulary's files, in the run's directory), `data` (SHA-256 of the data set's manifest), `recipe`,
+            `seed`, `epoch`, `cursor`, `sums` (of the epoch so far), `step`, `best`, `history` (metrics by epoch),
+            `model` (its configuration), `tensors` (size and SHA-256 of the files).
+    """
+
+    url: str
+    state: dict[str, Any]
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's configuration."""
+        return ModelConfig.from_json(self.state["model"])
+
+    @property
+    def run(self) -> str:
+        """The directory of the run, which holds the vocabulary."""
+        return storage.parent(storage.parent(self.url))
+
+    def check_data(self, manifest: Manifest, url: str) -> None:
+        """Refuses a data set that the model cannot read.
+
+        Raises:
+            InputError: the data set has another axis, other types of ids, or another vocabulary.
+        """
+        if manifest.axis != self.state["axis"]:
+            raise InputError(
+                f"{url} has rows by {manifest.axis}, but the model in {self.url} was trained on rows by "
+                f"{self.state['axis']}; prepare the ratings with `axis` {self.state['axis']}"
+            )
+        # The vocabularies of which this model's columns are the first so many.
+        columns = {entry["fingerprint"]: entry["num_columns"] for entry in manifest.earlier_vocabularies}
+        columns[vocabulary_fingerprint(manifest)] = manifest.num_columns
+        known = columns.get(self.state["vocabulary"])
+        if known is not None and known < manifest.num_columns:
+            raise InputError(
+                f"{url} has {manifest.num_columns - known} columns more than the model in {self.url} was trained on; "
+                "train on it, or score raw files with `input`, which leaves out the ratings of new columns"
+            )
+        if known is None:
+            raise InputError(
+                f"{url} has another vocabulary than the data set that the model in {self.url} was trained on: its "
+                "column indices mean other ids; use the data set of the training, or score raw files with `input`"
+            )
+        if manifest.num_columns != self.state["model"]["num_columns"]:
+            raise InputError(
+                f"{url} is damaged: its manifest says {manifest.num_columns} columns, and of this vocabulary there are "
+                f"{self.state['model']['num_columns']}"
+            )
+        for which in ("row_id_type", "column_id_type"):
+            if getattr(manifest, which) != self.state[which]:
+                raise InputError(
+                    f"{url} has {which} {getattr(manifest, which)}, but the model in {self.url} {self.state[which]}: "
+                    "prepare the ratings with the same `id_type`"
+                )
+
+    def vocabulary_file(self) -> dict[str, Any]:
+        """The vocabulary as `transforms.SparsifyRatings` takes one: what `BuildVocabulary` would have returned."""
+        return {"url": self.run, "files": self.state["columns"], "ratings": 0}
+
+    def read_vocabulary(self) -> Vocabulary:
+        """The ids of the model's columns.
+
+        Raises:
+            InputError: a file of it is missing, or another one than when the run began.
+        """
+        parts = self.state["columns"]
+        urls = [storage.join(self.run, part["path"]) for part in parts]
+        vocabulary = Vocabulary.read(urls, checksums=[part["sha256"] for part in parts])
+        if (len(vocabulary), vocabulary.id_type) != (self.state["model"]["num_columns"], self.state["column_id_type"]):
+            raise InputError(f"{self.run}: the vocabulary is not that of the model in {self.url}")
+        return vocabulary
+
+
+def step_directory(run: str, step: int) -> str:
+    """Where the checkpoint of a step lies in a run."""
+    return storage.join(run, "checkpoints", f"step-{step:09d}")
+
+
+def checkpoints_of(run: str) -> list[str]:
+    """URLs of a run's whole checkpoints, by ascending step."""
+    where = storage.join(run, "checkpoints")
+    names = storage.list_files(where) if storage.is_directory(where) else {}
+    steps = sorted(name.removesuffix("/" + STATE_FILE) for name in names if name.endswith("/" + STATE_FILE))
+    return [storage.join(where, step) for step in steps if step.startswith("step-")]
+
+
+def write_state(url: str, state: dict[str, Any]) -> None:
+    """Writes the state of a checkpoint, whose tensors are there."""
+    value = {"kind": KIND, "schema_version": SCHEMA_VERSION, **state}
+    storage.write_file(storage.join(url, STATE_FILE), storage.to_json({**value, "sha256": _checksum(value)}))
+
+
+def read_state(url: str) -> CheckpointState:
+    """Reads what a checkpoint says of itself; no tensor and no vocabulary.
+
+    Args:
+        url: a run's directory or one checkpoint's. Of a run, the checkpoint that its run.json names; the last where it
+            has not ended.
+
+    Raises:
+        InputError: there is no checkpoint, it is of another schema version, or its state is damaged.
+    """
+    if not storage.exists(storage.join(url, STATE_FILE)):
+        url = _checkpoint_of(url)
+    path = storage.join(url, STATE_FILE)
+    value = storage.read_json(path, "a checkpoint's state")
+    noted = value.pop("sha256", None)
+    if value.get("kind") != KIND:
+        raise InputError(f"{url}: {STATE_FILE} is not that of a checkpoint of nnsparse-stream")
+    if value.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{url} has schema version {value.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
+            "train again, or use the version that wrote it"
+        )
+    state = {name: held for name, held in value.items() if name not in ("kind", "schema_version")}
+    try:
+        # What is not of the types that we write gives no JSON either.
+        damage = _damage(typed(_State, state))
+        if damage is None and _checksum(value) != noted:
+            damage = "it was altered: its SHA-256 is not the one that it notes"
+    except (ValueError, RecursionError) as error:
+        damage = storage.one_line(error)
+    if damage:
+        raise InputError(f"{path} is damaged: {damage}")
+    return CheckpointState(url, state)
+
+
+def _checkpoint_of(run: str) -> str:
+    """The checkpoint that stands for a run."""
+    found = checkpoints_of(run)
+    if not found:
+        raise InputError(f"{run} is neither a training run's directory nor a checkpoint's: there is no {STATE_FILE}")
+    ended = storage.join(run, "run.json")
+    if not storage.exists(ended):
+        return found[-1]
+    named = storage.read_json(ended, "a run").get("checkpoint")
+    if not isinstance(named, str) or not _STEP.fullmatch(named) or storage.join(run, named) not in found:
+        raise InputError(f"{ended} is damaged: it names the checkpoint {named!r}, which is not there")
+    return storage.join(run, named)
+
+
+def _checksum(state: dict[str, Any]) -> str:
+    return storage.sha256(storage.to_json(state))
+
+
+def _damage(state: _State) -> str | None:
+    """What is wrong with values of the right types, or None."""
+    if min(state["seed"], state["epoch"], state["step"], *state["cursor"]) < 0:
+        return "seed, epoch, step or cursor is negative"
+    sums, best = state["sums"], state["best"]
+    counts = (sums["batches"], sums["rows"], sums["entries"])
+    if min(*counts, sums["loss"], sums["squared"], sums["seconds"], sums["waited"]) < 0:
+        return "a sum is negative"
+    if len({bool(count) for count in (*counts, sum(state["cursor"]))}) > 1:
+        return "cursor and sums do not agree"
+    if best and not (0 < best["epoch"] <= state["epoch"] and 0 < best["step"] <= state["step"]):
+        return "best lies ahead"
+    if len(state["history"]) != state["epoch"]:
+        return f"there are metrics of {len(state['history'])} epochs, and it is after epoch {state['epoch']}"
+    if sum(part.rows for part in state["columns"]) != state["model"].num_columns:
+        return "the vocabulary has not as many ids as the model has columns"
+    return None
+
+
+def columns_of(manifest: Manifest) -> list[dict[str, Any]]:
+    """A data set's vocabulary as `CheckpointState.state` refers to it: a run holds a copy, under the same names."""
+    return [asdict(part) for part in manifest.columns]

@@ -1,0 +1,98 @@
+"""Files of tensors: the format of safetensors, checked before use, and no second copy in memory."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.storage import files as storage
+from nnsparse_stream.training.tensor_files import TensorFile, read_tensors, write_tensors
+
+TENSORS = {
+    "matrix": torch.arange(6, dtype=torch.float32).view(3, 2),
+    "narrow": torch.tensor([1.5, -2.0, 3.0], dtype=torch.bfloat16),
+    "counts": torch.tensor([7, 8]),
+    "wide": torch.tensor(0.1, dtype=torch.float64),
+    "none": torch.zeros(0, 5),
+}
+
+
+def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(
+        ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name]) for name in ours
+    )
+
+
+@pytest.mark.parametrize("where", ["file", "memory"])
+def test_tensors_come_back_and_are_those_of_safetensors(tmp_path: Path, where: str) -> None:
+    url = str(tmp_path / "a") if where == "file" else f"memory://{tmp_path}/a"
+    noted = write_tensors(url, TENSORS)
+    data = storage.read_file(url)
+    assert noted == TensorFile(len(data), storage.sha256(data))
+    assert equal(read_tensors(url, noted, TENSORS), TENSORS)
+    assert equal(safetensors.torch.load(data), TENSORS)
+    theirs = safetensors.torch.save(TENSORS)
+    storage.write_file(url, theirs)
+    assert equal(read_tensors(url, TensorFile(len(theirs), storage.sha256(theirs)), TENSORS), TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"matrix": torch.zeros(2, 2)}, r"matrix is F32 \[2, 2\], not F32 \[3, 2\]"),
+        ({"matrix": torch.zeros(3, 2, dtype=torch.float64)}, r"matrix is F64 \[3, 2\], not F32"),
+        ({"more": torch.zeros(1)}, "it holds more"),
+        ({"matrix": None}, "it lacks matrix"),
+    ],
+)
+def test_other_tensors_are_refused(tmp_path: Path, change: dict[str, torch.Tensor | None], message: str) -> None:
+    url = str(tmp_path / "a")
+    other = {name: tensor for name, tensor in {**TENSORS, **change}.items() if tensor is not None}
+    noted = write_tensors(url, other)
+    with pytest.raises(InputError, match=message):
+        read_tensors(url, noted, TENSORS)
+    if change.get("matrix", 1) is None:
+        assert equal(read_tensors(url, noted, TENSORS, optional=True), other)
+
+
+def test_each_damaged_byte_and_each_missing_one_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    noted = write_tensors(str(path), TENSORS)
+    data = path.read_bytes()
+    damaged = [data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :] for place in range(len(data))]
+    for other in (*damaged, *(data[:length] for length in range(len(data))), data + b"\0"):
+        path.write_bytes(other)
+        with pytest.raises(InputError, match=r"damaged|altered"):
+            read_tensors(str(path), noted, TENSORS)
+
+
+def memory() -> dict[str, int]:
+    status = Path("/proc/self/status").read_text()
+    return {name: int(status.split(f"{name}:")[1].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")}
+
+
+@pytest.fixture
+def from_now() -> None:
+    """Forgets the peak of the memory that this process had before."""
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pytest.skip("the system does not let a process forget its peak of memory")
+
+
+def test_neither_reading_nor_writing_takes_a_second_copy(tmp_path: Path, from_now: None) -> None:
+    size = 96 << 20
+    tensors = {"a": torch.ones(size // 8), "b": torch.ones(size // 8)}
+    before = memory()["VmRSS"]
+    noted = write_tensors(str(tmp_path / "a"), tensors)
+    assert memory()["VmHWM"] - before < 0.3 * size
+    before = memory()["VmRSS"]
+    found = read_tensors(str(tmp_path / "a"), noted, tensors)
+    assert memory()["VmHWM"] - before < 1.3 * size
+    assert found["b"][-1] == 1
