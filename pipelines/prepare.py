@@ -86,8 +86,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.data.assembly import CONTENTS
     from nnsparse_stream.pipelines.metrics import sizes
     from nnsparse_stream.pipelines.running import read_ahead, run_pipeline, written_by_job
-    from nnsparse_stream.ratings.formats import FieldNames
     from nnsparse_stream.ratings.input_plan import plan_inputs
+    from nnsparse_stream.ratings.layout import FieldNames
     from nnsparse_stream.storage.files import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
 

@@ -223,8 +223,8 @@ def _models(checkpoints: list[Checkpoint], weights: list[float]) -> dict[str, An
 
 def _plan(args: argparse.Namespace, files: list[str], checkpoint: Checkpoint, with_rating: bool) -> InputPlan:
     """Plans to read files with ids of the model's types."""
-    from nnsparse_stream.ratings.formats import FieldNames
     from nnsparse_stream.ratings.input_plan import plan_inputs
+    from nnsparse_stream.ratings.layout import FieldNames
 
     state = checkpoint.state
     types = {"user": state["row_id_type"], "item": state["column_id_type"]}

@@ -17,13 +17,14 @@ from nnsparse_stream.data.dataset import AXES
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.dead_letters import check_bad_records
 from nnsparse_stream.ratings.folds import FOLDS, Folds, HashFolds, folds_from_json
-from nnsparse_stream.ratings.formats import SEPARATORS, FieldNames
+from nnsparse_stream.ratings.formats import FORMATS
 from nnsparse_stream.ratings.input_plan import plan_inputs
+from nnsparse_stream.ratings.layout import FieldNames
 from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
 
-_FORMATS = ("auto", "parquet", *SEPARATORS, "jsonl")
+_FORMATS = ("auto", *FORMATS)
 _DUPLICATES = ("error", "first", "last", "mean")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
+from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.reading import Split
 from nnsparse_stream.storage.block_store import from_ipc, to_ipc
@@ -61,7 +62,11 @@ class SplitCoder(beam.coders.Coder):
         file = RatingFile(*fields)
         # JSON has made lists of the tuples.
         file = file._replace(
-            names=tuple(file.names), positions=tuple(file.positions), row_groups=tuple(file.row_groups)
+            names=tuple(file.names),
+            positions=tuple(file.positions),
+            row_groups=tuple(file.row_groups),
+            dialect=Dialect(*file.dialect),
+            json_ids=tuple(file.json_ids),
         )
         return Split(file, *rest)
 

@@ -9,7 +9,10 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.formats import FieldNames, IdKind, RatingFile, choose_id_type, inspect_file
+from nnsparse_stream.ratings.dialect import Dialect
+from nnsparse_stream.ratings.formats import RatingFile, inspect_file
+from nnsparse_stream.ratings.id_types import IdKind, choose_id_type
+from nnsparse_stream.ratings.layout import FieldNames
 from nnsparse_stream.ratings.reading import MOST_FILES, RECORD_BITS, Split, split_file
 from nnsparse_stream.ratings.text_records import BlockSchema
 from nnsparse_stream.storage.files import check_named_once, match_files
@@ -60,6 +63,7 @@ def plan_inputs(
     names: FieldNames = FieldNames(),  # noqa: B008 (immutable)
     *,
     file_format: str = "auto",
+    dialect: Dialect = Dialect(),  # noqa: B008 (immutable)
     id_type: str = "auto",
     duplicates: str = "error",
     timed_for: str | None = None,
@@ -70,6 +74,7 @@ def plan_inputs(
         urls: files, globs or directories; or those of each fold (0 train, 1 validation, 2 test).
         names: how the user names the fields.
         file_format: of all files; "auto" tells it from each file's content.
+        dialect: what the user says of the dialect of text files.
         id_type: "auto", "int" or "string".
         duplicates: the policy; "first" and "last" need the time, or else the position, of each rating.
         timed_for: what else needs the time of each rating, for the error's message; None where nothing does.
@@ -78,21 +83,22 @@ def plan_inputs(
         InputError: a file is missing, empty, damaged, or lacks a column; the types of ids, or of times, disagree; or
             there is no time, and it is needed.
     """
-    roles = [f"--{field}_column" for field, name in names._asdict().items() if [*names].count(name) > 1 and name]
+    roles = [f"`{field}_column`" for field, name in names.columns.items() if [*names].count(name) > 1]
     if roles:
         raise InputError(f"{' and '.join(roles)} name the same column; give each its own")
     by_fold = urls if isinstance(urls, Mapping) else {-1: urls}
     found = [(url, fold) for fold, some in by_fold.items() for url in match_files(some)]
     check_named_once([url for url, _ in found], "the input of two folds")
-    inspected = _inspect(found, names, file_format)
+    inspected = _inspect(found, names, file_format, dialect.checked())
     user_type = choose_id_type("user", [(file.url, kind) for file, kind, _ in inspected], id_type)
     item_type = choose_id_type("item", [(file.url, kind) for file, _, kind in inspected], id_type)
-    files = [file for file, _, _ in inspected]
+    files = [_with_ids(file, kinds, id_type) for file, *kinds in inspected]
+    _check_rated(files, names)
     ordered = duplicates in ("first", "last")
     wanted = ordered or timed_for is not None
     timed = wanted and names.timestamp is not None
     if wanted and not timed and names == FieldNames() and all(_is_movielens_with_time(file) for file in files):
-        files = [file._replace(positions=(0, 1, 2, 3)) for file in files]
+        files = [file._replace(positions=(*file.positions, 3)) for file in files]
         timed = True
     if timed_for and not timed:
         raise InputError(f"{timed_for} needs the time of each rating; name its column by `timestamp_column`")
@@ -101,8 +107,7 @@ def plan_inputs(
         other = next(file.url for file in files if not file.calendar)
         raise InputError(f"times are timestamps in {calendar[0]} and integers in {other}; convert one of them")
     if not timed:
-        read = 2 if names.rating is None else 3
-        files = [file._replace(names=file.names[:read], positions=file.positions[:read]) for file in files]
+        files = [_without_time(file, names) for file in files]
     if ordered and not timed and (len(files) > MOST_FILES or any(file.size >> RECORD_BITS for file in files)):
         raise InputError(
             f"the order of the input is kept for {MOST_FILES} files of {1 << RECORD_BITS >> 40} TiB at most; "
@@ -115,16 +120,37 @@ def plan_inputs(
 
 
 def _inspect(
-    found: Sequence[tuple[str, int]], names: FieldNames, file_format: str
+    found: Sequence[tuple[str, int]], names: FieldNames, file_format: str, dialect: Dialect
 ) -> list[tuple[RatingFile, IdKind, IdKind]]:
     """Looks at files, several at a time: on an object store each look is a wait."""
 
     def inspect(place: int) -> tuple[RatingFile, IdKind, IdKind]:
         url, fold = found[place]
-        return inspect_file(url, place, fold, names, file_format)
+        return inspect_file(url, place, fold, names, file_format, dialect)
 
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         return list(pool.map(inspect, range(len(found))))
+
+
+def _with_ids(file: RatingFile, kinds: Sequence[IdKind], id_type: str) -> RatingFile:
+    """A file whose JSON ids may be of any type where the user has said which they are to be."""
+    mixed = id_type != "auto" and any(kind.type == "mixed" for kind in kinds)
+    return file._replace(json_ids=("", "")) if mixed else file
+
+
+def _check_rated(files: Sequence[RatingFile], names: FieldNames) -> None:
+    """Refuses files of which some have ratings and others not."""
+    rated, bare = ([file.url for file in files if file.rated is has] for has in (True, False))
+    if names.rating is not None and rated and bare:
+        raise InputError(
+            f"{rated[0]} has ratings, and {bare[0]} has no column {names.rating!r}; read them apart, or pass "
+            "`rating_column` none to count every record as a 1"
+        )
+
+
+def _without_time(file: RatingFile, names: FieldNames) -> RatingFile:
+    read = 2 + (file.rated and names.rating is not None)
+    return file._replace(names=file.names[:read], positions=file.positions[:read])
 
 
 def _is_movielens_with_time(file: RatingFile) -> bool:

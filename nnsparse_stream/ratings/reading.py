@@ -13,8 +13,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.formats import GZIP_ERRORS, RatingFile, damaged_gzip
-from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema, Records, is_storable, parse_lines
+from nnsparse_stream.ids.hashing import LONGEST_ID
+from nnsparse_stream.ratings.detection import GZIP_ERRORS, damaged_gzip, open_text, to_utf8
+from nnsparse_stream.ratings.formats import RatingFile, is_text
+from nnsparse_stream.ratings.record_values import is_storable
+from nnsparse_stream.ratings.text_records import (
+    BadRecord,
+    BlockSchema,
+    OpenQuoteError,
+    Records,
+    parse_lines,
+    whole_records,
+)
 from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.storage import files as storage
 
@@ -90,7 +100,7 @@ def _split_text(file: RatingFile) -> list[Split]:
     count = -(-file.size // SPLIT_BYTES)
     # What is before the first record is the first split's.
     cuts = [cut for cut in (file.size * part // count for part in range(1, count)) if cut > file.body]
-    if not cuts or not storage.can_seek(file.url):
+    if not cuts or file.one_piece or not storage.can_seek(file.url):
         return [Split(file)]
     bounds = [0, *cuts, 0]
     return [Split(file, first, last, number) for number, (first, last) in enumerate(itertools.pairwise(bounds))]
@@ -107,8 +117,9 @@ def read_split(split: Split, schema: BlockSchema) -> Iterator[ReadBlock]:
     Raises:
         InputError: the file is truncated or damaged, or cannot be read.
     """
-    pieces = _parquet_records(split, schema) if split.file.format == "parquet" else _text_records(split, schema)
-    for records, lines in pieces:
+    read = _parquet_records if split.file.format == "parquet" else _text_records
+    # Of a file without ratings, every record counts as a 1.
+    for records, lines in read(split, schema._replace(rating=schema.rating and split.file.rated)):
         block = _block(records, split, schema)
         bad = records.bad
         rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
@@ -153,9 +164,12 @@ def describe(bad: BadRecord) -> str:
 
 def _block(records: Records, split: Split, schema: BlockSchema) -> pa.RecordBatch:
     file = split.file
-    columns = dict(zip((name for name, _ in schema.fields()), records.columns, strict=True))
+    found = schema._replace(rating=schema.rating and file.rated)
+    read = dict(zip((name for name, _ in found.fields()), records.columns, strict=True))
     if schema.rating:
-        columns["rating"] = columns["rating"].cast(pa.float32())
+        count = len(records.positions)
+        read["rating"] = read["rating"].cast(pa.float32()) if file.rated else pa.array(np.ones(count, np.float32))
+    columns = {name: read[name] for name, _ in schema.fields()}
     if schema.position:
         before = 0 if file.format == "parquet" else split.first
         columns["position"] = pa.array(records.positions + (before + (file.number << RECORD_BITS)))
@@ -167,8 +181,9 @@ def _block(records: Records, split: Split, schema: BlockSchema) -> pa.RecordBatc
 def _text_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, int]]:
     file = split.file
     line, position, before = 1, split.first, 0
+    first, rest = None, b""
     try:
-        with storage.open_input(file.url, "gzip" if file.compressed else None) as stream:
+        with open_text(file.url, file.compressed, file.dialect) as stream:
             if split.first:
                 # From the byte before: where that is a line break, a line begins at the split's first byte.
                 stream.seek(split.first - 1)
@@ -184,9 +199,23 @@ def _text_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, 
                         f"{file.url}, line {_lines_before(file, position) + 1}: longer than {_LONGEST_LINE >> 20} MiB; "
                         "this is no text file of ratings"
                     )
-                count = data.count(b"\n")
-                yield parse_lines(data, line, file, schema), before + count
-                line, before = line + count, 0
+                first = position if first is None else first
+                data, rest = rest + to_utf8(data, file.dialect), b""
+                if split.is_whole:
+                    end = whole_records(data, file)
+                    data, rest = data[:end], data[end:]
+                if data:
+                    count = data.count(b"\n")
+                    yield parse_lines(data, line, file, schema, split.is_whole), before + count
+                    line, before = line + count, 0
+            if rest or before:
+                yield parse_lines(rest, line, file, schema), before + rest.count(b"\n")
+    except OpenQuoteError as error:
+        number = error.line + (_lines_before(file, first) if split.first and first else 0)
+        raise InputError(
+            f"{file.url}, line {number}: a quote is not closed in the line, and a file of this size is cut into pieces at "
+            "line breaks; pass `multiline` to read it as one piece, or `quote` none where quotes are ordinary characters"
+        ) from error
     except GZIP_ERRORS as error:
         raise damaged_gzip(file.url) from error
     except OSError as error:
@@ -236,7 +265,7 @@ def _whole_lines(stream: IO[bytes], position: int, last: int, inside: bool) -> I
 def _lines_before(file: RatingFile, position: int) -> int:
     """Counts the line breaks before a byte: for the message of an error that ends the run."""
     count = 0
-    with storage.open_input(file.url, "gzip" if file.compressed else None) as stream:
+    with open_text(file.url, file.compressed, file.dialect) as stream:
         while piece := stream.read(min(_CHUNK_BYTES, position)):
             count += piece.count(b"\n")
             position -= len(piece)
@@ -270,21 +299,25 @@ def _checked(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, s
     for (name, kind), column in zip(schema.fields(), columns, strict=True):
         if column.null_count:
             problems.append((f"{name} is null", _mask(column.is_null())))
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
         if name == "rating":
             column = column.cast(kind)
             problems.append(("rating is not finite", ~is_storable(column.fill_null(0.0).to_numpy())))
-        elif pa.types.is_string(kind):
+        elif name in ("user", "item") and not is_text(column.type):
+            column, unfit = _as_integer(column)
+            problems += [(f"{name} {reason}", mask) for reason, mask in unfit]
+            column = column.cast(kind)
+        elif name in ("user", "item"):
             column, broken = _as_string(column)
             problems += [(f"{name} is not valid UTF-8", mask) for mask in broken]
-            problems.append((f"{name} is empty", _mask(pc.equal(pc.binary_length(column), 0).fill_null(False))))
+            lengths = pc.binary_length(column).fill_null(1)
+            problems.append((f"{name} is empty", _mask(pc.equal(lengths, 0))))
+            problems.append((f"{name} is longer than {LONGEST_ID} bytes", _mask(pc.greater(lengths, LONGEST_ID))))
         else:
             if pa.types.is_uint64(column.type):
-                problems.append(
-                    (
-                        f"{name} does not fit in 64 bits",
-                        _mask(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())).fill_null(False)),
-                    )
-                )
+                column, unfit = _as_integer(column)
+                problems += [(f"{name} {reason}", mask) for reason, mask in unfit]
             if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
                 column = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)))
             column = column.cast(kind, safe=False)
@@ -300,6 +333,25 @@ def _checked(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, s
         bad.append(BadRecord(file.url, int(positions[row]), reason, json.dumps(values, default=str)))
     keep = pa.array(~unfit)
     return Records([column.filter(keep) for column in converted], positions[~unfit], bad)
+
+
+def _as_integer(column: pa.Array) -> tuple[pa.Array, list[tuple[str, np.ndarray]]]:
+    """A column of numbers as int64; and what is wrong with some: a reason, and a mask of where it is so.
+
+    A whole number is the integer, whatever its type: floats up to where they hold every integer.
+    """
+    kind = column.type
+    if pa.types.is_uint64(kind):
+        too_large = pc.greater(column, pa.scalar(2**63 - 1, pa.uint64()))
+        return column.cast(pa.int64(), safe=False), [("does not fit in 64 bits", _mask(too_large.fill_null(False)))]
+    if pa.types.is_integer(kind):
+        return column.cast(pa.int64()), []
+    broken = _mask(pc.invert(pc.equal(column, pc.floor(column))).fill_null(False))
+    bits = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}.get(kind, 62)
+    values = column.cast(pa.float64()).fill_null(0.0).to_numpy()
+    too_large = ~broken & (np.abs(values) > 2.0**bits)
+    fit = pc.if_else(pa.array(broken | too_large), pa.scalar(None, kind), column)
+    return fit.cast(pa.int64()), [("is not an integer", broken), ("is too large for an exact integer", too_large)]
 
 
 def _as_string(column: pa.Array) -> tuple[pa.Array, list[np.ndarray]]:

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.formats import FieldNames, IdKind, inspect_file
+from nnsparse_stream.ratings.formats import inspect_file
+from nnsparse_stream.ratings.id_types import IdKind
 from nnsparse_stream.ratings.input_plan import InputPlan, plan_inputs
+from nnsparse_stream.ratings.layout import FieldNames
 
 DEFAULT = FieldNames()
 POSITIONS = FieldNames("0", "1", "2")
