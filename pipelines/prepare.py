@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.pipelines.options import add_format_arguments, positive_int, urls
+from nnsparse_stream.pipelines.options import add_format_arguments, chosen_dialect, positive_int, urls
 from nnsparse_stream.pipelines.prepare_options import (
     FILE_FLAGS,
     add_selection_arguments,
@@ -103,6 +103,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         inputs,
         FieldNames(args.user_column, args.item_column, args.rating_column, args.timestamp_column),
         file_format=args.format,
+        dialect=chosen_dialect(args),
         id_type=args.id_type,
         duplicates=args.duplicates,
         timed_for=timed_flag(args),
@@ -255,6 +256,7 @@ def _manifest(
         vocabulary=summary["vocabulary"],
         shards=summary["shards"],
         earlier_vocabularies=_earlier_vocabularies(base),
+        input=plan.described(),
     )
 
 
@@ -265,17 +267,37 @@ def _report(manifest: Manifest, url: str, num_files: int, stages: dict[str, Size
     lines = [
         ("data set", url),
         ("records read", f"{records['read']:,} from {num_files:,} file{'s' if num_files > 1 else ''}"),
+        *(("read as", _read_as(way)) for way in manifest.input),
         ("bad records", f"{records['bad']:,}" + (f" (see {url.rstrip('/')}/dead_letters)" if records["bad"] else "")),
         *_filtered_line(manifest),
         ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
         ("rows", f"{manifest.num_rows:,} {manifest.axis}s ({manifest.row_id_type} ids)"),
         ("columns", f"{manifest.num_columns:,} {column}s ({manifest.column_id_type} ids)"),
         ("entries", f"{manifest.num_entries:,}: {folds}"),
+        ("ratings", _ratings(manifest)),
         ("shards", f"{len(manifest.shards):,}, {size / 1e6:,.1f} MB"),
         *((label, str(stages[name])) for label, name in _STAGES.items() if name in stages),
         ("time", f"{seconds:.1f} s, {records['read'] / max(seconds, 1e-9):,.0f} records/s"),
     ]
     print("\n".join(f"{name:<13} {text}" for name, text in lines))
+
+
+def _read_as(way: dict[str, Any]) -> str:
+    """How files were read, in words, and the first record of them."""
+    words = [way["format"]]
+    if way.get("delimiter"):
+        words += [f"delimiter {way['delimiter']!r}", f"quote {way['quote'] or 'none'}"]
+        words.append("header" if way["header"] else "no header")
+        words += [f"decimal {way['decimal']!r}"] if way["decimal"] != "." else []
+    words += [f"encoding {way['encoding']}"] if way.get("encoding", "utf-8") != "utf-8" else []
+    words += ["no ratings: each record counts as a 1"] if "rating" not in way["columns"] else []
+    example = ", ".join(f"{name} {str(value)[:40]!r}" for name, value in (way["example"] or {}).items())
+    return f"{', '.join(words)}; first record: {example or 'a bad one'}"
+
+
+def _ratings(manifest: Manifest) -> str:
+    low, high, mean = (manifest.ratings[name] for name in ("min", "max", "mean"))
+    return f"{low:g} to {high:g}" + ("" if mean is None else f", mean of train {mean:.4g}")
 
 
 def _filtered_line(manifest: Manifest) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from nnsparse_stream.pipelines.options import (
     add_format_arguments,
     add_weights_argument,
     blend_weights,
+    chosen_dialect,
     positive_int,
     urls,
 )
@@ -233,7 +234,14 @@ def _plan(args: argparse.Namespace, files: list[str], checkpoint: Checkpoint, wi
     names = FieldNames(args.user_column, args.item_column)._replace(
         rating=args.rating_column if with_rating else None, timestamp=args.timestamp_column if with_rating else None
     )
-    plan = plan_inputs(files, names, file_format=args.format, id_type=args.id_type, duplicates=args.duplicates)
+    plan = plan_inputs(
+        files,
+        names,
+        file_format=args.format,
+        dialect=chosen_dialect(args),
+        id_type=args.id_type,
+        duplicates=args.duplicates,
+    )
     for field, wanted in types.items():
         if wanted == "int64" and getattr(plan.schema, field) == "string":
             raise InputError(

@@ -16,6 +16,7 @@ from nnsparse_stream.data.assembly import CONTENTS, assemble_manifest, filters_t
 from nnsparse_stream.data.dataset import AXES
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.dead_letters import check_bad_records
+from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.folds import FOLDS, Folds, HashFolds, folds_from_json
 from nnsparse_stream.ratings.formats import FORMATS
 from nnsparse_stream.ratings.input_plan import plan_inputs
@@ -69,6 +70,8 @@ class ReadRatings(beam.PTransform):
         timestamp_column: the same; where it is given, the rows have a field timestamp, of a Parquet timestamp in
             microseconds since 1970.
         format: "auto", "parquet", "csv", "tsv", "movielens" or "jsonl".
+        delimiter, quote, decimal, encoding, comment, skip_lines, header, multiline: of text, see
+            `nnsparse_stream.ratings.dialect.Dialect`.
         id_type: "auto", "int" or "string".
 
     Returns:
@@ -87,6 +90,14 @@ class ReadRatings(beam.PTransform):
         rating_column: str = "rating",
         timestamp_column: str | None = None,
         format: str = "auto",
+        delimiter: str | None = None,
+        quote: str | None = None,
+        decimal: str = ".",
+        encoding: str = "utf-8",
+        comment: str = "",
+        skip_lines: int = 0,
+        header: bool | None = None,
+        multiline: bool = False,
         id_type: str = "auto",
     ) -> None:
         super().__init__()
@@ -109,6 +120,7 @@ class ReadRatings(beam.PTransform):
             None if timestamp_column is None else str(timestamp_column),
         )
         self._format, self._id_type = format, id_type
+        self._dialect = Dialect(delimiter, quote, decimal, encoding, comment, skip_lines, header, multiline).checked()
 
     def expand(self, begin: beam.pvalue.PBegin) -> dict[str, beam.PCollection]:
         """Applies the transform to the pipeline."""
@@ -116,6 +128,7 @@ class ReadRatings(beam.PTransform):
             self._urls,
             self._names,
             file_format=self._format,
+            dialect=self._dialect,
             id_type=self._id_type,
             timed_for=None if self._names.timestamp is None else "timestamp_column",
         )

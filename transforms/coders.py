@@ -66,7 +66,7 @@ class SplitCoder(beam.coders.Coder):
             positions=tuple(file.positions),
             row_groups=tuple(file.row_groups),
             dialect=Dialect(*file.dialect),
-            json_ids=tuple(file.json_ids),
+            json_ids=(file.json_ids[0], file.json_ids[1]),
         )
         return Split(file, *rest)
 

@@ -22,7 +22,7 @@ _NUMBER = {
 
 
 class Dialect(NamedTuple):
-    r"""How the records of a text file are spelt: as the user says, None for what is to be found out; or as it was found.
+    r"""How records of text are spelt: as the user says, with None for what is to be found out; or as it was found.
 
     Attributes:
         delimiter: what stands between fields, one character or several; "\t" may be spelt by its two characters.
@@ -129,7 +129,7 @@ class Dialect(NamedTuple):
 
         Yields:
             (first, end, closed) of each record whose line does not end it: its lines are [first, end). Where it is not
-            closed, `end` is the number of lines where it may go on after the last; or else first + 1, of a quote that is
+            closed, `end` is the number of lines if it may go on after the last; or else first + 1, of a quote that is
             not closed within `LONGEST_QUOTED` bytes.
         """
         if not self.quote:
@@ -194,7 +194,7 @@ def record_ends(data: bytes, dialect: Dialect) -> np.ndarray | None:
 
 
 def _unquoted(record: str, at: int, delimiter: str, quote: str) -> tuple[str, int, bool]:
-    """A quoted field from behind its first quote: its text, the place of the delimiter after it or -1, if it is strict."""
+    """The text of a field from behind its first quote, the place of the delimiter after it or -1, if it is strict."""
     parts: list[str] = []
     strict = True
     while True:
@@ -238,7 +238,5 @@ def _encoding_name(encoding: str) -> str:
         name = codecs.lookup(encoding).name
         "a,1\n".encode(name).decode(name)
     except (LookupError, UnicodeError) as error:
-        raise InputError(
-            f"`encoding` {encoding!r} is no encoding of text; give for instance latin-1 or utf-16"
-        ) from error
+        raise InputError(f"`encoding` {encoding!r} is none of text; give for instance latin-1 or utf-16") from error
     return "utf-8" if name in ("ascii", "utf-8-sig") else name

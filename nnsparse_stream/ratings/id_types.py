@@ -16,7 +16,7 @@ from nnsparse_stream.errors import InputError
 
 #: An integer as it is written in one way only; up to 19 digits, not all of which fit in 64 bits.
 PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
-_FRACTION = re.compile(r"[+-]?[0-9]+\.[0-9]*")
+_FRACTION = re.compile(r"[+-]?[0-9]+\.0*")
 _POWERS = np.uint64(10) ** np.arange(1, 20, dtype=np.uint64)
 #: Bytes that fit in a core's nearest caches together with what is compared.
 _CACHED = 1 << 17
@@ -28,7 +28,7 @@ class IdKind(NamedTuple):
     Attributes:
         type: "int64", "string", "mixed" of JSON numbers and strings; None where there is nothing to tell from.
         certain: whether the file's own types say so (Parquet, JSON), or only its first lines look so.
-        integer, fraction, string: where, and how, an id is first written as an integer; in text as a number with a
+        integer, fraction, string: where, and how, an id is first written as an integer; in text as one with a
             decimal point; in JSON as a string. "" where none is.
     """
 
@@ -59,7 +59,7 @@ def text_id_kind(ids: Iterable[tuple[str, str]]) -> IdKind:
 
 
 def json_id_kind(ids: Iterable[tuple[str, object]]) -> IdKind:
-    """The kind of a sample of JSON values, each with its place; null and what is neither number nor string say nothing."""
+    """The kind of a sample of JSON values, each with its place; what is neither number nor string says nothing."""
     integer = string = ""
     for place, value in ids:
         if isinstance(value, str) and value:
@@ -110,8 +110,8 @@ def choose_id_type(field: str, kinds: Sequence[tuple[str, IdKind]], wanted: str 
     fraction = next((kind.fraction for _, kind in kinds if kind.fraction), "")
     if integer and fraction:
         raise InputError(
-            f"{field} ids are written with and without a decimal point: {integer}, {fraction}; write them alike, or pass "
-            "`id_type` string to take them for different ids"
+            f"{field} ids are written with and without a decimal point: {integer}, {fraction}; write them alike, or "
+            "pass `id_type` string to take them for different ids"
         )
     return "string" if strings else "int64"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -13,7 +14,7 @@ from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.formats import RatingFile, inspect_file
 from nnsparse_stream.ratings.id_types import IdKind, choose_id_type
 from nnsparse_stream.ratings.layout import FieldNames
-from nnsparse_stream.ratings.reading import MOST_FILES, RECORD_BITS, Split, split_file
+from nnsparse_stream.ratings.reading import MOST_FILES, RECORD_BITS, Split, first_rating, split_file
 from nnsparse_stream.ratings.text_records import BlockSchema
 from nnsparse_stream.storage.files import check_named_once, match_files
 
@@ -47,6 +48,23 @@ class InputPlan(NamedTuple):
     def expected_records(self) -> int:
         """About how many records there are: of Parquet exactly, of text by its bytes, none of compressed text."""
         return sum(sum(file.row_groups) or file.size // _BYTES_A_LINE for file in self.files)
+
+    def described(self) -> tuple[dict[str, Any], ...]:
+        """How files are read, each way once in the order of the input, with the first record of a file: for reports.
+
+        Returns:
+            Of each way "files", how many are read so; "format"; of text what `Dialect` says, "gzip" among it;
+            "columns", name or position of each field that is read; and "example", the first record, or None where that
+            is a bad one.
+        """
+        ways: dict[str, dict[str, Any]] = {}
+        for file in self.files:
+            way = _way(file, self.schema)
+            key = json.dumps(way)
+            if key not in ways:
+                ways[key] = {"files": 0, **way, "example": first_rating(file, self.schema)}
+            ways[key]["files"] += 1
+        return tuple(ways.values())
 
     def empty_block(self) -> pa.RecordBatch:
         """A block of ratings with no rows."""
@@ -130,6 +148,24 @@ def _inspect(
 
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
         return list(pool.map(inspect, range(len(found))))
+
+
+def _way(file: RatingFile, schema: BlockSchema) -> dict[str, Any]:
+    """How a file is read."""
+    text: dict[str, Any] = {}
+    if file.format != "parquet":
+        held = file.dialect
+        text = {
+            "gzip": file.compressed,
+            "encoding": held.encoding,
+            "skip_lines": held.skip_lines,
+            "comment": held.comment,
+        }
+        if file.format != "jsonl":
+            text |= {"delimiter": held.delimiter, "quote": held.quote, "decimal": held.decimal, "header": held.header}
+    columns = file.names or file.positions
+    fields = [name for name, _ in schema._replace(rating=schema.rating and file.rated).fields()]
+    return {"format": file.format, **text, "columns": dict(zip(fields, columns, strict=True))}
 
 
 def _with_ids(file: RatingFile, kinds: Sequence[IdKind], id_type: str) -> RatingFile:

@@ -99,7 +99,9 @@ def sample_records(lines: Sequence[bytes], dialect: Dialect) -> Sample:
     found = list(dialect.groups(lines))
     groups = {first: end for first, end, closed in found if closed}
     stray = {first for first, _, closed in found if not closed}
-    places, ends, records = [], [], []
+    places: list[int] = []
+    ends: list[int] = []
+    records: list[str] = []
     place = 0
     while place < len(lines) and len(records) < _SAMPLE:
         end = groups.get(place, place + 1)
@@ -189,13 +191,15 @@ def _try(url: str, lines: Sequence[bytes], dialect: Dialect, names: FieldNames, 
         merit = (False, float(fields_found > 1), alike, fields_found)
         return _Attempt(merit, None, error, sample.records[0], fields_found, 0.0)
     others = [other for other in candidates if other != dialect.delimiter]
-    records = split[int(bool(layout.dialect.header)) :]
+    header = int(bool(layout.dialect.header))
+    records, quote = split[header:], dialect.quote or ""
     good = unclean = 0
-    for fields in records:
+    for fields, text in zip(records, sample.records[header:], strict=True):
         if len(fields) != layout.num_fields:
             continue
         read = [fields[position] for position in layout.positions]
-        if any(other in value and not _is_numeric(value, dialect) for other in others for value in read):
+        quoted = bool(quote) and quote in text
+        if not quoted and any(o in value and not _is_numeric(value, dialect) for o in others for value in read):
             unclean += 1
         elif not layout.rated or names.rating is None or dialect.is_number(read[2]):
             good += 1
@@ -285,9 +289,9 @@ def _refuse_times(url: str, split: list[list[str]], dialect: Dialect) -> None:
     thirds = [fields[2] for fields in split if len(fields) > 2 and dialect.is_number(fields[2])]
     if thirds and all(dialect.number(third) >= _LEAST_TIME for third in thirds):
         raise InputError(
-            f"{url}, line 1: its third field seems to be a time and no rating: {shown(thirds[0])}; {no_rating_advice()} "
-            "(and `timestamp_column` 2); else give the rating's position, as `rating_column` 3 with `user_column` 0 and "
-            "`item_column` 1"
+            f"{url}, line 1: its third field seems to be a time and no rating: {shown(thirds[0])}; "
+            f"{no_rating_advice()} (and `timestamp_column` 2); else give all positions: `user_column` 0, "
+            "`item_column` 1 and the rating's"
         )
 
 

@@ -1,8 +1,8 @@
-"""Lines of text to columns of ratings: Arrow's parsers for whole chunks, record by record only where something is wrong.
+"""Lines of text to columns of ratings: Arrow's parsers for whole chunks, single records only where something is wrong.
 
-What a record means is defined by `parse_record`. A chunk goes to Arrow's multi-threaded parser first; what that accepts
-(and passes the checks here) `parse_record` would read the same way. Where it does not accept a chunk, the lines that are
-plainly well-formed go to Arrow again and the others are parsed one by one, so that a bad record costs one record.
+What a record means is defined by `parse_record`. A chunk goes to Arrow's multi-threaded parser first; what that
+accepts (and passes the checks here) `parse_record` would read the same way. Where it does not accept a chunk, the lines
+that are plainly well-formed go to Arrow again and the others are parsed one by one: a bad record costs one record.
 
 Where quotes join lines, a record of several lines is accepted only if its quotes are in perfect order and none of the
 fields that are read has a line break. Else nobody can tell whether its lines are records or parts of one, so each of
