@@ -291,7 +291,7 @@ def _read_as(way: dict[str, Any]) -> str:
         words += [f"decimal {way['decimal']!r}"] if way["decimal"] != "." else []
     words += [f"encoding {way['encoding']}"] if way.get("encoding", "utf-8") != "utf-8" else []
     words += ["no ratings: each record counts as a 1"] if "rating" not in way["columns"] else []
-    example = ", ".join(f"{name} {str(value)[:40]!r}" for name, value in (way["example"] or {}).items())
+    example = ", ".join(f"{name} {repr(value)[:40]}" for name, value in (way["example"] or {}).items())
     return f"{', '.join(words)}; first record: {example or 'a bad one'}"
 
 

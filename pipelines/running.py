@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.storage.output_directory import OutputDirectory
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _SAMPLING_MILLISECONDS = 5
 
 # A worker's exception reaches the driver as the text of its traceback, on every runner.
-_REMOTE_INPUT_ERROR = re.compile(r"\bInputError: (.+?)(?: \[while running|\\n|$)", re.MULTILINE)
+_REMOTE_ERROR = re.compile(r"\b(InputError|StoreError): (.+?)(?: \[while running|\\n|$)", re.MULTILINE)
 _STEP = re.compile(r" \[while running '.*'\]$")
 
 # These log the whole traceback of a failed bundle, which the driver reports in a line.
@@ -31,8 +31,8 @@ _TRACEBACK_LOGGERS = ("apache_beam.runners.common", "apache_beam.runners.worker.
 _LOGGER = logging.getLogger(__name__)
 
 
-def input_error_in(text: str) -> InputError | None:
-    """Finds the InputError in the text of an error that a runner reported.
+def input_error_in(text: str) -> InputError | StoreError | None:
+    """Finds the InputError, or StoreError, in the text of an error that a runner reported.
 
     Args:
         text: what the runner raised, as text; it holds a worker's traceback.
@@ -40,8 +40,10 @@ def input_error_in(text: str) -> InputError | None:
     Returns:
         The error with its own message, or None where the text holds none.
     """
-    found = _REMOTE_INPUT_ERROR.search(text)
-    return InputError(found.group(1).strip()) if found else None
+    found = _REMOTE_ERROR.search(text)
+    if not found:
+        return None
+    return (InputError if found.group(1) == "InputError" else StoreError)(found.group(2).strip())
 
 
 def checked_options(beam_flags: list[str]) -> Any:
@@ -83,6 +85,7 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
     Raises:
         InputError: the user's input is at fault, whichever worker noticed it; or the flags ask for a mode that loses
             data.
+        StoreError: a store or the network failed.
     """
     import apache_beam as beam
 
@@ -107,8 +110,8 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
                 _cancel(result)
                 raise
         return result
-    except InputError as error:
-        raise InputError(_STEP.sub("", str(error))) from None
+    except (InputError, StoreError) as error:
+        raise type(error)(_STEP.sub("", str(error))) from None
     except Exception as error:
         cause = input_error_in(str(error))
         if cause is None:

@@ -63,8 +63,8 @@ class Manifest:
         earlier_vocabularies: the vocabularies that this one goes on from, the oldest first, each "fingerprint" (see
             `vocabulary_fingerprint`) and "num_columns": the first so many ids are the same.
         shards: the shards; a row lies in shard `hash of its id % len(shards)`.
-        input: how the rating files were read, each way once: "files", how many; "format"; of text its dialect; "columns";
-            and "example", the first record.
+        input: how the rating files were read, each way once: "files", how many; "format"; of text its dialect;
+            "columns"; and "example", the first record.
         filters: the filters that were asked for: "time_from", "time_to", "min_row_ratings", "min_column_ratings".
     """
 

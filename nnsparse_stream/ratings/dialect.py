@@ -52,6 +52,10 @@ class Dialect(NamedTuple):
         Raises:
             InputError: a value is not fit, or two contradict each other.
         """
+        for name, value in self._asdict().items():
+            fits = {"skip_lines": (int,), "header": (bool, type(None)), "multiline": (bool,)}.get(name, (str,))
+            if not isinstance(value, (*fits, type(None)) if name in ("delimiter", "quote") else fits):
+                raise InputError(f"`{name}` is {value!r}; give {' or '.join(kind.__name__ for kind in fits)}")
         delimiter, quote = self.delimiter, self.quote
         if delimiter is not None:
             delimiter = delimiter.replace("\\t", "\t")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.detection import HEAD_BYTES, Head, read_head, refuse_other_text, to_utf8
+from nnsparse_stream.ratings.detection import HEAD_BYTES, Head, read_head, reading_parquet, refuse_other_text, to_utf8
 from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.id_types import IdKind, json_id_kind, text_id_kind
 from nnsparse_stream.ratings.json_records import parse_object
@@ -190,13 +190,9 @@ def _inspect_json(file: RatingFile, lines: Sequence[bytes], names: FieldNames) -
 
 
 def _inspect_parquet(url: str, number: int, fold: int, names: FieldNames) -> tuple[RatingFile, IdKind, IdKind]:
-    try:
-        with storage.open_input(url) as stream:
-            metadata = pq.ParquetFile(stream).metadata
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{url} is not a whole Parquet file: truncated or damaged ({storage.one_line(error)}); fetch it again"
-        ) from error
+    damage = " is not a whole Parquet file: truncated or damaged"
+    with storage.open_input(url) as stream, reading_parquet(url, damage, "fetch it again"):
+        metadata = pq.ParquetFile(stream).metadata
     schema = metadata.schema.to_arrow_schema()
     if names.rating == "rating" and "rating" not in schema.names:
         others = [name for name in schema.names if name not in (names.user, names.item, names.timestamp)]

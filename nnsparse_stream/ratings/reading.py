@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.detection import GZIP_ERRORS, HEAD_BYTES, damaged_gzip, open_text, to_utf8
+from nnsparse_stream.errors import InputError, StoreError
+from nnsparse_stream.ratings.detection import GZIP_ERRORS, HEAD_BYTES, damaged_gzip, open_text, reading_parquet, to_utf8
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.text_records import (
     BadRecord,
@@ -113,7 +113,8 @@ def read_split(split: Split, schema: BlockSchema) -> Iterator[ReadBlock]:
         lines read. Every record of the split is a rating or a bad record, once.
 
     Raises:
-        InputError: the file is truncated or damaged, or cannot be read.
+        InputError: the file is truncated or damaged.
+        StoreError: a store, the network or a disk failed.
     """
     read = _parquet_records if split.file.format == "parquet" else _text_records
     # Of a file without ratings, every record counts as a 1.
@@ -246,7 +247,9 @@ def _text_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, 
     except GZIP_ERRORS as error:
         raise damaged_gzip(file.url) from error
     except OSError as error:
-        raise InputError(f"{file.url}: cannot be read from byte {position} on: {storage.one_line(error)}") from error
+        raise StoreError(
+            f"{file.url}: cannot be read from byte {position} on: {storage.one_line(error)}; run it again later"
+        ) from error
 
 
 def _whole_lines(stream: IO[bytes], position: int, last: int, inside: bool) -> Iterator[tuple[int, bytes]]:
@@ -303,17 +306,18 @@ def _parquet_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Record
     file = split.file
     names = list(file.names)
     start = split.start + 1
-    try:
-        with storage.open_input(file.url) as stream:
-            parquet = pq.ParquetFile(stream)
-            groups = list(range(split.first, split.last))
-            rows = _PARQUET_STRINGS_BATCH if "string" in (schema.user, schema.item) else _PARQUET_BATCH
-            for batch in parquet.iter_batches(rows, row_groups=groups, columns=names):
-                columns = [batch[name] for name in names]
-                yield check_columns(columns, np.arange(start, start + len(batch)), file, schema), 0
-                start += len(batch)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{file.url}: its Parquet data is damaged after record {start - 1} ({storage.one_line(error)}); "
-            "fetch the file again"
-        ) from error
+    rows = _PARQUET_STRINGS_BATCH if "string" in (schema.user, schema.item) else _PARQUET_BATCH
+    with storage.open_input(file.url) as stream:
+        batches: Iterator[pa.RecordBatch] | None = None
+        while True:
+            # Around the reading alone: what fails in what is made of it is no damage.
+            damage = f": its Parquet data is damaged after record {start - 1}"
+            with reading_parquet(file.url, damage, "fetch the file again"):
+                if batches is None:
+                    groups = list(range(split.first, split.last))
+                    batches = pq.ParquetFile(stream).iter_batches(rows, row_groups=groups, columns=names)
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield check_columns([batch[name] for name in names], np.arange(start, start + len(batch)), file, schema), 0
+            start += len(batch)
