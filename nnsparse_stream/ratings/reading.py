@@ -234,7 +234,8 @@ def _text_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, 
                     data, rest = data[:end], data[end:]
                 if data:
                     count = data.count(b"\n")
-                    yield parse_lines(data, line, file, schema, split.is_whole), before + count
+                    records = parse_lines(data, line, file, schema, split.is_whole)
+                    yield (_with_header_hint(records, line) if before or line == 1 else records), before + count
                     line, before = line + count, 0
             if rest or before:
                 yield parse_lines(rest, line, file, schema), before + rest.count(b"\n")
@@ -250,6 +251,15 @@ def _text_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, 
         raise StoreError(
             f"{file.url}: cannot be read from byte {position} on: {storage.one_line(error)}; run it again later"
         ) from error
+
+
+def _with_header_hint(records: Records, first_line: int) -> Records:
+    """The first records of a file; where the first line is none for its rating, it may be a header."""
+    bad = records.bad[:1]
+    if not bad or (bad[0].position, bad[0].reason) != (first_line, "rating is not a number"):
+        return records
+    hinted = bad[0]._replace(reason=f"{bad[0].reason}; where the line is a header, pass `header` true")
+    return records._replace(bad=[hinted, *records.bad[1:]])
 
 
 def _whole_lines(stream: IO[bytes], position: int, last: int, inside: bool) -> Iterator[tuple[int, bytes]]:

@@ -323,7 +323,7 @@ def _well_formed(lines: list[bytes], file: RatingFile, schema: BlockSchema) -> n
     pattern = "^" + re.escape(delimiter).join(patterns) + "\r?$"
     fits = pc.match_substring_regex(pa.array(lines, type=pa.binary()), pattern).to_numpy(zero_copy_only=False)
     if dialect.comment:
-        fits &= ~np.array([line.startswith(dialect.comment.encode()) for line in lines])
+        fits &= ~np.array([line.startswith(dialect.comment.encode()) for line in lines], dtype=bool)
     return fits
 
 
