@@ -20,7 +20,7 @@ from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.folds import FOLDS, Folds, HashFolds, folds_from_json
 from nnsparse_stream.ratings.formats import FORMATS
 from nnsparse_stream.ratings.input_plan import plan_inputs
-from nnsparse_stream.ratings.layout import FieldNames
+from nnsparse_stream.ratings.layout import NO_COLUMN, FieldNames
 from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
@@ -66,7 +66,8 @@ class ReadRatings(beam.PTransform):
         input: URLs of files, globs or directories; or a mapping of train, validation and test to such, which gives the
             rows a field fold.
         dead_letters: URL of a directory for the records that cannot be read.
-        user_column, item_column, rating_column: how the files name the fields, or their positions from 0.
+        user_column, item_column, rating_column: how the files name the fields, or their positions from 0; a
+            rating_column of None or "none" counts every record as a 1.
         timestamp_column: the same; where it is given, the rows have a field timestamp, of a Parquet timestamp in
             microseconds since 1970.
         format: "auto", "parquet", "csv", "tsv", "movielens" or "jsonl".
@@ -87,7 +88,7 @@ class ReadRatings(beam.PTransform):
         dead_letters: str,
         user_column: str = "user",
         item_column: str = "item",
-        rating_column: str = "rating",
+        rating_column: str | None = "rating",
         timestamp_column: str | None = None,
         format: str = "auto",
         delimiter: str | None = None,
@@ -116,7 +117,7 @@ class ReadRatings(beam.PTransform):
         self._names = FieldNames(
             str(user_column),
             str(item_column),
-            str(rating_column),
+            NO_COLUMN if rating_column is None else str(rating_column),
             None if timestamp_column is None else str(timestamp_column),
         )
         self._format, self._id_type = format, id_type
