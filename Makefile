@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-engines lint clean
+.PHONY: install demo test test-engines lint api clean
 
 install: $(VENV)/.installed
 
@@ -16,8 +16,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/nnsparse-stream demo --output demo --overwrite
 
+# Side by side in two processes, each of which makes the fixtures that it needs.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Prism, Flink and an Azure server are installed where Go, Java and Maven, npm are; the table at the end says what was left out, and why.
 test-engines: install
@@ -27,6 +28,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# docs/api.md, from the docstrings.
+api: install
+	$(BIN)/python docs/generate_api.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

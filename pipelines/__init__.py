@@ -1,1 +1,1 @@
-"""Programs: prepare, train, evaluate, score, demo and doctor, each also `python -m pipelines.<name>`."""
+"""Programs: prepare, train, evaluate, score, demo and doctor, each `python -m nnsparse_stream.pipelines.<name>` too."""

@@ -1,4 +1,4 @@
-"""`python -m pipelines` is `nnsparse-stream`."""
+"""`python -m nnsparse_stream.pipelines` is `nnsparse-stream`."""
 
 from nnsparse_stream.pipelines.cli import console
 

@@ -16,7 +16,10 @@ import sys
 from typing import NoReturn, Protocol, cast
 
 from nnsparse_stream.errors import InputError, StoreError
+from nnsparse_stream.pipelines.standard_streams import OutputError, open_standard_streams
 
+#: Exit code of a command that a signal ended and that can be taken up again.
+STOPPED = 143
 #: Subcommand -> the line that the overview shows. Each is the module `nnsparse_stream.pipelines.<name>`.
 COMMANDS = {
     "prepare": "rating files -> a sharded sparse data set",
@@ -28,6 +31,10 @@ COMMANDS = {
 }
 
 _OVERVIEW = "\n".join(f"  {name:<9} {line}" for name, line in COMMANDS.items())
+
+
+class StoppedError(Exception):
+    """A signal ended a command whose work can be taken up again; the message says how."""
 
 
 class Command(Protocol):
@@ -47,6 +54,7 @@ class Command(Protocol):
 
         Raises:
             InputError: the user's input or flags are at fault.
+            StoppedError: a signal ended the work, and it can be taken up again.
         """
 
 
@@ -100,8 +108,11 @@ def main(argv: list[str]) -> int:
     except StoreError as error:
         print(f"nnsparse-stream {name}: {_with_flags(_printable(error), args)}", file=sys.stderr)
         return 1
-    except SystemExit as stopped:  # a command that ends with a code of its own
-        return int(stopped.code or 0)
+    except StoppedError as stopped:
+        print(stopped)
+        return STOPPED
+    except OutputError:
+        raise
     except KeyboardInterrupt:
         print(f"nnsparse-stream {name}: interrupted", file=sys.stderr)
         return 1
@@ -156,14 +167,24 @@ def _last_line(error: Exception) -> str:
 
 
 def run_module(name: str) -> NoReturn:
-    """What `python -m pipelines.<name>` calls."""
-    gc.disable()
-    sys.exit(main([name, *sys.argv[1:]]))
+    """What `python -m nnsparse_stream.pipelines.<name>` calls."""
+    _run_process([name, *sys.argv[1:]])
 
 
 def console() -> NoReturn:
     """The entry point of the console command."""
+    _run_process(sys.argv[1:])
+
+
+def _run_process(argv: list[str]) -> NoReturn:
+    open_standard_streams()
     # Until a pipeline runs, there is little but imports: what they make stays, and to look through it for garbage is a
     # tenth of a second.
     gc.disable()
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(argv)
+        sys.stdout.flush()
+    except OutputError as error:
+        print(f"nnsparse-stream: {error.strerror}", file=sys.stderr)
+        code = 1
+    sys.exit(code)

@@ -43,16 +43,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     Raises:
         InputError: the output cannot be used.
     """
+    from nnsparse_stream.pipelines.running import written_by_job
     from nnsparse_stream.storage.output_directory import OutputDirectory
 
     started = time.perf_counter()
     directory = OutputDirectory(args.output, contents=_CONTENTS, completing="report.json", overwrite=args.overwrite)
-    directory.begin()
-    try:
+    with written_by_job(directory, beam_flags):
         _go(args, beam_flags, directory)
-    except BaseException:
-        directory.abort()
-        raise
     print(f"\ndone in {time.perf_counter() - started:.0f} s")
 
 
@@ -65,11 +62,14 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
         return storage.join(args.output, *names)
 
     def command(name: str, *flags: str) -> Any:
-        from nnsparse_stream.pipelines.cli import parser_for
+        from nnsparse_stream.pipelines.cli import StoppedError, parser_for
 
         print(f"\n$ nnsparse-stream {name} {' '.join(flags)}", flush=True)
         command = importlib.import_module(f"nnsparse_stream.pipelines.{name}")
-        return command.run(parser_for(name).parse_args(flags), beam_flags)
+        try:
+            return command.run(parser_for(name).parse_args(flags), beam_flags)
+        except StoppedError:
+            raise KeyboardInterrupt from None  # of a demo nothing stays to go on from
 
     sample = _make_sample(args.seed, directory)
     command("prepare", "--input", url("ratings.parquet"), "--output", url("dataset"), "--axis", "user",
@@ -79,10 +79,9 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
     command("score", "--data", url("dataset"), "--model", url("run"), "--output", url("scores"), "--top_k", str(_TOP_K))
 
     from nnsparse_stream.data.dataset import Dataset
-    from nnsparse_stream.evaluation.baselines import evaluate_baselines
 
     dataset = Dataset(url("dataset"))
-    errors = [(name, sums.rmse) for name, sums in evaluate_baselines(dataset, 2).items()]
+    errors = [(baseline["name"], baseline["rmse"]) for baseline in figures["baselines"]]
     errors += [
         ("autoencoder (this model)", figures["rmse"]),
         ("best reachable (the noise)", _noise_floor(dataset, sample)),

@@ -1,4 +1,4 @@
-"""`nnsparse-stream evaluate`: a model's RMSE and MAE on one fold of a data set."""
+"""`nnsparse-stream evaluate`: a model's RMSE and MAE on one fold of a data set, beside those of baselines."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from nnsparse_stream.pipelines.options import add_weights_argument, blend_weight
 DESCRIPTION = """\
 Judge a model on one fold of a data set: RMSE and MAE over all its ratings, and by how many training ratings a row has.
 
-The model is given the training fold's ratings of each row and predicts those of the judged fold.
+The model is given the training fold's ratings of each row and predicts those of the judged fold. Beside it
+stand baselines, fitted to the training fold: the mean of all ratings, and mean + row's bias + column's bias.
 
   nnsparse-stream evaluate --data data/ml --model runs/ml --fold test --json test.json
   nnsparse-stream evaluate --data data/items,data/users --model runs/items,runs/users --weights 0.7,0.3
 """
+
+# Of an evaluation's file, in bytes, with room to spare.
+_LONGEST_EVALUATION = 1 << 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +60,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
 
     weights = blend_weights(args.model, args.data, args.weights)
     if args.json:
-        if storage.is_directory(args.json):
-            raise InputError(f"--json {args.json} is a directory; name a file in it")
+        storage.check_regular(args.json)
         if storage.exists(args.json) and not _is_evaluation(args.json):
             raise InputError(f"--json {args.json} exists and holds no evaluation; name another file")
         storage.check_writable(args.json)
@@ -97,9 +100,10 @@ def _is_evaluation(url: str) -> bool:
     """Whether a file is one that `evaluate --json` wrote, which may be replaced."""
     from nnsparse_stream.storage import files as storage
 
-    data = storage.read_file(url)
+    if storage.file_size(url) > _LONGEST_EVALUATION:
+        return False
     try:
-        return {"fold", "count", "rmse", "mae", "buckets"} == set(json.loads(data))
+        return {"fold", "count", "rmse", "mae", "buckets", "baselines"} == set(json.loads(storage.read_file(url)))
     except (ValueError, TypeError):
         return False
 
@@ -111,7 +115,9 @@ def _write(figures: dict[str, Any], url: str) -> None:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as a text table."""
+    """The figures as a text table, and whether the model is worth its while."""
+    from nnsparse_stream.evaluation.comparison import not_beaten
+
     lines = [f"{'training ratings':>17} {'rows':>9} {'ratings':>11} {'RMSE':>8} {'MAE':>8}"]
     for bucket in figures["buckets"]:
         bound = "" if bucket["max_ratings"] is None else f"{bucket['max_ratings']:,}"
@@ -124,6 +130,11 @@ def table(figures: dict[str, Any]) -> str:
         f"{figures['fold'] + ', all':>17} {rows:>9,} {figures['count']:>11,} {figures['rmse']:>8.4f} "
         f"{figures['mae']:>8.4f}"
     )
+    lines += [f"{line['name']:>39} {line['rmse']:>8.4f} {line['mae']:>8.4f}" for line in figures["baselines"]]
+    better = not_beaten(figures)
+    if better:
+        names = " and the ".join(better)
+        lines.append(f"The model is NOT better than the {names} (by RMSE): train it differently, or do without it.")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError, StoreError
+from nnsparse_stream.storage.files import one_line
 from nnsparse_stream.storage.output_directory import OutputDirectory
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ _STEP = re.compile(r" \[while running '.*'\]$")
 _TRACEBACK_LOGGERS = ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker")
 
 _LOGGER = logging.getLogger(__name__)
+
+_MAY_GO_ON = "it may go on: end it on the engine before another run writes to the same output"
+
+
+class JobLostError(RuntimeError):
+    """An engine's job may go on, and nobody here learns how it does."""
 
 
 def input_error_in(text: str) -> InputError | StoreError | None:
@@ -84,8 +91,9 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
 
     Raises:
         InputError: the user's input is at fault, whichever worker noticed it; or the flags ask for a mode that loses
-            data.
+            data. A job on an engine is over then.
         StoreError: a store or the network failed.
+        JobLostError: an engine no longer says how its job does.
     """
     import apache_beam as beam
 
@@ -109,9 +117,15 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
             except KeyboardInterrupt:
                 _cancel(result)
                 raise
+            except Exception as error:
+                if not _is_over(result):
+                    raise JobLostError(f"{one_line(error)}: the job does not answer; {_MAY_GO_ON}") from error
+                raise
         return result
     except (InputError, StoreError) as error:
         raise type(error)(_STEP.sub("", str(error))) from None
+    except JobLostError:
+        raise
     except Exception as error:
         cause = input_error_in(str(error))
         if cause is None:
@@ -184,14 +198,17 @@ def _no_job_tracebacks() -> Iterator[None]:
 
 @contextlib.contextmanager
 def written_by_job(output: OutputDirectory, beam_flags: list[str]) -> Iterator[None]:
-    """Begins an output that a pipeline with these flags writes to, and removes what was written where it fails."""
+    """Begins an output that a pipeline with these flags writes to, and removes what was written where it fails.
+
+    All of it, and its marker, stays where an engine's job may go on writing: when this process was interrupted, does
+    not reach the engine any more, or fails in any other way than by an InputError, which comes of a job that is over.
+    What came after a removal would have no marker, and the next run would take it for somebody else's.
+    """
     output.begin()
     try:
         yield
     except BaseException as error:
-        # An engine's job may go on writing when this process was interrupted. What comes after an abort would have no
-        # marker, and the next run would take it for somebody else's.
-        if not (isinstance(error, KeyboardInterrupt) and _outlives_driver(beam_flags)):
+        if isinstance(error, InputError) or not _outlives_driver(beam_flags):
             output.abort()
         raise
 
@@ -203,14 +220,23 @@ def _outlives_driver(beam_flags: list[str]) -> bool:
     return bool(checked_options(beam_flags).view_as(StandardOptions).runner != IN_PROCESS_RUNNER)
 
 
+def _is_over(result: Any) -> bool:
+    """Whether an engine says that a job has ended."""
+    from apache_beam.runners.runner import PipelineState
+
+    try:
+        return bool(PipelineState.is_terminal(result.state))
+    except Exception:  # whatever the runner's client raises where the engine does not answer
+        return False
+
+
 def _cancel(result: Any) -> None:
     """Asks the engine to end a job. Not all do: Beam's job server for Flink says so, and lets a batch job run on."""
-    hint = "it may go on: end it on the engine before another run writes to the same output"
     try:
         result.cancel()
-        _LOGGER.warning("the job was asked to end; %s", hint)
+        _LOGGER.warning("the job was asked to end; %s", _MAY_GO_ON)
     except Exception as error:  # whatever the runner's client raises; the interrupt is what is to be told
-        _LOGGER.warning("the job could not be asked to end (%s); %s", error, hint)
+        _LOGGER.warning("the job could not be asked to end (%s); %s", error, _MAY_GO_ON)
 
 
 def _quiet_runner(options: Any) -> Any:

@@ -118,17 +118,18 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
     from nnsparse_stream.ratings.dead_letters import check_bad_records
+    from nnsparse_stream.scoring.files import CODES
+    from nnsparse_stream.scoring.manifest import NAME, scores_manifest
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.output_directory import OutputDirectory
     from nnsparse_stream.training.checkpoint import load_model
-    from nnsparse_stream.transforms.score_blend import CODES
 
     codes = f"{CODES}/*.parquet"
     # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
     output = OutputDirectory(
         args.output,
         contents=("part-*.parquet", codes, "_dead_letters/*.jsonl", SUMMARY),
-        completing="_manifest.json",
+        completing=NAME,
         overwrite=args.overwrite,
     )
     storage.check_apart(args.output, [*args.model, *(args.data or args.input), *(args.pairs or [])])
@@ -165,17 +166,14 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
         output.remove(SUMMARY)
         output.remove_matching(codes)
-        manifest = {
-            "kind": "nnsparse-stream scores",
-            "schema_version": 1,
-            "axis": checkpoint.state["axis"],
-            **_models(checkpoints, weights),
-            "top_k": None if args.pairs else args.top_k or DEFAULT_TOP_K,
-            "rows": sum(file["rows"] for file in summary["files"]),
-            "files": sorted(summary["files"], key=lambda file: file["path"]),
-            "bad_records": sum(bad),
-            "ratings_of_unknown_columns": sum(summary["unknown"]),
-        }
+        manifest = scores_manifest(
+            [held.state for held in checkpoints],
+            weights,
+            top_k=None if args.pairs else args.top_k or DEFAULT_TOP_K,
+            files=summary["files"],
+            bad_records=sum(bad),
+            ratings_of_unknown_columns=sum(summary["unknown"]),
+        )
         output.complete(storage.to_json(manifest))
     _report(manifest, args.output, time.monotonic() - started)
     return manifest
@@ -211,15 +209,6 @@ def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...])
             f"{first.url} and {other.url} were cut into folds differently: with --history_folds, prepare both with the "
             "same flags of folds (--validation_last and --test_last cut the two axes differently)"
         )
-
-
-def _models(checkpoints: list[Checkpoint], weights: list[float]) -> dict[str, Any]:
-    """What the manifest says of the models: `model`, or for a blend `models` and `weights`."""
-    states = [checkpoint.state for checkpoint in checkpoints]
-    if len(states) == 1:
-        return {"model": {"step": states[0]["step"], "vocabulary": states[0]["vocabulary"]}}
-    models = [{name: state[name] for name in ("axis", "step", "vocabulary")} for state in states]
-    return {"models": models, "weights": weights}
 
 
 def _plan(args: argparse.Namespace, files: list[str], checkpoint: Checkpoint, with_rating: bool) -> InputPlan:

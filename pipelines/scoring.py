@@ -90,18 +90,17 @@ def _scored(
     """The files of one model's scores and, of raw ratings, summaries of their reading and counts of unknown columns."""
     import apache_beam as beam
 
+    from nnsparse_stream.scoring.blocks import pair_block
     from nnsparse_stream.transforms import ScoreRatings
-    from nnsparse_stream.transforms.score import KeyPairs, pair_block
+    from nnsparse_stream.transforms.score import KeyPairs, ShardsToScore
 
     axis = checkpoint.state["axis"]
     blocks, summaries, unknown = [], None, None
     if ratings is not None:
         rows, summaries, unknown = _raw_rows(pipeline, args, checkpoint, ratings, num_shards)
         blocks += rows
-    elif pairs is None:
-        empty = _empty_rows(checkpoint)
-        shards = [(shard, empty) for shard in range(num_shards)]
-        blocks.append(pipeline | "Shards" >> beam.Create(shards).with_output_types(_keyed_block()))
+    else:
+        blocks.append(pipeline | "Shards" >> ShardsToScore(args.data[0]))
     if pairs is not None:
         blocks.append(read_pairs.ratings | "KeyPairs" >> KeyPairs(axis, num_shards))
         # So that there is a file, with its columns, even where there is no pair.
@@ -117,7 +116,6 @@ def _scored(
             num_shards,
             top_k=None if pairs is not None else args.top_k or DEFAULT_TOP_K,
             folds=folds,
-            data=args.data[0] if args.data else None,
         )
     )
     return written, summaries, unknown
@@ -168,16 +166,6 @@ def _keyed_block() -> Any:
     import pyarrow as pa
 
     return tuple[int, pa.RecordBatch]
-
-
-def _empty_rows(checkpoint: Checkpoint) -> Any:
-    import pyarrow as pa
-
-    from nnsparse_stream.data.dataset import shard_schema
-
-    kinds = {"int64": pa.int64(), "string": pa.string()}
-    schema = shard_schema(kinds[checkpoint.state["row_id_type"]])
-    return pa.RecordBatch.from_pylist([], schema=schema)
 
 
 def _write_summary(

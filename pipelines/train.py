@@ -5,23 +5,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.pipelines.cli import StoppedError
 from nnsparse_stream.pipelines.options import positive_int
 
-#: Exit code of a run that a signal ended after it wrote a checkpoint.
-STOPPED = 143
+if TYPE_CHECKING:
+    from nnsparse_stream.training.run import TrainingRequest
 
 DESCRIPTION = """\
 Train a sparse autoencoder on a data set that `prepare` wrote.
 
 Writes checkpoints (safetensors and JSON), metrics.jsonl and run.json to --output. A run that was killed goes on from
-its last checkpoint with --resume, and ends with the same weights, bit for bit. SIGTERM and Ctrl-C write a checkpoint
-first; the exit code is then 143.
+its last checkpoint with --resume, and ends with the same weights, optimiser state and metrics (but for times and
+memory), bit for bit: on the CPU of the same machine, with the same --threads. At SIGTERM or Ctrl-C it writes a
+checkpoint; the exit code is then 143, or 0 where the run was over. A second one ends it at once.
 
   nnsparse-stream train --data data/ml --output runs/ml --preset cfn
 """
@@ -102,23 +105,52 @@ _TYPES: dict[str, Callable[[str], Any]] = {
 
 
 def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
-    """Trains; ends with `SystemExit(STOPPED)` where a signal stopped the run.
+    """Trains: in this process, or where Beam's flags say so.
 
     Raises:
         InputError: the user's input or flags are at fault.
+        StoppedError: a signal ended the run before it was over, and a checkpoint is written.
     """
-    from nnsparse_stream.pipelines.running import run_pipeline
+    if args.resume and args.overwrite:
+        raise InputError("--resume and --overwrite contradict each other; give one of them")
+    if beam_flags:
+        from nnsparse_stream.pipelines.running import run_pipeline
+        from nnsparse_stream.transforms.train import TrainAutoencoder
+
+        request = _request(args)
+        run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request), beam_flags)
+    elif not _train_here(args):
+        raise StoppedError(f"stopped; a checkpoint is in {args.output}; --resume goes on from there")
+    print(f"the model is in {args.output}")
+
+
+def _train_here(args: argparse.Namespace) -> bool:
+    """Trains in this process; False where a signal ended the run before it was over."""
+    stop = threading.Event()
+    with _set_by_signal(stop):  # before what takes a second to import
+        from nnsparse_stream.pipelines.train_progress import Shown
+        from nnsparse_stream.training.start import train
+
+        gc.enable()  # see `nnsparse_stream.pipelines.cli.console`
+        with contextlib.closing(Shown(args.output)) as progress:
+            summary = train(_request(args), progress=progress, stop=stop.is_set)
+    return "stopped" not in summary
+
+
+def _request(args: argparse.Namespace) -> TrainingRequest:
+    """What the flags ask for.
+
+    Raises:
+        InputError: there is no such preset, or a value does not fit.
+    """
     from nnsparse_stream.training.presets import recipe
     from nnsparse_stream.training.recipe import Recipe
 
-    if args.resume and args.overwrite:
-        raise InputError("--resume and --overwrite contradict each other; give one of them")
     chosen = recipe(args.preset, **{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
 
-    from nnsparse_stream.training.run import TrainingRequest, stop_requested
-    from nnsparse_stream.transforms.train import TrainAutoencoder
+    from nnsparse_stream.training.run import TrainingRequest
 
-    request = TrainingRequest(
+    return TrainingRequest(
         data=args.data,
         output=args.output,
         recipe=chosen,
@@ -134,33 +166,26 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         overwrite=args.overwrite,
         tensorboard=args.tensorboard,
     )
-    with _stopping_by_signal(stop_requested):
-        run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request), beam_flags)
-        if stop_requested.is_set():
-            print(f"stopped; a checkpoint is in {args.output}; --resume goes on from there", flush=True)
-            raise SystemExit(STOPPED)
-    print(f"the model is in {args.output}")
 
 
 @contextlib.contextmanager
-def _stopping_by_signal(stop_requested: threading.Event) -> Iterator[None]:
-    """SIGTERM and Ctrl-C make a run in this process write a checkpoint and end; a second one ends it at once."""
+def _set_by_signal(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and Ctrl-C set an event; a second one raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
 
-    def stop(number: int, frame: object) -> None:
-        if stop_requested.is_set():
+    def handle(number: int, frame: object) -> None:
+        if stop.is_set():
             raise KeyboardInterrupt
-        stop_requested.set()
+        stop.set()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        stop_requested.clear()
 
 
 if __name__ == "__main__":

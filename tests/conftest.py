@@ -16,8 +16,9 @@ from samples import Trained, command
 
 from nnsparse_stream.storage import retries
 
-# How long an example takes is the machine's affair, not the test's.
-settings.register_profile("any machine", deadline=None)
+# How long an example takes is the machine's affair, not the test's. `--hypothesis-profile=thorough` tries many more.
+settings.register_profile("any machine", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile("any machine")
 
 _KEYS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -70,7 +71,7 @@ def s3_server() -> Iterator[tuple[str, int]]:
 @pytest.fixture
 def s3_proxy(s3_server: tuple[str, int]) -> Iterator[FaultProxy]:
     """What stands between the S3 client and its server; it breaks nothing until a plan is set."""
-    proxy = FaultProxy(*s3_server, stall_seconds=3)
+    proxy = FaultProxy(*s3_server)
     yield proxy
     proxy.close()
 
@@ -82,7 +83,8 @@ def s3(s3_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     for name, value in _KEYS.items():
         monkeypatch.setenv(name, value)
-    config = {"endpoint_url": s3_proxy.url, "config_kwargs": {"read_timeout": 1}}
+    # A slow machine's server takes its time; the client is only impatient where a test lets the server stall.
+    config = {"endpoint_url": s3_proxy.url, "config_kwargs": {"read_timeout": 250}}
     monkeypatch.setitem(fsspec.config.conf, "s3", config)
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.setattr(retries, "BACKOFF", retries.Backoff(first_seconds=0.01, longest_seconds=0.05))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import random
+import select
 import socket
 import struct
 import threading
@@ -67,7 +68,7 @@ class FaultProxy:
         seen: the requests.
     """
 
-    def __init__(self, host: str, port: int, stall_seconds: float) -> None:
+    def __init__(self, host: str, port: int) -> None:
         self.plan: Plan = lambda request: None
         self.counts: Counter[str] = Counter()
         self.seen: list[Request] = []
@@ -98,7 +99,7 @@ class FaultProxy:
                     text = _ERRORS[fault].encode()
                     self._answer(int(fault), {"Content-Type": "application/xml"}, text, len(text))
                 elif fault == "stall":
-                    proxy._closing.wait(stall_seconds)
+                    self._stall()
                 elif fault == "reset":
                     self._reset()
                 else:
@@ -147,6 +148,13 @@ class FaultProxy:
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(body)
+
+            def _stall(self) -> None:
+                """Answers nothing until the client has had enough of it, or the proxy is closed."""
+                while not proxy._closing.is_set():
+                    readable, _, _ = select.select([self.connection], [], [], 0.05)
+                    if readable and not self.connection.recv(1 << 16):
+                        return
 
             def _reset(self) -> None:
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,18 +1,14 @@
-"""Hypothesis strategies of small sparse rows, shared by the tests."""
+"""Small sparse rows, shared by the tests: Hypothesis strategies, and rows by a seed."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from nnsparse_stream.sparse.rows import SparseRows
-
-# The machine may be shared: a slow example is no failure.
-settings.register_profile("shared machine", deadline=None, max_examples=60)
-settings.load_profile("shared machine")
 
 # Halves: sums and products of them are exact, so that results can be compared bit by bit.
 VALUES = st.integers(-8, 8).map(lambda number: number / 2)
@@ -49,3 +45,17 @@ def entries_of(rows: SparseRows) -> list[list[tuple[int, float]]]:
     """The entries as Python lists of (column, value), one list per row."""
     offsets, columns, values = rows.offsets.tolist(), rows.columns.tolist(), rows.values.tolist()
     return [list(zip(columns[start:end], values[start:end], strict=True)) for start, end in pairwise(offsets)]
+
+
+def random_rows(
+    num_rows: int, num_columns: int, per_row: int, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> SparseRows:
+    """Rows of equal length, their columns ascending, values normal."""
+    rng = np.random.default_rng(seed)
+    columns = np.stack([np.sort(rng.choice(num_columns, per_row, replace=False)) for _ in range(num_rows)])
+    return SparseRows(
+        torch.arange(0, num_rows * per_row + 1, per_row),
+        torch.from_numpy(columns.ravel()),
+        torch.from_numpy(rng.normal(size=columns.size)).to(dtype),
+        num_columns,
+    )

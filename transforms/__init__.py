@@ -45,7 +45,7 @@ __all__ = sorted(_MODULE_OF)
 def __getattr__(name: str) -> Any:
     module = _MODULE_OF.get(name)
     if module is None:
-        raise AttributeError(f"module 'transforms' has no attribute {name!r}")
+        raise AttributeError(f"module 'nnsparse_stream.transforms' has no attribute {name!r}")
     importlib.import_module("nnsparse_stream.transforms.coders").register()
     value = getattr(importlib.import_module(f"nnsparse_stream.transforms.{module}"), name)
     globals()[name] = value

@@ -5,6 +5,7 @@
 
 # No `from __future__ import annotations`: Beam takes types of rows and of configurations from the annotations.
 
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,16 +13,17 @@ import apache_beam as beam
 import pyarrow as pa
 
 from nnsparse_stream import transforms
-from nnsparse_stream.data.assembly import CONTENTS, assemble_manifest, filters_to_json
+from nnsparse_stream.data.assembly import DATA_FILES, DEAD_LETTERS, assemble_manifest, filters_to_json
 from nnsparse_stream.data.dataset import AXES
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.dead_letters import check_bad_records
+from nnsparse_stream.ratings.dead_letters import check_bad_records, letters_file, remove_other_letters
 from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.folds import FOLDS, Folds, HashFolds, folds_from_json
 from nnsparse_stream.ratings.formats import FORMATS
 from nnsparse_stream.ratings.input_plan import plan_inputs
 from nnsparse_stream.ratings.layout import NO_COLUMN, FieldNames
 from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
 
@@ -65,7 +67,7 @@ class ReadRatings(beam.PTransform):
     Args:
         input: URLs of files, globs or directories; or a mapping of train, validation and test to such, which gives the
             rows a field fold.
-        dead_letters: URL of a directory for the records that cannot be read.
+        dead_letters: URL of a directory for the records that cannot be read; those of an earlier run are replaced.
         user_column, item_column, rating_column: how the files name the fields, or their positions from 0; a
             rating_column of None or "none" counts every record as a 1.
         timestamp_column: the same; where it is given, the rows have a field timestamp, of a Parquet timestamp in
@@ -134,6 +136,12 @@ class ReadRatings(beam.PTransform):
             timed_for=None if self._names.timestamp is None else "timestamp_column",
         )
         read = begin | "Read" >> transforms.ReadRatings(plan, self._dead_letters)
+        names = read.letters | "Dead letters' files" >> beam.Map(letters_file).with_output_types(str)
+        _ = (
+            begin
+            | "Once" >> beam.Create([self._dead_letters], reshuffle=False)
+            | "Remove earlier dead letters" >> beam.Map(remove_other_letters, beam.pvalue.AsList(names))
+        )
         return {
             "ratings": read.ratings | "To rows" >> to_rows(plan.empty_block().schema),
             "summaries": read.summaries | "Summaries" >> beam.Map(_read_summary).with_output_types(ReadSummary),
@@ -174,8 +182,9 @@ class WriteDataset(beam.PTransform):
     The input is the ratings, or a mapping of `ratings` and `summaries`: what `ReadRatings` gave, with nothing between
     that leaves rows out. With summaries the manifest counts the bad records, and too many of them fail the run.
 
-    The directory is marked as unfinished when the pipeline is built. A run that fails leaves it so; the next run with
-    the same output begins anew.
+    The job's first stage removes what is overwritten and marks the directory as unfinished. A run that fails leaves it
+    so; the next run with the same output begins anew. Dead letters in the directory are those of `ReadRatings`: they
+    are neither removed nor waited for.
 
     Args:
         output: URL of the data set's directory.
@@ -253,10 +262,17 @@ class WriteDataset(beam.PTransform):
             or self._duplicates in ("first", "last")
         )
         schema = block_schema(rows, timestamp=needs_time, fold=self._folds is None)
-        OutputDirectory(self._output, contents=CONTENTS, overwrite=self._overwrite).begin()
+        # `ReadRatings` of the same pipeline may write dead letters into it, before the first stage or after it.
+        output = OutputDirectory(
+            self._output, contents=DATA_FILES, beside=DEAD_LETTERS, overwrite=self._overwrite, job=uuid.uuid4().hex
+        )
+        output.check()
+        begun = rows.pipeline | "Once at first" >> beam.Create([output], reshuffle=False) | "Begin" >> beam.Map(_begin)
         prepared = (
             rows
             | "To blocks" >> to_blocks(rows, schema)
+            # What writes to the directory comes after these.
+            | "When begun" >> beam.Map(_first, beam.pvalue.AsSingleton(begun)).with_output_types(pa.RecordBatch)
             | "PrepareShards"
             >> transforms.PrepareShards(
                 self._output,
@@ -284,7 +300,7 @@ class WriteDataset(beam.PTransform):
             | "Complete"
             >> beam.FlatMap(
                 _complete,
-                self._output,
+                output,
                 known,
                 self._max_bad_fraction,
                 beam.pvalue.AsList(named["summaries"]) if "summaries" in named else None,
@@ -295,9 +311,18 @@ class WriteDataset(beam.PTransform):
         )
 
 
+def _begin(output: OutputDirectory) -> bool:
+    output.begin()
+    return True
+
+
+def _first(block: pa.RecordBatch, _: bool) -> pa.RecordBatch:
+    return block
+
+
 def _complete(
     _: bytes,
-    url: str,
+    output: OutputDirectory,
     known: dict[str, Any],
     max_bad_fraction: float,
     summaries: list[ReadSummary] | None,
@@ -318,7 +343,12 @@ def _complete(
     manifest = assemble_manifest(
         **known, read=read, bad=bad, filtered=sum(filtered), vocabulary=vocabulary, shards=shards
     )
-    OutputDirectory(url, contents=CONTENTS).complete(manifest.to_json())
+    there = storage.list_files(output.url)
+    written = [file.path for file in manifest.columns] + [shard.path for shard in manifest.shards]
+    lost = [path for path in written if path not in there]
+    if lost:
+        raise RuntimeError(f"{output.url}: {lost[0]} was written and is not there any more")
+    output.complete(manifest.to_json())
     for file in manifest.shards:
         yield WrittenShard(file.path, file.rows, file.entries, file.bytes, file.sha256)
 

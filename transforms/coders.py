@@ -1,4 +1,4 @@
-"""Coders of what is shuffled: Arrow blocks as IPC streams, splits as JSON. Without them Beam would pickle both."""
+"""Coders of what is shuffled: Arrow blocks as IPC streams, splits and shards as JSON; Beam would pickle them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
+from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.reading import Split
@@ -79,7 +80,28 @@ class SplitCoder(beam.coders.Coder):
         return Split
 
 
+class ShardCoder(beam.coders.Coder):
+    """A Shard as JSON."""
+
+    def encode(self, value: Shard) -> bytes:
+        """Writes the fields in their order."""
+        return value.to_json()
+
+    def decode(self, encoded: bytes) -> Shard:
+        """The shard."""
+        return Shard.from_json(encoded)
+
+    def is_deterministic(self) -> bool:
+        """Equal shards give equal bytes."""
+        return True
+
+    def to_type_hint(self) -> Any:
+        """The type that is coded."""
+        return Shard
+
+
 def register() -> None:
     """Makes Beam use these coders for these types; to be called before a pipeline is built."""
     beam.coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
     beam.coders.registry.register_coder(Split, SplitCoder)
+    beam.coders.registry.register_coder(Shard, ShardCoder)

@@ -1,63 +1,84 @@
-"""EvaluateRatings: a model's errors on one fold of a data set."""
+"""EvaluateRatings and EvaluateBlend: errors of a model, or of several, on one fold of a data set."""
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 import pyarrow as pa
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.ratings.folds import FOLDS
+from nnsparse_stream.transforms.list_shards import ListShards, with_position
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
+
+if TYPE_CHECKING:
+    from nnsparse_stream.evaluation.comparison import PartErrors
 
 
 class _EvaluateShard(beam.DoFn):
-    def __init__(self, checkpoint: CheckpointHandle, data: str, fold: str) -> None:
-        self._checkpoint, self._data, self._fold = checkpoint, data, FOLDS.index(fold)
+    def __init__(self, checkpoint: CheckpointHandle, fold: str) -> None:
+        self._checkpoint, self._fold = checkpoint, FOLDS.index(fold)
 
-    def process(self, shard: int) -> Iterator[Any]:
+    def process(self, shard: Shard) -> Iterator[PartErrors]:
+        from nnsparse_stream.evaluation.comparison import MODEL
         from nnsparse_stream.evaluation.prediction_errors import ErrorSums, evaluate_batch
 
         model = self._checkpoint.get().model
-        batches = Dataset(self._data).shard_batches(shard)
-        yield shard, sum((evaluate_batch(model, batch, self._fold) for batch in batches), ErrorSums())
+        errors = (evaluate_batch(model, batch, self._fold) for batch in shard.batches())
+        yield MODEL, shard.number, sum(errors, ErrorSums())
 
 
-def _total(parts: Iterable[tuple[int, Any]], fold: str) -> dict[str, Any]:
-    # In the order of the shards: a float sum depends on its order, and the figures should not depend on the runner.
-    ordered = [sums for _, sums in sorted(parts, key=operator.itemgetter(0))]
-    report: dict[str, Any] = functools.reduce(operator.add, ordered).report(fold)
-    return report
+def _compare(parts: Iterable[PartErrors], fold: str) -> dict[str, Any]:
+    from nnsparse_stream.evaluation.comparison import compare
+
+    return compare(parts, fold)
+
+
+class _BesideBaselines(beam.PTransform):
+    """Takes what is found of a model, and the shards that it is judged on, to one report of it and the baselines."""
+
+    def __init__(self, data: str, fold: str) -> None:
+        super().__init__()
+        self._data, self._fold = data, fold
+
+    def expand(self, found: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection[dict[str, Any]]:
+        from nnsparse_stream.transforms.baselines import JudgeBaselines
+
+        model, shards = found
+        baselines = shards | "Baselines" >> JudgeBaselines(self._data, self._fold)
+        return (
+            (model, baselines) | beam.Flatten() | beam.combiners.ToList() | "Compare" >> beam.Map(_compare, self._fold)
+        )
 
 
 class _PredictShard(beam.DoFn):
     """Predictions of one model for a shard, cut by the rows of the first model."""
 
-    def __init__(self, checkpoints: list[CheckpointHandle], data: list[str], fold: str, axis: str, parts: int) -> None:
-        self._checkpoints, self._data, self._fold = checkpoints, data, FOLDS.index(fold)
+    def __init__(self, checkpoints: list[CheckpointHandle], fold: str, axis: str, parts: int) -> None:
+        self._checkpoints, self._fold = checkpoints, FOLDS.index(fold)
         self._axis, self._parts = axis, parts
 
-    def process(self, place: tuple[int, int]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    def process(self, place: tuple[int, Shard]) -> Iterator[tuple[int, pa.RecordBatch]]:
         from nnsparse_stream.scoring.blending import predict_fold
 
         position, shard = place
         checkpoint = self._checkpoints[position].get()
         axis = checkpoint.state["axis"]
-        for batch in Dataset(self._data[position]).shard_batches(shard):
+        for batch in shard.batches():
             block = predict_fold(checkpoint.model, checkpoint.vocabulary, axis, batch, self._fold, position)
             yield from partition(block, self._axis, self._parts)
 
 
-def _judge_part(keyed: tuple[int, Iterable[pa.RecordBatch]], weights: list[float], axis: str) -> tuple[int, Any]:
+def _judge_part(keyed: tuple[int, Iterable[pa.RecordBatch]], weights: list[float], axis: str) -> PartErrors:
+    from nnsparse_stream.evaluation.comparison import MODEL
     from nnsparse_stream.scoring.blending import judge_blend
 
     part, blocks = keyed
-    return part, judge_blend(list(blocks), weights, axis)
+    return MODEL, part, judge_blend(list(blocks), weights, axis)
 
 
 class EvaluateBlend(beam.PTransform):
@@ -86,24 +107,20 @@ class EvaluateBlend(beam.PTransform):
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
-        datasets = [Dataset(url) for url in self._data]
-        places = [(position, shard) for position, held in enumerate(datasets) for shard in range(len(held.shards))]
         predict = _PredictShard(
             [CheckpointHandle(url) for url in self._checkpoints],
-            self._data,
             self._fold,
             self._axis,
-            max(len(held.shards) for held in datasets),
+            max(len(Dataset(url).shards) for url in self._data),
         )
-        return (
-            begin
-            | beam.Create(places)
-            | beam.ParDo(predict).with_output_types(tuple[int, pa.RecordBatch])
+        shards = {at: begin | f"Shards of model {at}" >> ListShards(url) for at, url in enumerate(self._data)}
+        judged = (
+            with_position(shards)
+            | "Predict" >> beam.ParDo(predict).with_output_types(tuple[int, pa.RecordBatch])
             | beam.GroupByKey()
             | beam.Map(_judge_part, self._weights, self._axis)
-            | beam.combiners.ToList()
-            | beam.Map(_total, self._fold)
         )
+        return (judged, shards[0]) | _BesideBaselines(self._data[0], self._fold)
 
 
 class EvaluateRatings(beam.PTransform):
@@ -118,7 +135,7 @@ class EvaluateRatings(beam.PTransform):
 
     Returns:
         A PCollection of one dictionary: fold, count, rmse, mae, and buckets by the rows' number of training ratings
-        (min_ratings, max_ratings, rows, count, rmse, mae).
+        (min_ratings, max_ratings, rows, count, rmse, mae); and baselines: name, rmse and mae of what needs no model.
     """
 
     def __init__(self, checkpoint: str, data: str, fold: str) -> None:
@@ -127,10 +144,6 @@ class EvaluateRatings(beam.PTransform):
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
-        return (
-            begin
-            | beam.Create(list(range(len(Dataset(self._data).shards))))
-            | beam.ParDo(_EvaluateShard(CheckpointHandle(self._checkpoint), self._data, self._fold))
-            | beam.combiners.ToList()
-            | beam.Map(_total, self._fold)
-        )
+        shards = begin | ListShards(self._data)
+        judged = shards | "Judge" >> beam.ParDo(_EvaluateShard(CheckpointHandle(self._checkpoint), self._fold))
+        return (judged, shards) | _BesideBaselines(self._data, self._fold)

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from apache_beam.utils.shared import Shared
 
-from nnsparse_stream.storage import files as storage
-
 if TYPE_CHECKING:
     from nnsparse_stream.scoring.predictors import ColumnPredictor
     from nnsparse_stream.training.checkpoint import Checkpoint
@@ -71,13 +69,7 @@ class ColumnPredictorHandle(_Handle["ColumnPredictor"]):
         self._checkpoint, self._first, self._files = checkpoint, first, files
 
     def _load(self) -> ColumnPredictor:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+        from nnsparse_stream.scoring.files import read_codes
         from nnsparse_stream.scoring.predictors import ColumnPredictor
 
-        # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
-        tables = (
-            pq.ParquetFile(pa.BufferReader(storage.read_file(url))).read(use_threads=False) for url in self._files
-        )
-        return ColumnPredictor(self._checkpoint.get(), self._first.get().vocabulary, tables)
+        return ColumnPredictor(self._checkpoint.get(), self._first.get().vocabulary, map(read_codes, self._files))

@@ -11,33 +11,34 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.data.dataset import Manifest
 from nnsparse_stream.data.grouping import partition
-from nnsparse_stream.storage import files as storage
+from nnsparse_stream.data.shards import Shard
+from nnsparse_stream.scoring.blocks import ShardBlocks, pair_block, shard_block
+from nnsparse_stream.scoring.files import codes_file, codes_schema, score_schema, write_codes, write_scores
+from nnsparse_stream.transforms.list_shards import ListAligned, ListShards, with_position
 from nnsparse_stream.transforms.model_cache import CheckpointHandle, ColumnPredictorHandle
-from nnsparse_stream.transforms.score import pair_block, score_schema, write_scores
-
-#: Where, in the output, codes lie while the pipeline runs.
-CODES = "_codes"
 
 
 class _Member(NamedTuple):
-    """A model of a blend: its checkpoint, its data set, the axis of its rows and their number of shards."""
+    """A model of a blend: its checkpoint; and of its data set the URL, the axis, the types of ids, the shards."""
 
     checkpoint: CheckpointHandle
     data: str
     axis: str
+    row_id_type: str
+    column_id_type: str
     num_shards: int
 
 
 def _members(checkpoints: Sequence[str], data: Sequence[str]) -> list[_Member]:
-    datasets = [Dataset(url) for url in data]
-    return [
-        _Member(CheckpointHandle(checkpoint), dataset.url, dataset.manifest.axis, len(dataset.shards))
-        for checkpoint, dataset in zip(checkpoints, datasets, strict=True)
-    ]
+    members = []
+    for checkpoint, url in zip(checkpoints, data, strict=True):
+        held = Manifest.read(url)
+        kinds = (held.axis, held.row_id_type, held.column_id_type)
+        members.append(_Member(CheckpointHandle(checkpoint), url, *kinds, len(held.shards)))
+    return members
 
 
 class RankBlend(beam.PTransform):
@@ -75,49 +76,36 @@ class RankBlend(beam.PTransform):
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
         members = _members(self._checkpoints, self._data)
-        places = [
-            (position, shard)
+        others = {
+            position: begin | f"Shards of model {position}" >> ListShards(member.data)
             for position, member in enumerate(members)
             if member.axis != members[0].axis
-            for shard in range(member.num_shards)
-        ]
-        encoded = (
-            begin
-            | "Other axis" >> beam.Create(places).with_output_types(tuple[int, int])
-            | "Encode" >> beam.ParDo(_EncodeShard(members, self._output, self._folds))
-        )
-        rank = _RankShard(members, self._weights, self._output, self._top_k, self._folds)
+        }
+        # A side input: no shard is ranked before all codes are written.
+        encoded: beam.pvalue.AsList[str] | list[str] = []
+        if others:
+            encode = _EncodeShard(members, self._output, self._folds)
+            encoded = beam.pvalue.AsList(with_position(others) | "Encode" >> beam.ParDo(encode))
         return (
             begin
-            | "Shards" >> beam.Create(list(range(members[0].num_shards)))
-            # As a side input: no shard is ranked before all codes are written.
-            | "Rank" >> beam.ParDo(rank, beam.pvalue.AsList(encoded))
+            | "Shards" >> ListAligned([member.data for member in members if member.axis == members[0].axis])
+            | "Rank" >> beam.ParDo(_RankShard(members, self._weights, self._output, self._top_k, self._folds), encoded)
         )
-
-
-def _codes_file(output: str, position: int, shard: int, num_shards: int) -> str:
-    return storage.join(output, CODES, f"model-{position}", f"part-{shard:05d}-of-{num_shards:05d}.parquet")
 
 
 class _EncodeShard(beam.DoFn):
     def __init__(self, members: list[_Member], output: str, folds: tuple[int, ...]) -> None:
         self._members, self._output, self._folds = members, output, folds
 
-    def process(self, place: tuple[int, int]) -> Iterator[str]:
-        from nnsparse_stream.scoring.predictors import encoded_schema, encoded_tables
+    def process(self, place: tuple[int, Shard]) -> Iterator[str]:
+        from nnsparse_stream.scoring.predictors import encoded_tables
 
         position, shard = place
         member = self._members[position]
         model = member.checkpoint.get().model
-        dataset = Dataset(member.data)
-        schema = encoded_schema(pa.type_for_alias(dataset.manifest.row_id_type), model.config.hidden[0])
-        sink = pa.BufferOutputStream()
-        # Codes hardly compress, and no two are equal.
-        with pq.ParquetWriter(sink, schema, compression="none", use_dictionary=False) as writer:
-            for table in encoded_tables(model, dataset.shard_batches(shard), self._folds):
-                writer.write_table(table.cast(schema))
-        url = _codes_file(self._output, position, shard, member.num_shards)
-        storage.write_file(url, bytes(sink.getvalue()))
+        url = codes_file(self._output, position, shard.number, member.num_shards)
+        tables = encoded_tables(model, shard.batches(), self._folds)
+        write_codes(url, tables, codes_schema(member.row_id_type, model.config.hidden[0]))
         yield url
 
 
@@ -131,29 +119,28 @@ class _RankShard(beam.DoFn):
             position: ColumnPredictorHandle(
                 member.checkpoint,
                 first.checkpoint,
-                [_codes_file(output, position, shard, member.num_shards) for shard in range(member.num_shards)],
+                [codes_file(output, position, shard, member.num_shards) for shard in range(member.num_shards)],
             )
             for position, member in enumerate(members)
             if member.axis != first.axis
         }
 
-    def process(self, shard: int, _encoded: list[str]) -> Iterator[dict[str, Any]]:
+    def process(self, shards: list[Shard], _encoded: list[str]) -> Iterator[dict[str, Any]]:
         from nnsparse_stream.scoring.predictors import RowPredictor
         from nnsparse_stream.scoring.tables import blended_top_k_tables
 
-        first = self._members[0]
-        checkpoint = first.checkpoint.get()
+        first, (shard, *aligned) = self._members[0], shards
         others = [
             self._columns[position].get()
             if position in self._columns
-            else RowPredictor(member.checkpoint.get().model, Dataset(member.data).shard_batches(shard), self._folds)
+            else RowPredictor(member.checkpoint.get().model, aligned.pop(0).batches(), self._folds)
             for position, member in enumerate(self._members[1:], 1)
         ]
         tables = blended_top_k_tables(
-            checkpoint, others, self._weights, Dataset(first.data).shard_batches(shard), self._top_k, self._folds
+            first.checkpoint.get(), others, self._weights, shard.batches(), self._top_k, self._folds
         )
-        schema = score_schema(checkpoint.state["row_id_type"], checkpoint.state["column_id_type"], ranked=True)
-        yield write_scores(self._output, shard, first.num_shards, tables, schema)
+        schema = score_schema(first.row_id_type, first.column_id_type, ranked=True)
+        yield write_scores(self._output, shard.number, first.num_shards, tables, schema)
 
 
 class BlendPairs(beam.PTransform):
@@ -189,13 +176,19 @@ class BlendPairs(beam.PTransform):
     def expand(self, pairs: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
         members = _members(self._checkpoints, self._data)
-        manifest = Dataset(self._data[0]).manifest
-        kinds = (manifest.row_id_type, manifest.column_id_type)
+        first = members[0]
+        kinds = (first.row_id_type, first.column_id_type)
         keyed = tuple[int, pa.RecordBatch]
+        placed = tuple[tuple[int, int], pa.RecordBatch]
+        shards = [
+            pairs.pipeline
+            | f"Shards of model {position}" >> ListShards(member.data)
+            | f"Position {position}" >> beam.Map(_key_shard, position).with_output_types(placed)
+            for position, member in enumerate(members)
+        ]
         predicted = (
-            pairs
-            | "For each model"
-            >> beam.ParDo(_KeyPairs(members)).with_output_types(tuple[tuple[int, int], pa.RecordBatch])
+            [pairs | "For each model" >> beam.ParDo(_KeyPairs(members)).with_output_types(placed), *shards]
+            | "Rows and pairs" >> beam.Flatten()
             | "By model and shard" >> beam.GroupByKey()
             | "Predict" >> beam.ParDo(_PredictPairs(members, self._folds)).with_output_types(keyed)
         )
@@ -204,8 +197,12 @@ class BlendPairs(beam.PTransform):
             (predicted, none)
             | beam.Flatten()
             | "By row" >> beam.GroupByKey()
-            | "Write" >> beam.Map(_write_pairs, self._weights, self._output, members[0].num_shards, kinds)
+            | "Write" >> beam.Map(_write_pairs, self._weights, self._output, first.num_shards, kinds)
         )
+
+
+def _key_shard(shard: Shard, position: int) -> tuple[tuple[int, int], pa.RecordBatch]:
+    return (position, shard.number), shard_block(shard)
 
 
 class _KeyPairs(beam.DoFn):
@@ -226,14 +223,16 @@ class _PredictPairs(beam.DoFn):
 
     def process(self, keyed: tuple[tuple[int, int], Iterable[pa.RecordBatch]]) -> Iterator[tuple[int, pa.RecordBatch]]:
         from nnsparse_stream.scoring.blending import predicted_pairs
-        from nnsparse_stream.scoring.tables import pair_tables
+        from nnsparse_stream.scoring.tables import pair_table
 
-        (position, shard), blocks = keyed
+        (position, _), blocks = keyed
+        held = ShardBlocks.of(list(blocks))
+        if held.pairs is None:
+            return
         member, first = self._members[position], self._members[0]
-        rows = Dataset(member.data).shard_batches(shard)
-        for scored in pair_tables(member.checkpoint.get(), rows, pa.Table.from_batches(blocks), self._folds):
-            block = predicted_pairs(scored, member.axis != first.axis, position)
-            yield from partition(block, "row", first.num_shards)
+        scored = pair_table(member.checkpoint.get(), held.rows, held.pairs, self._folds)
+        block = predicted_pairs(scored, member.axis != first.axis, position)
+        yield from partition(block, "row", first.num_shards)
 
 
 def _no_predictions(row_type: str, column_type: str) -> pa.RecordBatch:

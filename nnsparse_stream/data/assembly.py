@@ -12,7 +12,9 @@ from nnsparse_stream.ratings.folds import FOLDS, Folds
 from nnsparse_stream.ratings.times import TimeRange
 
 #: Patterns of the files that preparation writes, beside the manifest; for `OutputDirectory`.
-CONTENTS = ("columns/part-*.parquet", "rows/shard-*.parquet", "dead_letters/*.jsonl")
+DATA_FILES = ("columns/part-*.parquet", "rows/shard-*.parquet")
+DEAD_LETTERS = ("dead_letters/*.jsonl",)
+CONTENTS = (*DATA_FILES, *DEAD_LETTERS)
 
 
 def filters_to_json(times: TimeRange, min_row_ratings: int, min_column_ratings: int) -> dict[str, int]:

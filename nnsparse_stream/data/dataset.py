@@ -233,10 +233,7 @@ class Dataset:
         Raises:
             InputError: the shard is missing, truncated or altered.
         """
-        entry = self.shards[shard]
-        url = storage.join(self.url, entry.path)
-        data = storage.read_checked(url, entry.bytes, entry.sha256)
-        return _row_groups(pa.BufferReader(data), url, entry, range(len(entry.row_groups)))
+        return shard_batches(self.url, self.shards[shard])
 
     def check_files(self) -> None:
         """Checks, without reading them, that all shards are there and as long as the manifest says.
@@ -249,6 +246,13 @@ class Dataset:
             url = storage.join(self.url, entry.path)
             found = sizes.get(entry.path.removeprefix("rows/"))
             storage.check_size(url, storage.file_size(url) if found is None else found, entry.bytes)
+
+
+def shard_batches(url: str, entry: ShardFile) -> Iterator[pa.RecordBatch]:
+    """The row groups of one shard of the data set at a URL; see `Dataset.shard_batches`."""
+    path = storage.join(url, entry.path)
+    data = storage.read_checked(path, entry.bytes, entry.sha256)
+    return _row_groups(pa.BufferReader(data), path, entry, range(len(entry.row_groups)))
 
 
 def _row_groups(stream: Any, url: str, entry: ShardFile, groups: Iterable[int]) -> Iterator[pa.RecordBatch]:

@@ -202,7 +202,8 @@ def _merge(block: pa.RecordBatch, axis: str, vocabulary: Vocabulary, duplicates:
     keys = codes * num_columns + columns
     order, ordered = _sorted(keys, len(row_ids) * num_columns)
     merged = int((ordered[1:] == ordered[:-1]).sum())
-    values = block["rating"].to_numpy()
+    # -0.0 becomes 0.0: the two are equal, so which of them is kept would hang on the order of the records.
+    values = block["rating"].to_numpy() + np.float32(0)
     latest: Callable[[np.ndarray], np.ndarray] | None = None
     if merged and duplicates == "error":
         first = order[np.flatnonzero(ordered[1:] == ordered[:-1])[0]]

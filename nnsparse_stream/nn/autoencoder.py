@@ -271,7 +271,7 @@ class RatingAutoencoder(nn.Module):
     def top_k(self, ratings: SparseRows, k: int, tile_columns: int = TILE_COLUMNS) -> tuple[Tensor, Tensor]:
         """The k columns of the highest predicted ratings that a row has not rated.
 
-        Scores are computed a tile of columns at a time: memory is O(rows x tile), not O(rows x columns). Columns
+        Scores are computed a tile of columns at a time: memory is O(rows x (tile + k)), not O(rows x columns). Columns
         without a training rating are never returned.
 
         Args:

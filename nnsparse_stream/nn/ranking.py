@@ -11,14 +11,14 @@ from nnsparse_stream.sparse.rows import SparseRows
 
 #: Scores of the columns from start to stop, a dense (rows, stop - start) tensor that the caller may write to.
 ScoreTile = Callable[[int, int], Tensor]
-#: Columns scored at once.
-TILE_COLUMNS = 65536
+#: Columns scored at once: a row's scores stay in a processor's cache.
+TILE_COLUMNS = 8192
 
 
 def best_columns(
     score: ScoreTile, rated: SparseRows, eligible: Tensor, k: int, tile_columns: int = TILE_COLUMNS
 ) -> tuple[Tensor, Tensor]:
-    """The k columns of the highest scores that a row has not rated; memory is O(rows x tile), not O(rows x columns).
+    """The k columns of the highest scores that a row has not rated; memory is O(rows x (tile + k)).
 
     Args:
         score: gives the rows' scores of a tile.
@@ -32,27 +32,42 @@ def best_columns(
         Where a row has fewer than k such columns, the rest are -1 with a score of -inf.
     """
     k = min(k, rated.num_columns)
-    rows, columns = rated.row_indices().long(), rated.columns.long()
+    # The ratings by tile.
+    tile_of = rated.columns.long() // tile_columns
+    order = tile_of.argsort(stable=True)
+    tiles = torch.arange(-(-rated.num_columns // tile_columns) + 1, device=rated.device)
+    bounds: list[int] = torch.searchsorted(tile_of[order], tiles).tolist()
+    rows, columns = rated.row_indices().long()[order], rated.columns.long()[order]
     best_scores = rated.values.new_empty(rated.num_rows, 0)
     best = torch.empty(rated.num_rows, 0, dtype=torch.int64, device=rated.device)
-    for start in range(0, rated.num_columns, tile_columns):
+    for tile, start in enumerate(range(0, rated.num_columns, tile_columns)):
         stop = min(start + tile_columns, rated.num_columns)
         scores = score(start, stop)
         scores.masked_fill_(~eligible[start:stop], -torch.inf)
-        in_tile = (columns >= start) & (columns < stop)
-        scores[rows[in_tile], columns[in_tile] - start] = -torch.inf
-        names = torch.arange(start, stop, device=rated.device).expand(len(scores), -1)
-        best_scores, best = torch.cat([best_scores, scores], 1), torch.cat([best, names], 1)
-        if best_scores.shape[1] > k:
-            keep = _highest(best_scores, k)
-            best_scores, best = best_scores[keep].view(-1, k), best[keep].view(-1, k)
-    best_scores, order = best_scores.sort(dim=1, descending=True, stable=True)
-    best = best.gather(1, order)
+        here = slice(bounds[tile], bounds[tile + 1])
+        scores[rows[here], columns[here] - start] = -torch.inf
+        highest = _highest(scores, min(k, stop - start))
+        # A stable sort: among equal scores the columns of earlier tiles come first, and they are the lower ones.
+        joined, place = torch.cat([best_scores, scores.gather(1, highest)], 1).sort(stable=True, dim=1, descending=True)
+        best = torch.cat([best, highest + start], 1).gather(1, place[:, :k])
+        best_scores = joined[:, :k]
     return best.masked_fill(best_scores == -torch.inf, -1), best_scores
 
 
 def _highest(scores: Tensor, k: int) -> Tensor:
-    """Which scores are the k highest of their row, bool (rows, columns); among equal ones the first."""
-    threshold = scores.topk(k, dim=1).values[:, -1:]
+    """The columns of the k highest scores of each row, int64 (rows, k), ascending; among equal scores the first."""
+    if k == scores.shape[1]:
+        return torch.arange(k, device=scores.device).expand(len(scores), -1)
+    values, columns = scores.topk(k, dim=1, sorted=False)
+    threshold = values.amin(1, keepdim=True)
+    # Where more columns than fit in have the k-th highest score, `topk` chooses among them as it likes.
+    tied = ((scores >= threshold).sum(1) > k) & (threshold[:, 0] > -torch.inf)
+    if tied.any():
+        columns[tied] = _first_of_ties(scores[tied], threshold[tied], k)
+    return columns.sort(dim=1).values
+
+
+def _first_of_ties(scores: Tensor, threshold: Tensor, k: int) -> Tensor:
     above, equal = scores > threshold, scores == threshold
-    return above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
+    kept = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= k - above.sum(1, keepdim=True)))
+    return kept.nonzero()[:, 1].view(-1, k)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from nnsparse_stream.errors import InputError
@@ -15,6 +16,7 @@ from nnsparse_stream.storage import files as storage
 #: Bad records in one dead-letter file, and in one element on the way there: about 1 MB at most.
 _LETTERS = 1_000
 _EXAMPLES = 3
+_FILE_NAME = re.compile(r"\d{5,}-\d{5,}-\d{5,}\.jsonl")
 
 #: Bad records of a split: its file's number, its own, the part's, and the records' fields.
 Letters = tuple[int, int, int, list[BadRecord]]
@@ -98,11 +100,24 @@ def write_letters(letters: Letters, url: str, lines: list[tuple[int, int, int]])
         url: the directory of the dead letters.
         lines: (file, split, lines) of the text files that have several splits.
     """
-    file, split, part, bad = letters
+    file, split, _, bad = letters
     before = sum(count for of_file, of_split, count in lines if of_file == file and of_split < split)
     text = [json.dumps(_moved(record, before)._asdict(), ensure_ascii=False) + "\n" for record in bad]
-    path = storage.join(url, f"{file:05d}-{split:05d}-{part:05d}.jsonl")
+    path = storage.join(url, letters_file(letters))
     storage.write_file(path, "".join(text).encode("utf-8", errors="backslashreplace"))
+
+
+def letters_file(letters: Letters) -> str:
+    """The name of the file that `write_letters` writes."""
+    return "{:05d}-{:05d}-{:05d}.jsonl".format(*letters[:3])
+
+
+def remove_other_letters(url: str, names: Collection[str]) -> None:
+    """Removes the dead-letter files of earlier runs: those that are not among these names."""
+    if storage.is_directory(url):
+        for name in sorted(storage.list_files(url).keys() - set(names)):
+            if _FILE_NAME.fullmatch(name):
+                storage.remove_file(storage.join(url, name))
 
 
 def _letters(split: Split, part: int, bad: list[BadRecord]) -> Letters:

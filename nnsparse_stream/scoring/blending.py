@@ -101,7 +101,7 @@ def predicted_pairs(scored: pa.Table, transposed: bool, position: int) -> pa.Rec
     """A model's scores of pairs in the terms of the blend's first model.
 
     Args:
-        scored: from `scoring.pair_tables`.
+        scored: from `tables.pair_table`.
         transposed: whether the model's rows are the first model's columns.
         position: the model's place among those that are blended.
 

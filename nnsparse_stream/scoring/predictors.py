@@ -119,7 +119,7 @@ def encoded_tables(
         folds: the folds of a row's ratings that the model sees.
 
     Yields:
-        Tables of `encoded_schema`, in the order of the rows.
+        Tables of `files.codes_schema`, in the order of the rows.
     """
     device = _device(model)
     for batch in batches:
@@ -129,11 +129,6 @@ def encoded_tables(
             codes = pa.FixedSizeListArray.from_arrays(code.cpu().numpy().ravel(), code.shape[1])
             rows = batch.column("row").slice(start, len(code))
             yield pa.table([rows, mean.cpu().numpy(), codes], names=["row", "mean", "code"])
-
-
-def encoded_schema(row_type: pa.DataType, units: int) -> pa.Schema:
-    """Columns row (the id), mean (float32) and code (float32, a list of the model's hidden units)."""
-    return pa.schema([("row", row_type), ("mean", pa.float32()), ("code", pa.list_(pa.float32(), units))])
 
 
 def _no_ratings(model: RatingAutoencoder) -> SparseRows:

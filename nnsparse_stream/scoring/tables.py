@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 
 from nnsparse_stream.data.fold_rows import fold_rows
-from nnsparse_stream.nn.ranking import best_columns
+from nnsparse_stream.nn.ranking import TILE_COLUMNS, best_columns
 from nnsparse_stream.scoring.blending import shares_of
 from nnsparse_stream.scoring.predictors import TilePredictor, row_tiles
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import Checkpoint
 
-# Rows scored at once: with tiles of 65,536 columns, 64 MB of scores.
-_TOP_K_ROWS = 256
+#: Bytes that ranking takes at most, beside the models, a shard's rows and the file of their scores.
+TOP_K_BYTES = 64 << 20
+# What a row takes, in bytes, for each column of a tile (its score and, until it is ranked, copies of it and masks) and
+# for each column of its list.
+_BYTES_PER_SCORE, _BYTES_PER_RANK = 24, 200
+_MOST_ROWS = 256
 # Rows encoded at once for pairs: bounds the codes to rows x hidden units.
 _PAIR_ROWS = 2048
 
@@ -31,13 +35,14 @@ def top_k_tables(
     Args:
         checkpoint: the model.
         batches: rows as a shard holds them, encoded by the model's vocabulary.
-        k: columns a row; a row with fewer unrated columns gets fewer.
+        k: columns a row; a row with fewer unrated columns gets fewer. Rows are ranked so many at once as TOP_K_BYTES
+            allow.
         folds: the folds of a row's ratings that the model sees; columns rated in another fold may be listed.
 
     Yields:
         Tables of row_id, column_id, score (float32, not clipped), rank (int32, from 1), by row, then rank.
     """
-    return _ranked_tables(checkpoint, batches, folds, lambda _, known: checkpoint.model.top_k(known, k))
+    return _ranked_tables(checkpoint, batches, k, folds, lambda _, known: checkpoint.model.top_k(known, k))
 
 
 def blended_top_k_tables(
@@ -74,23 +79,26 @@ def blended_top_k_tables(
 
         return best_columns(score, known, model.column_counts > 0, k)
 
-    return _ranked_tables(checkpoint, batches, folds, rank)
+    return _ranked_tables(checkpoint, batches, k, folds, rank)
 
 
 def _ranked_tables(
     checkpoint: Checkpoint,
     batches: Iterable[pa.RecordBatch],
+    k: int,
     folds: Sequence[int],
     rank_rows: Callable[[pa.Array, SparseRows], tuple[Tensor, Tensor]],
 ) -> Iterator[pa.Table]:
     """Tables of what `rank_rows` makes of some rows' ids and known ratings: columns and scores, the best first."""
     model = checkpoint.model
     device = next(model.parameters()).device
+    bytes_per_row = _BYTES_PER_SCORE * TILE_COLUMNS + _BYTES_PER_RANK * min(k, model.config.num_columns)
+    at_once = max(1, min(TOP_K_BYTES // bytes_per_row, _MOST_ROWS))
     for batch in batches:
         known = fold_rows(batch, folds, model.config.num_columns)
-        for start in range(0, known.num_rows, _TOP_K_ROWS):
-            ids = batch.column("row").slice(start, _TOP_K_ROWS)
-            columns, scores = rank_rows(ids, known[start : start + _TOP_K_ROWS].to(device))
+        for start in range(0, known.num_rows, at_once):
+            ids = batch.column("row").slice(start, at_once)
+            columns, scores = rank_rows(ids, known[start : start + at_once].to(device))
             row, rank = (columns >= 0).cpu().nonzero(as_tuple=True)
             yield pa.table(
                 {
@@ -102,13 +110,13 @@ def _ranked_tables(
             )
 
 
-def pair_tables(
+def pair_table(
     checkpoint: Checkpoint, batches: Iterable[pa.RecordBatch], pairs: pa.Table, folds: Sequence[int]
-) -> Iterator[pa.Table]:
-    """Predicted ratings at pairs of ids; every pair gets one.
+) -> pa.Table:
+    """Predicted ratings at pairs of ids; every pair gets one, as often as it is there.
 
     A row that is in no batch is predicted as a row without ratings, and a column that the vocabulary does not hold as
-    the row's mean.
+    the row's mean. The result does not depend on the order of the pairs.
 
     Args:
         checkpoint: the model.
@@ -116,35 +124,39 @@ def pair_tables(
         pairs: columns `row` and `column`, ids of the model's types, all of this shard's rows.
         folds: the folds that the model sees.
 
-    Yields:
-        Tables of row_id, column_id, score (float32, clipped to the range of the training ratings).
+    Returns:
+        Columns row_id, column_id, score (float32, clipped to the range of the training ratings), ascending by row id,
+        then column id.
     """
     num_columns = checkpoint.model.config.num_columns
-    waiting = pairs
+    pairs = pairs.sort_by([("row", "ascending"), ("column", "ascending")])
+    scores = np.empty(len(pairs), dtype=np.float32)
+    waiting = pairs.append_column("place", pa.array(np.arange(len(pairs))))
+
+    def predict(known: SparseRows, those: pa.Table, row: pa.ChunkedArray) -> None:
+        found = _predict_pairs(checkpoint, known, those["column"].combine_chunks(), row.to_numpy().astype(np.int64))
+        scores[those["place"].to_numpy()] = found
+
     for batch in batches:
         position = pc.index_in(waiting["row"], value_set=batch.column("row"))
         here = pc.is_valid(position)
-        yield from _predict_pairs(
-            checkpoint,
-            fold_rows(batch, folds, num_columns),
-            waiting.filter(here),
-            position.filter(here).to_numpy().astype(np.int64),
-        )
+        predict(fold_rows(batch, folds, num_columns), waiting.filter(here), position.filter(here))
         waiting = waiting.filter(pc.invert(here))
     if len(waiting):
         encoded = pc.dictionary_encode(waiting["row"]).combine_chunks()
         empty = torch.zeros(len(encoded.dictionary) + 1, dtype=torch.int32)
         cold = SparseRows(empty, torch.zeros(0, dtype=torch.int32), torch.zeros(0), num_columns)
-        yield from _predict_pairs(checkpoint, cold, waiting, encoded.indices.to_numpy().astype(np.int64))
+        predict(cold, waiting, pa.chunked_array([encoded.indices]))
+    return pa.table({"row_id": pairs["row"], "column_id": pairs["column"], "score": scores})
 
 
-def _predict_pairs(checkpoint: Checkpoint, known: SparseRows, pairs: pa.Table, row: np.ndarray) -> Iterator[pa.Table]:
-    """Predicts pairs whose rows lie at the positions `row`, int64 (pairs,), of the block `known`."""
+def _predict_pairs(checkpoint: Checkpoint, known: SparseRows, column_ids: pa.Array, row: np.ndarray) -> np.ndarray:
+    """Predictions, float32 (pairs,), at columns of rows that lie at the positions `row`, int64 (pairs,), of `known`."""
     model = checkpoint.model
     device = next(model.parameters()).device
     order = np.argsort(row, kind="stable")
-    pairs, row = pairs.take(pa.array(order)), row[order]
-    column = checkpoint.vocabulary.encode(pairs["column"].combine_chunks()).astype(np.int64)
+    row, column = row[order], checkpoint.vocabulary.encode(column_ids).astype(np.int64)[order]
+    ordered = np.empty(len(row), dtype=np.float32)
     for start in range(0, known.num_rows, _PAIR_ROWS):
         first, last = np.searchsorted(row, [start, start + _PAIR_ROWS])
         if first == last:
@@ -161,5 +173,7 @@ def _predict_pairs(checkpoint: Checkpoint, known: SparseRows, pairs: pa.Table, r
             device
         )
         scores[in_vocabulary] = model.predict_at(ratings, at).cpu().numpy()[inverse]
-        part = pairs.slice(first, last - first)
-        yield pa.table({"row_id": part["row"], "column_id": part["column"], "score": scores})
+        ordered[first:last] = scores
+    predicted = np.empty_like(ordered)
+    predicted[order] = ordered
+    return predicted

@@ -50,7 +50,9 @@ def one_line(error: BaseException) -> str:
 
 
 def info(url: str) -> dict[str, Any] | None:
-    """What a store says of a URL: "type" ("file" or "directory"), "size" in bytes or None; None: nothing is there.
+    """What a store says of a URL: "type" ("file", "directory", or "other": a device, a pipe), "size" in bytes or None.
+
+    None: nothing is there.
 
     Raises:
         InputError: it does not answer, or may not be asked.
@@ -258,12 +260,21 @@ def remove_empty_directory(url: str) -> None:
         fs.rmdir(path)
 
 
+def check_regular(url: str) -> None:
+    """Raises InputError where there is something at the URL that is no regular file: a directory, a device, a pipe."""
+    found = info(url)
+    if found is not None and found["type"] != "file":
+        what = "a directory" if found["type"] == "directory" else "no regular file"
+        raise InputError(f"{url} is {what}; name a file")
+
+
 def check_writable(url: str) -> None:
     """Checks, before long work, that a file can be written: writes an empty one beside it and removes that.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot, or what is there is no regular file.
     """
+    check_regular(url)
     probe = f"{url}.{uuid.uuid4().hex}.tmp"
     try:
         _write(probe, b"")

@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.storage.files import (
+    check_regular,
     exists,
     info,
     is_directory,
@@ -37,6 +38,9 @@ class OutputDirectory:
     directory that holds it is whole. A leftover of a killed run has the marker and is cleaned by the next `begin`.
     Two runs must not write to the same directory at the same time.
 
+    An engine may make a part of a job again, that which calls `begin` among them: with the same `job`, a later attempt
+    takes up what the earlier ones have written, whatever `overwrite` says; another job's leftover is still cleaned.
+
     Args:
         url: the directory.
         contents: patterns of the files that the run writes, relative to the directory, beside the completing file; "*"
@@ -45,12 +49,22 @@ class OutputDirectory:
         completing: name of the file that makes the output whole: a JSON object whose "kind" starts with
             "nnsparse-stream ".
         overwrite: whether a whole output may be replaced.
+        job: names the job that this is an attempt of; None where nobody but the caller makes attempts.
+        beside: patterns of files that somebody else writes there at the same time: they are let be.
     """
 
     def __init__(
-        self, url: str, *, contents: Collection[str], completing: str = "manifest.json", overwrite: bool = False
+        self,
+        url: str,
+        *,
+        contents: Collection[str],
+        completing: str = "manifest.json",
+        overwrite: bool = False,
+        job: str | None = None,
+        beside: Collection[str] = (),
     ) -> None:
         self.url = url
+        self._job, self._beside = job, beside
         self._completing = completing
         self._ours = (*contents, completing, _MARKER)
         self._overwrite = overwrite
@@ -65,9 +79,9 @@ class OutputDirectory:
         found = info(self.url)
         if found is None:
             return "empty"
-        if found["type"] == "file":
+        if found["type"] != "directory":
             raise InputError(f"{self.url} is a file where an output directory is meant; name another `output`")
-        names = {_final_name(name) for name in list_files(self.url)}
+        names = {_final_name(name) for name in self._names()}
         if not names:
             return "empty"
         foreign = sorted(name for name in names if not self._is_ours(name))
@@ -78,6 +92,7 @@ class OutputDirectory:
             )
         if _MARKER in names:
             return "unfinished"  # also where the completing file is there: the run was killed before its last step
+        check_regular(join(self.url, self._completing))
         kind = read_json(join(self.url, self._completing), "the last file of an output").get("kind")
         if not str(kind).startswith(_OUR_KIND):
             raise InputError(
@@ -85,17 +100,29 @@ class OutputDirectory:
             )
         return "complete"
 
+    def attempted(self) -> bool:
+        """Whether what lies there, unfinished or complete, is the work of an earlier attempt of this job."""
+        if self._job is None:
+            return False
+        for name in (_MARKER, self._completing):
+            url = join(self.url, name)
+            if exists(url):
+                return read_json(url, "a file of an output").get("job") == self._job
+        return False
+
     def check(self) -> None:
         """Checks, before any work and without a change, that `begin` may go on.
 
         Raises:
             InputError: what `state` raises; or a whole output lies there and `overwrite` is False.
         """
-        if self.state() == "complete" and not self._overwrite:
+        if self.state() == "complete" and not self._overwrite and not self.attempted():
             raise InputError(f"{self.url} exists already; pass `overwrite` to replace it, or name another `output`")
 
     def begin(self, resume: bool = False) -> None:
         """Makes the directory, cleans it, and marks it as unfinished. Call it when the inputs have been checked.
+
+        What an earlier attempt of the same job has written stays.
 
         Args:
             resume: keep what lies there, but for the completing file.
@@ -104,17 +131,28 @@ class OutputDirectory:
             InputError: what `check` raises, or the directory cannot be written.
         """
         self.check()
-        self._made_by_us = self.state() != "empty" or not exists(self.url)
+        state, attempted = self.state(), self.attempted()
+        if attempted and state == "complete":
+            return
+        self._made_by_us = state != "empty" or not exists(self.url)
+        cleaned = state != "empty" and not (resume or attempted)
         try:
-            write_file(join(self.url, _MARKER), to_json({"kind": _OUR_KIND + "unfinished output"}))
-            if not resume:
+            # An attempt that ends while it cleans leaves no job's marker: the next one cleans what remains.
+            self._mark(None if cleaned else self._job)
+            if cleaned:
                 self._remove_contents()
+                if self._job is not None:
+                    self._mark(self._job)
             elif exists(join(self.url, self._completing)):
                 self.remove(self._completing)
         except InputError:
             raise
         except OSError as error:
             raise InputError(f"{self.url}: the output cannot be written: {one_line(error)}") from error
+
+    def _mark(self, job: str | None) -> None:
+        named = {} if job is None else {"job": job}
+        write_file(join(self.url, _MARKER), to_json({"kind": _OUR_KIND + "unfinished output", **named}))
 
     def write(self, name: str, data: bytes) -> None:
         """Writes one file, whole; `name` is relative to the directory."""
@@ -133,7 +171,7 @@ class OutputDirectory:
 
     def complete(self, data: bytes) -> None:
         """Writes the completing file and takes the marker away: from here on the output is whole."""
-        for name in list_files(self.url):
+        for name in self._names():
             if _final_name(name) != name:  # a worker was killed while it wrote, and another wrote the file
                 self.remove(name)
         self.write(self._completing, data)
@@ -159,11 +197,19 @@ class OutputDirectory:
         """Removes the completing file first: what remains of a removal that is cut off is not taken for whole."""
         if not is_directory(self.url):
             return
-        ours = [name for name in list_files(self.url) if name != _MARKER and self._is_ours(_final_name(name))]
+        ours = [name for name in self._names() if name != _MARKER and self._is_ours(_final_name(name))]
         _remove(self.url, sorted(ours, key=lambda name: (name != self._completing, name)))
 
+    def _names(self) -> list[str]:
+        """The files that lie there, but for those of somebody else."""
+        return [name for name in list_files(self.url) if not _matches(_final_name(name), self._beside)]
+
     def _is_ours(self, name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._ours)
+        return _matches(name, self._ours)
+
+
+def _matches(name: str, patterns: Collection[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _remove(url: str, names: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a training run tells: the progress bar, a line an epoch, and the report."""
+"""What a training run tells: to a listener while it goes on, a line an epoch, and the report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,28 @@ from nnsparse_stream.training import report
 from nnsparse_stream.training.recipe import Recipe
 
 
+class Progress:
+    """Is told by a run what has been done; this one does nothing. A subclass overrides what it wants to hear."""
+
+    def epoch_begun(self, epoch: int, entries: int, total: int) -> None:
+        """An epoch, from 1, is trained on; so many of its `total` ratings were before the run was resumed."""
+
+    def batch_trained(self, sums: dict[str, Any], recipe: Recipe) -> None:
+        """A minibatch was trained on.
+
+        Args:
+            sums: over the epoch so far: `entries`, `rows`, `batches`, `loss`, `squared` (errors), `seconds`, and of
+                these those that were `waited` for minibatches.
+            recipe: of the run.
+        """
+
+    def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
+        """An epoch of so many has ended and its checkpoint is written; `metrics` are its line of metrics.jsonl."""
+
+    def already_over(self) -> None:
+        """The run that was to be resumed has ended before."""
+
+
 def peak_memory() -> int:
     """The process's peak resident memory in bytes."""
     if sys.platform == "linux":  # where ru_maxrss counts the parent's memory, too
@@ -21,8 +43,8 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def progress_text(sums: dict[str, Any], recipe: Recipe) -> str:
-    """What the progress bar says of an epoch so far."""
+def sums_text(sums: dict[str, Any], recipe: Recipe) -> str:
+    """An epoch so far, in words; see `Progress.batch_trained`."""
     return (
         f"loss {sums['loss'] / sums[recipe.loss_average]:.4f}, "
         f"rmse {math.sqrt(sums['squared'] / sums['entries']):.4f}, "
@@ -32,7 +54,7 @@ def progress_text(sums: dict[str, Any], recipe: Recipe) -> str:
 
 
 def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
-    """The line that is printed when an epoch has ended."""
+    """An epoch that has ended, as a line; see `Progress.epoch_ended`."""
     validation = metrics["validation"]
     judged = f"validation RMSE {validation['rmse']:.4f} MAE {validation['mae']:.4f}  " if validation else ""
     stage = f"layer {metrics['layer']}  " if metrics["layer"] else ""

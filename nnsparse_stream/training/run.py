@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
@@ -26,14 +24,11 @@ from nnsparse_stream.training.checkpoint import (
     save_checkpoint,
     step_directory,
 )
-from nnsparse_stream.training.progress import epoch_line, peak_memory, progress_text
+from nnsparse_stream.training.progress import Progress, peak_memory
 from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.steps import Trainer
 from nnsparse_stream.training.stream import Cursor, Minibatch, TrainingStream
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
-
-#: Set it (from a signal handler, say) to make the run that goes on in this process write a checkpoint and end.
-stop_requested = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,13 @@ class Run:
     """A run that goes on: steps, epochs, checkpoints, and when to end."""
 
     def __init__(
-        self, request: TrainingRequest, checkpoint: Checkpoint, dataset: Dataset, device: torch.device
+        self,
+        request: TrainingRequest,
+        checkpoint: Checkpoint,
+        dataset: Dataset,
+        device: torch.device,
+        progress: Progress,
+        stop: Callable[[], bool],
     ) -> None:
         """Takes up a run at a checkpoint.
 
@@ -91,30 +92,42 @@ class Run:
             checkpoint: the model, which is moved to the device, and what has been done.
             dataset: the data set.
             device: where to compute.
+            progress: is told what has been done.
+            stop: asked between steps whether to write a checkpoint and end.
         """
         self.request, self.checkpoint, self.dataset = request, checkpoint, dataset
+        self.progress, self.stop = progress, stop
         layer = request.recipe.stage(checkpoint.state["epoch"] + 1).layer
         self.trainer = Trainer(checkpoint, request.recipe, request.seed, device, layer)
         recipe = request.recipe
         batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
         self.stream = TrainingStream(dataset, request.seed, batchifier, device)
-        self.stopped = False
         self._saved_at = time.monotonic()
+        self._saved_step = checkpoint.state["step"] or None  # what has done a step was read from storage
 
     def go(self, directory: OutputDirectory) -> None:
-        """Trains until the run ends, or is stopped."""
+        """Trains until the run is over, or is stopped."""
         state, recipe = self.checkpoint.state, self.request.recipe
         self._write_metrics(directory)  # what a kill between a checkpoint and its metrics left out
         minibatches = self.stream.epochs(state["epoch"] + 1, recipe.all_epochs, Cursor(*state["cursor"]))
         with contextlib.closing(minibatches):
-            while state["epoch"] < recipe.all_epochs and not self._has_to_end() and not self._has_lost_patience():
-                if not self._train_epoch(state["epoch"] + 1, minibatches):
-                    self._save()
-                    return
+            while not self.is_over() and not self.stop() and self._train_epoch(state["epoch"] + 1, minibatches):
                 metrics = self._end_epoch()
                 self._save()
                 self._write_metrics(directory)
-                print(epoch_line(metrics, recipe.all_epochs), flush=True)
+                self.progress.epoch_ended(metrics, recipe.all_epochs)
+        if self._saved_step != state["step"]:
+            self._save()
+
+    def is_over(self) -> bool:
+        """Whether all is trained that was asked for: epochs, steps, or as long as patience lasts."""
+        state, request = self.checkpoint.state, self.request
+        waited = state["epoch"] - state["best"]["epoch"] if state["best"] else 0
+        return (
+            state["epoch"] >= request.recipe.all_epochs
+            or (request.max_steps is not None and state["step"] >= request.max_steps)
+            or (request.patience is not None and waited >= request.patience)
+        )
 
     def _write_metrics(self, directory: OutputDirectory) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.checkpoint.state["history"])
@@ -129,42 +142,31 @@ class Run:
         total = self.dataset.manifest.fold_entries["train"]
         waited_before, seconds_before = sums["waited"] - self.stream.waited, sums["seconds"]
         started = time.perf_counter()
-        with tqdm(
-            total=total,
-            initial=sums["entries"],
-            unit=" ratings",
-            unit_scale=True,
-            desc=f"epoch {epoch}",
-            leave=False,
-            disable=None,
-        ) as bar:
-            for minibatch in iter(minibatches.__next__, None):
-                if self._has_to_end():
-                    return False
-                rows = minibatch.rows
-                progress = (stage.epoch - 1 + sums["entries"] / total) / stage.epochs
-                learning_rate = recipe.learning_rate_at(stage.epoch, progress)
-                loss, squared = self.trainer.train_batch(rows, learning_rate, epoch == 1)
-                state["step"] += 1
-                state["cursor"] = list(minibatch.after)
-                for name, value in (
-                    ("entries", rows.num_entries),
-                    ("rows", rows.num_rows),
-                    ("batches", 1),
-                    ("loss", loss),
-                    ("squared", squared or 0.0),
-                ):
-                    sums[name] += value
-                sums["seconds"] = seconds_before + time.perf_counter() - started
-                sums["waited"] = waited_before + self.stream.waited
-                bar.update(rows.num_entries)
-                if not bar.disable:
-                    bar.set_postfix_str(progress_text(sums, recipe), refresh=False)
-                if not math.isfinite(loss):
-                    raise self._diverged(epoch)
-                if self._is_due():
-                    self._save()
-                self.stopped = stop_requested.is_set()
+        self.progress.epoch_begun(epoch, sums["entries"], total)
+        for minibatch in iter(minibatches.__next__, None):
+            if self.stop() or self.is_over():
+                return False
+            rows = minibatch.rows
+            progress = (stage.epoch - 1 + sums["entries"] / total) / stage.epochs
+            learning_rate = recipe.learning_rate_at(stage.epoch, progress)
+            loss, squared = self.trainer.train_batch(rows, learning_rate, epoch == 1)
+            state["step"] += 1
+            state["cursor"] = list(minibatch.after)
+            for name, value in (
+                ("entries", rows.num_entries),
+                ("rows", rows.num_rows),
+                ("batches", 1),
+                ("loss", loss),
+                ("squared", squared or 0.0),
+            ):
+                sums[name] += value
+            sums["seconds"] = seconds_before + time.perf_counter() - started
+            sums["waited"] = waited_before + self.stream.waited
+            self.progress.batch_trained(sums, recipe)
+            if not math.isfinite(loss):
+                raise self._diverged(epoch)
+            if self._is_due():
+                self._save()
         return True
 
     def _end_epoch(self) -> dict[str, Any]:
@@ -216,16 +218,6 @@ class Run:
             f"and {ratings['max']:g})"
         )
 
-    def _has_to_end(self) -> bool:
-        limit = self.request.max_steps
-        return self.stopped or (limit is not None and self.checkpoint.state["step"] >= limit)
-
-    def _has_lost_patience(self) -> bool:
-        state, patience = self.checkpoint.state, self.request.patience
-        return (
-            patience is not None and state["best"] is not None and state["epoch"] - state["best"]["epoch"] >= patience
-        )
-
     def _is_due(self) -> bool:
         steps, minutes = self.request.checkpoint_steps, self.request.checkpoint_minutes
         if steps is not None and self.checkpoint.state["step"] % steps == 0:
@@ -236,7 +228,7 @@ class Run:
         """Writes a checkpoint, and removes those that are not to be kept."""
         state, output = self.checkpoint.state, self.request.output
         save_checkpoint(step_directory(output, state["step"]), self.checkpoint, self.trainer.optimizer)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), state["step"]
         best = state["best"] and step_directory(output, state["best"]["step"])
         for old in checkpoints_of(output)[: -self.request.keep_checkpoints]:
             if old != best:

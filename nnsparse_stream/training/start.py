@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,15 +19,19 @@ from nnsparse_stream.training.checkpoint import (
     load_model,
     step_directory,
 )
-from nnsparse_stream.training.progress import run_report
+from nnsparse_stream.training.progress import Progress, run_report
 from nnsparse_stream.training.run import NO_SUMS, Run, TrainingRequest
 from nnsparse_stream.training.steps import pick_device
 from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
 
-def run_directory(request: TrainingRequest) -> OutputDirectory:
+def run_directory(request: TrainingRequest, job: str | None = None) -> OutputDirectory:
     """The run's directory, checked: nothing has been written or removed yet.
+
+    Args:
+        request: the run.
+        job: see `train`.
 
     Raises:
         InputError: it holds something else, or a run, and neither `resume` nor `overwrite` says what to do with it.
@@ -36,8 +41,11 @@ def run_directory(request: TrainingRequest) -> OutputDirectory:
         contents=("checkpoints/step-*", "metrics.jsonl", EVENTS_FILE, "report.html"),
         completing="run.json",
         overwrite=request.overwrite or request.resume,
+        job=job,
     )
     directory.check()
+    if directory.attempted():
+        return directory
     state = directory.state()
     if state == "unfinished" and not (request.resume or request.overwrite):
         raise InputError(f"{request.output} holds a run that did not finish; pass `resume` to go on, or `overwrite`")
@@ -46,16 +54,30 @@ def run_directory(request: TrainingRequest) -> OutputDirectory:
     return directory
 
 
-def train(request: TrainingRequest) -> dict[str, Any]:
+def train(
+    request: TrainingRequest,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    job: str | None = None,
+) -> dict[str, Any]:
     """Trains a model from its start, or from its last checkpoint.
 
-    The result is a pure function of (data set, recipe, seed) on one machine and number of threads: a run that is
-    stopped or killed at any step and resumed ends with bit-equal weights and metrics.
+    On the CPU of one machine, with one number of threads, weights, optimiser state and metrics but for times and memory
+    are a pure function of (data set, recipe, seed): a run that is stopped or killed at any step and resumed ends with
+    the same, bit for bit.
+
+    Args:
+        request: the run.
+        progress: is told, in this thread, what has been done.
+        stop: is asked, in this thread, between steps; where it is true, the run writes a checkpoint and ends.
+        job: names the engine's job that this is an attempt of. Where an earlier attempt of it has begun, this one goes
+            on from its last checkpoint, as with `resume`, and keeps what it has written, even with `overwrite`.
 
     Returns:
-        What run.json holds: recipe, seed, checkpoint (relative to the run), epochs, steps and the last metrics. Where
-        the run was stopped by `stop_requested`, only {"stopped": True, "checkpoint", "epochs", "steps"}: run.json is
-        not written, and the run can be resumed.
+        What run.json holds: recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics, and the
+        job where there is one. Where the run was stopped before it was over, only {"stopped": True, "checkpoint",
+        "epochs", "steps"}: run.json is not written, and the run can be resumed.
 
     Raises:
         InputError: the data set or the output cannot be used, the run to resume is another one, or it diverged.
@@ -65,7 +87,11 @@ def train(request: TrainingRequest) -> dict[str, Any]:
     # Rows of a large matrix are read at random, each from a page of its own: torch asks Linux for huge pages, where its
     # first large tensor is still to come.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    directory = run_directory(request)
+    progress = progress or Progress()
+    directory = run_directory(request, job)
+    attempted = directory.attempted()
+    if attempted and directory.state() == "complete":  # the attempt's end was lost on the way
+        return _ended(request)
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     device = pick_device(request.device)
@@ -79,13 +105,13 @@ def train(request: TrainingRequest) -> dict[str, Any]:
     # Before anything is removed: files may be missing or damaged.
     dataset.check_files()
     dataset.vocabulary()
-    checkpoint = _resumed(request, dataset) if request.resume else None
+    checkpoint = _resumed(request, dataset) if request.resume or attempted else None
     if checkpoint and directory.state() == "complete" and checkpoint.state["epoch"] == request.recipe.all_epochs:
-        print(f"{request.output} has ended; there is nothing to resume", flush=True)
-        return storage.read_json(storage.join(request.output, "run.json"), "a run")
+        progress.already_over()
+        return _ended(request)
     directory.begin(resume=request.resume)
     try:
-        run = Run(request, checkpoint or _fresh(request, dataset), dataset, device)
+        run = Run(request, checkpoint or _fresh(request, dataset), dataset, device, progress, stop)
         run.go(directory)
     except BaseException:
         if not checkpoints_of(request.output):
@@ -97,7 +123,7 @@ def train(request: TrainingRequest) -> dict[str, Any]:
         "epochs": state["epoch"],
         "steps": state["step"],
     }
-    if run.stopped:
+    if not run.is_over():
         return {"stopped": True, **summary}
     if request.patience is not None and state["best"]:
         summary["checkpoint"] = "checkpoints/" + step_directory("", state["best"]["step"]).rsplit("/", 1)[-1]
@@ -108,12 +134,17 @@ def train(request: TrainingRequest) -> dict[str, Any]:
         "seed": request.seed,
         "best": state["best"],
         "metrics": state["history"][-1] if state["history"] else None,
+        **({} if job is None else {"job": job}),
     }
     directory.write(
         "report.html", run_report(state["history"], request.recipe, f"{request.data}, seed {request.seed}").encode()
     )
     directory.complete(storage.to_json(summary))
     return summary
+
+
+def _ended(request: TrainingRequest) -> dict[str, Any]:
+    return storage.read_json(storage.join(request.output, "run.json"), "a run")
 
 
 def _fingerprint(dataset: Dataset) -> str:

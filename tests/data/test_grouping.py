@@ -116,6 +116,21 @@ def test_first_and_last_go_by_position_without_time() -> None:
         assert (rows["values"].to_pylist(), merged) == ([[value]], 2)
 
 
+@pytest.mark.parametrize("policy", ["first", "last", "mean"])
+def test_minus_zero_is_zero_whatever_the_order(policy: str) -> None:
+    records = [
+        (1, "a", -0.0, 0, 0),
+        (1, "a", 0.0, 0, 0),
+        (2, "a", -0.0, 0, 0),
+        (2, "a", -0.0, 0, 0),
+        (3, "a", -0.0, 0, 0),
+    ]
+    for order in (records, records[::-1]):
+        blocks, vocabulary = blocks_of(order, "user")
+        values = group_rows(blocks, "user", vocabulary, policy, None)[0]["values"].flatten().to_numpy()
+        assert values.tobytes() == np.zeros(3, dtype=np.float32).tobytes()
+
+
 def test_error_names_the_pair() -> None:
     records = [(7, "a", 1.0, 0, 0), (8, "b", 1.0, 0, 0), (7, "a", 1.0, 0, 0)]
     for axis in ("user", "item"):

@@ -65,7 +65,7 @@ def test_a_server_that_ends_is_named_with_the_end_of_its_log(tmp_path: Path) -> 
     servers = Servers(tmp_path)
     servers.start("one", [sys.executable, "-c", "print('out of memory')"])
     with pytest.raises(EngineError, match=r"(?s)^one has ended, and its port is not there.*one\.log\nout of memory"):
-        servers.wait("its port", lambda: False, 30)
+        servers.wait("its port", lambda: False, 250)
     servers.stop()
 
 
@@ -73,7 +73,7 @@ def test_a_server_that_takes_too_long_is_named(tmp_path: Path) -> None:
     servers = Servers(tmp_path)
     servers.start("one", SLEEP)
     try:
-        servers.wait("its first line", lambda: "begun" in servers.tail("one"), 30)
+        servers.wait("its first line", lambda: "begun" in servers.tail("one"), 250)
         with pytest.raises(EngineError, match=r"(?s)^its port is not there after 0 s.*begun"):
             servers.wait("its port", lambda: False, 0)
     finally:

@@ -67,7 +67,7 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture
 def proxy(azurite: int) -> Iterator[FaultProxy]:
     """What stands between the client and the server."""
-    proxy = FaultProxy("127.0.0.1", azurite, stall_seconds=1)
+    proxy = FaultProxy("127.0.0.1", azurite)
     yield proxy
     proxy.close()
 

@@ -22,11 +22,28 @@ DUPLICATES = 150
 
 
 class Case(NamedTuple):
-    """Inputs, the flags to prepare them, and what an engine is to make of them."""
+    """Inputs, the flags to prepare them, and what an engine is to make of them.
+
+    Attributes:
+        prepare: flags of `prepare` but for `--duplicates` and `--output`.
+        commands: name of an output, and the command with its flags that writes it.
+        expected: checksums of the files of each output.
+    """
 
     prepare: list[str]
-    score: list[str]
+    commands: dict[str, list[str]]
     expected: dict[str, dict[str, str]]
+
+
+def write(command: list[str], output: Path, *engine_flags: str) -> dict[str, str]:
+    """Runs a command of a case; gives the checksums of what it wrote."""
+    name, *flags = command
+    where = ["--json", output / "figures.json"] if name == "evaluate" else ["--output", output]
+    if name == "evaluate":
+        output.mkdir()
+    done = run_command(name, *flags, *where, *engine_flags)
+    assert done.returncode == 0, done.stderr
+    return checksums(output)
 
 
 @pytest.fixture(scope="module")
@@ -49,35 +66,43 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     (source / "c.jsonl").write_text("\n".join([*objects, '{"user": "u1"']))
     columns = dict(zip(names, zip(*parts[3], strict=True), strict=True))
     pq.write_table(pa.table(columns), source / "d.parquet", row_group_size=500)
-    prepare = ["--input", str(source), "--axis", "user", "--num_shards", "5", "--timestamp_column", "time"]
-    data, model, scores = where / "data", where / "model", where / "scores"
-    score = ["--data", str(data), "--model", str(model), "--top_k", "5"]
-    for name, flags in (
-        ("prepare", [*prepare, "--duplicates", "last", "--output", data]),
-        ("train", ["--data", data, "--output", model, "--hidden", 8, "--epochs", 2, "--threads", 1]),
-        ("score", [*score, "--output", scores]),
-    ):
-        done = run_command(name, *flags)
-        assert done.returncode == 0, done.stderr
-    manifest = Dataset(str(data)).manifest
+    prepare = ["--input", str(source), "--num_shards", "5", "--timestamp_column", "time"]
+    sides = {axis: {what: str(where / f"{what}-{axis}") for what in ("data", "run")} for axis in ("user", "item")}
+    for axis, side in sides.items():
+        write(["prepare", *prepare, "--duplicates", "last", "--axis", axis], Path(side["data"]))
+        write(["train", "--data", side["data"], "--hidden", "8", "--epochs", "2", "--threads", "1"], Path(side["run"]))
+    manifest = Dataset(sides["user"]["data"]).manifest
     counts = {"bad": len(BAD) + 1, "filtered": 0, "duplicates": DUPLICATES}
     assert manifest.records == {"read": len(records) + len(BAD) + 1, **counts}
-    return Case(prepare, score, {"data": checksums(data), "scores": checksums(scores)})
+    asked = [*(f"{user},{item}" for user, item in pairs[:2000]), *(f"u{user},new" for user in range(50)), "new,i1"]
+    generator.shuffle(asked)
+    (where / "pairs.csv").write_text("\n".join(["user,item", *asked]))
+    alone = ["--data", sides["user"]["data"], "--model", sides["user"]["run"]]
+    blend = [
+        f"--{flag}={sides['user'][what]},{sides['item'][what]}" for flag, what in (("data", "data"), ("model", "run"))
+    ]
+    listed, asked_for = ["--top_k", "5"], ["--pairs", str(where / "pairs.csv")]
+    commands = {
+        "data": ["prepare", *prepare, "--axis", "user", "--duplicates", "last"],
+        "lists": ["score", *alone, *listed],
+        "pairs": ["score", *alone, *asked_for],
+        "figures": ["evaluate", *alone],
+        "lists of a blend": ["score", *blend, *listed],
+        "pairs of a blend": ["score", *blend, *asked_for],
+        "figures of a blend": ["evaluate", *blend],
+    }
+    expected = {output: write(command, where / output) for output, command in commands.items()}
+    return Case([*prepare, "--axis", "user"], commands, expected)
 
 
 def test_same_bytes(
     case: Case, engine_flags: list[str], tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
     seconds, found = [], {}
-    for name, output, flags in (
-        ("prepare", "data", [*case.prepare, "--duplicates", "last"]),
-        ("score", "scores", case.score),
-    ):
+    for output, command in case.commands.items():
         started = time.monotonic()
-        done = run_command(name, *flags, "--output", tmp_path / output, *engine_flags)
+        found[output] = write(command, tmp_path / output, *engine_flags)
         seconds.append(time.monotonic() - started)
-        assert done.returncode == 0, done.stderr
-        found[output] = checksums(tmp_path / output)
     record_property("seconds", " + ".join(f"{each:.1f}" for each in seconds))
     record_property("checksum", digest(*found.values()))
     assert found == case.expected

@@ -9,7 +9,6 @@ import torch
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
-from nnsparse_stream.evaluation.baselines import evaluate_baselines
 from nnsparse_stream.evaluation.prediction_errors import BUCKETS, ErrorSums, evaluate_batch
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.training.checkpoint import load_model
@@ -81,16 +80,6 @@ def test_rows_are_judged_in_bounded_blocks(trained, monkeypatch):
     monkeypatch.setattr("nnsparse_stream.evaluation.prediction_errors._ROWS_AT_ONCE", 7)
     parts = sum((evaluate_batch(model, batch, 2) for batch in dataset.batches()), ErrorSums())
     np.testing.assert_allclose(parts.sums, whole.sums, rtol=1e-6)
-
-
-def test_baselines_are_ordered_as_they_should_be(trained):
-    """The biases explain some of the ratings; their fit is that of the dense normal equations."""
-    dataset = Dataset(trained.data)
-    errors = evaluate_baselines(dataset, 2)
-    mean = dataset.manifest.ratings["mean"]
-    test = np.concatenate([fold_rows(b, (2,), dataset.manifest.num_columns).values.numpy() for b in dataset.batches()])
-    assert errors["global mean"].rmse == pytest.approx(np.sqrt(((test - mean) ** 2).mean()), abs=1e-6)
-    assert errors["row and column biases"].rmse < errors["global mean"].rmse - 0.02
 
 
 def other_data(trained, tmp_path, *flags):

@@ -1,10 +1,9 @@
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import PATHS, path
-from strategies import sparse_rows
+from strategies import random_rows, sparse_rows
 
 from nnsparse_stream.kernels import cpu as cpu_kernels
 from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
@@ -24,17 +23,6 @@ def parameters_of(num_columns, seed=0, units=3):
         torch.randn(*shape, dtype=torch.float64, generator=generator, requires_grad=True)
         for shape in ((num_columns, units), (num_columns, units), (num_columns,))
     ]
-
-
-def random_rows(num_rows, num_columns, per_row, seed=0, dtype=torch.float64):
-    rng = np.random.default_rng(seed)
-    columns = np.stack([np.sort(rng.choice(num_columns, per_row, replace=False)) for _ in range(num_rows)])
-    return SparseRows(
-        torch.arange(0, num_rows * per_row + 1, per_row),
-        torch.from_numpy(columns.ravel()),
-        torch.from_numpy(rng.normal(size=columns.size)).to(dtype),
-        num_columns,
-    )
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nnsparse_stream.nn.autoencoder import ModelConfig, RatingAutoencoder
@@ -67,7 +67,6 @@ def test_predictions_are_clipped_to_the_rating_range():
     assert model.predict(RATINGS, clip=False).max() > 5.0
 
 
-@settings(deadline=None, max_examples=40)
 @given(k=st.integers(1, 10), tile=st.integers(1, 9), seed=st.integers(0, 50))
 def test_top_k_equals_a_full_sort_whatever_the_tiles(k, tile, seed):
     model = make_model()

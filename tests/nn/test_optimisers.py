@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 from paths import PATHS, path
-from test_kernels import random_rows
+from strategies import random_rows
 from torch import nn
 
 from nnsparse_stream.kernels.operations import Transposed, decode_at, encode

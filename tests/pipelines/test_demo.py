@@ -35,3 +35,15 @@ def test_the_demo_goes_the_whole_way(small, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "failed").exists()
     assert cli.main(["demo", "--output", str(output)]) == 2
     assert "pass --overwrite" in capsys.readouterr().err
+
+
+def test_of_a_demo_that_is_stopped_nothing_stays(small, tmp_path, capsys, monkeypatch):
+    def stopped(args, beam_flags):
+        raise cli.StoppedError("stopped; --resume goes on from there")
+
+    monkeypatch.setattr("nnsparse_stream.pipelines.train.run", stopped)
+    assert cli.main(["demo", "--output", str(tmp_path / "demo")]) == 1
+    said = capsys.readouterr()
+    assert said.err == "nnsparse-stream demo: interrupted\n"
+    assert "--resume" not in said.out
+    assert not (tmp_path / "demo").exists()

@@ -21,7 +21,7 @@ import pytest
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.pipelines import cli
 
-CASES = int(os.environ.get("NNSPARSE_STREAM_FUZZ", "48"))
+CASES = int(os.environ.get("NNSPARSE_STREAM_FUZZ", "24"))
 FORMATS = ("csv", "tsv", "movielens", "jsonl", "parquet", "csv.gz")
 PIECES = (
     b'"', b"'", b",", b"::", b"\t", b"\n", b"\r\n", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"nan", b"inf", b"-0",

@@ -211,7 +211,7 @@ LINE = st.one_of(
     st.integers(1, 3),
     st.integers(1, 3),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_records_read_are_entries_bad_filtered_and_duplicates(
     tmp_path: Path, lines: list[str], policy: str, folds: list[object], least_of_row: int, least_of_column: int
 ) -> None:

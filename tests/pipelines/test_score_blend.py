@@ -17,7 +17,8 @@ from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.scoring.blending import blend_pairs
-from nnsparse_stream.scoring.predictors import ColumnPredictor, RowPredictor, encoded_schema, encoded_tables
+from nnsparse_stream.scoring.files import codes_schema
+from nnsparse_stream.scoring.predictors import ColumnPredictor, RowPredictor, encoded_tables
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import load_model
 
@@ -211,7 +212,7 @@ def test_the_mean_of_pairs_does_not_depend_on_the_order_of_the_blocks(seed):
 def test_codes_do_not_depend_on_the_order_in_which_they_are_read(trained, item_side):
     checkpoint, vocabulary = load_model(item_side.run), load_model(trained.run).vocabulary
     tables = list(encoded_tables(checkpoint.model, Dataset(item_side.data).batches(), (0,)))
-    tables.append(encoded_schema(pa.string(), 8).empty_table())  # as a shard without rows has
+    tables.append(codes_schema("string", 8).empty_table())  # as a shard without rows has
     ids = pa.array(["nobody", *checkpoint.vocabulary.ids[:5].to_pylist()])
     forwards, backwards = (
         ColumnPredictor(checkpoint, vocabulary, order).tiles(ids)(3, 50) for order in (tables, tables[::-1])

@@ -192,7 +192,7 @@ LINES = st.lists(st.lists(FIELD, min_size=0, max_size=5), max_size=12)
 
 @pytest.mark.parametrize("file_format", ["csv", "tsv", "movielens", "jsonl"])
 @given(LINES, st.sampled_from(["int64", "string"]), st.sampled_from(["\n", "\r\n"]))
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_nothing_is_dropped_and_the_neighbours_do_not_matter(
     file_format: str, lines: list[list[str]], ids: str, ending: str
 ) -> None:
@@ -257,7 +257,7 @@ TEXT_LINES = st.lists(
 
 
 @given(TEXT_LINES, st.booleans(), st.booleans(), st.integers(0, 3), st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_any_splits_give_the_same_records_at_the_same_lines(
     tmp_path: Path, lines: list[str], mark: bool, end: bool, blank: int, data: st.DataObject
 ) -> None:

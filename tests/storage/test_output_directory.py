@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def listing(url: str) -> list[str]:
     return sorted(name[len(path) :].strip("/") for name in fs.find(path)) if fs.exists(path) else []
 
 
-def output(base: str, **flags: bool) -> OutputDirectory:
+def output(base: str, **flags: Any) -> OutputDirectory:
     return OutputDirectory(storage.join(base, "out"), contents=("rows/shard-*", "part-*.bin"), **flags)
 
 
@@ -148,3 +149,56 @@ def test_what_is_needed_on_the_way_only_is_removed_with_its_folders(base: str) -
     assert not fs.exists(path)
     directory.complete(COMPLETE)
     assert listing(directory.url) == ["manifest.json", "part-1.bin"]
+
+
+def test_a_later_attempt_of_a_job_keeps_what_the_earlier_ones_wrote(base: str) -> None:
+    finish(base)
+    ours = {"overwrite": True, "job": "one"}
+    assert not output(base, **ours).attempted()
+    output(base, **ours).begin()
+    assert output(base, job="one").attempted()
+    output(base, **ours).write("rows/shard-2", b"2")
+    output(base, **ours).begin()
+    assert listing(storage.join(base, "out")) == ["_unfinished.json", "rows/shard-2"]
+    assert not output(base, job="two").attempted()
+    assert not output(base).attempted()
+    output(base, job="two").begin()  # of another job it is a leftover
+    assert listing(storage.join(base, "out")) == ["_unfinished.json"]
+    directory = output(base, job="two")
+    directory.complete(storage.to_json({"kind": "nnsparse-stream test", "job": "two"}))
+    directory.begin()
+    assert directory.state() == "complete"
+    with pytest.raises(InputError, match="exists already"):
+        output(base, job="one").begin()
+
+
+def test_an_attempt_that_ended_while_it_cleaned_is_followed_by_one_that_cleans(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(base)
+
+    def killed(url: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nnsparse_stream.storage.output_directory.remove_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            output(base, overwrite=True, job="one").begin()
+    assert listing(storage.join(base, "out")) == ["_unfinished.json", "manifest.json", "part-1.bin", "rows/shard-1"]
+    output(base, overwrite=True, job="one").begin()
+    assert listing(storage.join(base, "out")) == ["_unfinished.json"]
+
+
+def test_what_somebody_else_writes_beside_is_let_be(base: str) -> None:
+    others = [f"letters/{name}" for name in ("1.jsonl", f"2.jsonl.{uuid.uuid4().hex}.tmp")]
+    for name in others:
+        storage.write_file(storage.join(base, "out", name), b"x")
+    directory = output(base, beside=("letters/*",))
+    assert directory.state() == "empty"
+    directory.begin()
+    directory.write("part-1.bin", b"1")
+    directory.complete(COMPLETE)
+    assert listing(storage.join(base, "out")) == [*others, "manifest.json", "part-1.bin"]
+    assert output(base, beside=("letters/*",)).state() == "complete"
+    directory.abort()
+    assert listing(storage.join(base, "out")) == others

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pyarrow.parquet as pq
@@ -35,10 +37,12 @@ def gcs_server() -> Iterator[tuple[str, int]]:
 @pytest.fixture
 def gcs_proxy(gcs_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
     """Stands before the server; the endpoint is set as users of fsspec set it."""
-    proxy = FaultProxy(*gcs_server, stall_seconds=1)
+    proxy = FaultProxy(*gcs_server)
     config = {"endpoint_url": proxy.url, "token": "anon", "project": "x"}
     monkeypatch.setitem(fsspec.config.conf, "gs", config)
     monkeypatch.setattr(retries, "BACKOFF", retries.Backoff(first_seconds=0.01, longest_seconds=0.05))
+    # Its own retries wait a second and more, which it has no setting for.
+    monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=lambda _: asyncio.sleep(0.01)))
     gcsfs.GCSFileSystem.clear_instance_cache()
     yield proxy
     gcsfs.GCSFileSystem.clear_instance_cache()

@@ -51,7 +51,7 @@ def test_fsspec_environment_reaches_worker_processes(s3: str, s3_proxy: FaultPro
     """A process of its own, with workers of its own, that knows the endpoint from FSSPEC_S3_ENDPOINT_URL only."""
     pq.write_table(make_ratings(50, 20, 500, 0.5, seed=2).ratings, tmp_path / "ratings.parquet")
     flags = ["--input", str(tmp_path / "ratings.parquet"), "--axis", "user", "--num_shards", "2", "--output"]
-    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=1"]
     done = subprocess.run(
         [sys.executable, "-m", "nnsparse_stream.pipelines.prepare", *flags, f"{s3}/data", *workers],
         env={**os.environ, "FSSPEC_S3_ENDPOINT_URL": s3_proxy.url},
@@ -106,7 +106,7 @@ def test_a_web_server_that_fails_is_retried_or_named(
     data = bytes(range(256)) * 10_000
     (tmp_path / "web" / "a").write_bytes(data)
     host, port = web.removeprefix("http://").split(":")
-    proxy = FaultProxy(host, int(port), stall_seconds=1)
+    proxy = FaultProxy(host, int(port))
     try:
         for fault in ("503", "reset", "cut", "short"):
             for broken in range(1, 5):

@@ -116,6 +116,60 @@ def test_too_many_bad_records_fail_the_run_and_the_next_begins_anew(log: Path) -
     assert files_of("out") == files_of("expected")
 
 
+WRITE = """
+    - {type: ReadRatings, config: {input: log.csv, dead_letters: out/dead_letters}}
+    - type: WriteDataset
+      input: {ratings: ReadRatings.ratings, summaries: ReadRatings.summaries}
+      config: {output: out, axis: user, duplicates: mean, overwrite: OVERWRITE}
+"""
+
+
+def test_building_changes_nothing_and_running_replaces_all_of_it(log: Path) -> None:
+    bad = log.read_text()
+    assert prepare("--input", log, "--output", "out", "--axis", "user", "--duplicates", "mean", "--num_shards", 3) == 0
+    before = files_of("out")
+    assert "dead_letters/00000-00000-00000.jsonl" in before
+    pipeline = beam.Pipeline(RUNNER.partition("=")[2])
+    rows = pipeline | beam.Create([beam.Row(user="a", item=1, rating=2.5)])
+    with pytest.raises(InputError, match="exists already; pass `overwrite`"):
+        _ = rows | "Refused" >> beam_yaml.WriteDataset("out", "user")
+    _ = rows | beam_yaml.WriteDataset("out", "user", overwrite=True)
+    assert files_of("out") == before
+    log.write_text(bad.replace("u1,2,nan,3\n", ""))
+    run(WRITE.replace("OVERWRITE", "true"))
+    assert prepare("--input", "log.csv", "--output", "expected", "--axis", "user", "--duplicates", "mean") == 0
+    assert files_of("out") == files_of("expected")
+
+
+def test_a_first_stage_that_is_made_again_removes_nothing(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    complete = beam_yaml._complete
+
+    def complete_after_a_retry(once: bytes, output: Any, *rest: Any) -> Any:
+        beam_yaml._begin(output)
+        return complete(once, output, *rest)
+
+    monkeypatch.setattr(beam_yaml, "_complete", complete_after_a_retry)
+    assert prepare("--input", "log.csv", "--output", "out", "--axis", "item", "--duplicates", "mean") == 0
+    run(WRITE.replace("OVERWRITE", "true"))
+    assert prepare("--input", "log.csv", "--output", "expected", "--axis", "user", "--duplicates", "mean") == 0
+    assert files_of("out") == files_of("expected")
+
+
+def test_a_data_set_whose_files_were_removed_meanwhile_is_not_completed(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = beam_yaml._complete
+
+    def complete_what_was_removed(once: bytes, output: Any, *rest: Any) -> Any:
+        output.remove_matching("columns/*")
+        return complete(once, output, *rest)
+
+    monkeypatch.setattr(beam_yaml, "_complete", complete_what_was_removed)
+    with pytest.raises(RuntimeError, match=r"columns/part-\S+ was written and is not there any more"):
+        run(WRITE.replace("OVERWRITE", "false"))
+    assert "manifest.json" not in files_of("out")
+
+
 def test_summaries_do_not_count_what_a_filter_leaves_out(log: Path) -> None:
     with pytest.raises(InputError, match=r"^the summaries count 302 ratings, and 291 came; .*drop the input summaries"):
         run("""

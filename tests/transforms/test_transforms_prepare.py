@@ -196,7 +196,7 @@ def test_a_duplicate_reaches_the_driver_from_a_worker(tmp_path: Path) -> None:
         vocabulary = ratings | BuildVocabulary("item", "int64", str(tmp_path))
         _ = ratings | SparsifyRatings("user", vocabulary, block.slice(0, 0))
 
-    with pytest.raises(InputError, match=r"^user 1 rated item 2 more than once; pass --duplicates first, last or mean"):
+    with pytest.raises(InputError, match=r"^user 1 rated item 2 more than once; pass `duplicates` first, last or mean"):
         run_pipeline(build, [])
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from samples import ROOT
+from killing import kill
 from shuffles import carries_blocks, coders_of_shuffles, falls_back
 
 import nnsparse_stream.transforms.coders
@@ -73,32 +69,28 @@ def both(trained, item_side) -> list[str]:
     return ["--model", f"{trained.run},{item_side.run}", "--data", f"{trained.data},{item_side.data}"]
 
 
-@pytest.mark.parametrize("moment", ["_unfinished.json", "part-*.parquet"])
-def test_killed_and_run_again_gives_the_same_files(trained, tmp_path: Path, moment: str) -> None:
-    check_killed(["--model", trained.run, "--input", trained.log, "--top_k", "3"], tmp_path, moment)
-
-
-def test_a_blend_that_is_killed_leaves_codes_that_the_next_run_removes(trained, item_side, tmp_path: Path) -> None:
-    check_killed([*both(trained, item_side), "--top_k", "3"], tmp_path, "_codes/model-1/part-*.parquet")
-
-
-def check_killed(flags: list[str], tmp_path: Path, moment: str) -> None:
-    out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nnsparse_stream.pipelines.score", *flags, "--output", str(out)],
-        stdout=subprocess.DEVNULL,
-        cwd=ROOT,
+def test_killed_and_run_again_gives_the_same_files(trained, item_side, tmp_path: Path) -> None:
+    """The blend leaves codes of its second model, which the next run removes."""
+    one = ["score", "--model", trained.run, "--input", trained.log, "--top_k", "3"]
+    blend = ["score", *both(trained, item_side), "--top_k", "3"]
+    kill(
+        (one, tmp_path / "begun", "_unfinished.json"),
+        (one, tmp_path / "partly", "part-*.parquet"),
+        (blend, tmp_path / "coded", "_codes/model-1/part-*.parquet"),
     )
-    while not list(out.glob(moment)) and process.poll() is None:
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    check_run_again(one, tmp_path / "begun", tmp_path / "one")
+    check_run_again(one, tmp_path / "partly", tmp_path / "one")
+    check_run_again(blend, tmp_path / "coded", tmp_path / "blend")
+
+
+def check_run_again(argv: list[str], out: Path, whole: Path) -> None:
     assert not (out / "_manifest.json").exists()
-    assert cli.main(["score", *flags, "--output", str(out)]) == 0
-    assert cli.main(["score", *flags, "--output", str(tmp_path / "whole")]) == 0
+    assert cli.main([*argv, "--output", str(out)]) == 0
+    if not whole.exists():
+        assert cli.main([*argv, "--output", str(whole)]) == 0
     files = [
         {path.relative_to(directory): path.is_file() and path.read_bytes() for path in directory.rglob("*")}
-        for directory in (out, tmp_path / "whole")
+        for directory in (out, whole)
     ]
     assert Path("_manifest.json") in files[1]
     assert files[0] == files[1]

@@ -1,0 +1,70 @@
+"""Blocks that scoring is given of one shard: its rows, or where they lie; rows that may have no rating; and pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nnsparse_stream.data.dataset import shard_schema
+from nnsparse_stream.data.shards import Shard
+
+
+def shard_block(shard: Shard) -> pa.RecordBatch:
+    """The one column shard: where the rows lie."""
+    return pa.record_batch({"shard": pa.array([shard.to_json()], type=pa.binary())})
+
+
+def pair_block(block: pa.RecordBatch, axis: str) -> pa.RecordBatch:
+    """Columns row and column: those that a block of pairs has as user and item; `axis` is that of the rows."""
+    return pa.record_batch([block[axis], block["item" if axis == "user" else "user"]], names=["row", "column"])
+
+
+class ShardBlocks(NamedTuple):
+    """What there is of one shard.
+
+    Attributes:
+        rows: batches of its rows as a shard holds them, then one of those rows that were named and have no rating.
+        pairs: columns row and column; None where no block has them.
+    """
+
+    rows: Iterable[pa.RecordBatch]
+    pairs: pa.Table | None
+
+    @classmethod
+    def of(cls, blocks: Sequence[pa.RecordBatch]) -> ShardBlocks:
+        """Sorts blocks, in any order, by their columns: those of `shard_schema`, shard, row, or row and column."""
+        by_names: dict[tuple[str, ...], list[pa.RecordBatch]] = {}
+        for block in blocks:
+            by_names.setdefault(tuple(block.schema.names), []).append(block)
+        named, pairs = by_names.get(("row",)), by_names.get(("row", "column"))
+        rows: Iterable[pa.RecordBatch] = by_names.get(("row", "columns", "values", "fold"), [])
+        for block in by_names.get(("shard",), []):
+            rows = Shard.from_json(block["shard"][0].as_py()).batches()
+        if named:
+            held = list(rows)
+            rows = [*held, rows_without_ratings(held, [block["row"] for block in named])]
+        return cls(rows, pa.Table.from_batches(pairs) if pairs else None)
+
+
+def rows_without_ratings(rows: Iterable[pa.RecordBatch], named: Sequence[pa.Array]) -> pa.RecordBatch:
+    """Those of the named rows, ascending, that no batch of rows holds, as rows without entries.
+
+    Args:
+        rows: batches of rows as a shard holds them.
+        named: ids of rows, each any number of times; at least one array.
+    """
+    held = pa.chunked_array([block["row"] for block in rows], type=named[0].type).combine_chunks()
+    ids = pa.chunked_array(named).combine_chunks().unique()
+    ids = ids.filter(pc.invert(pc.is_in(ids, value_set=held)))
+    ids = ids.take(pc.sort_indices(ids))
+    schema = shard_schema(ids.type)
+    offsets = pa.array(np.zeros(len(ids) + 1, dtype=np.int32))
+    lists = [
+        pa.ListArray.from_arrays(offsets, pa.array([], type=field.type.value_type), type=field.type)
+        for field in list(schema)[1:]
+    ]
+    return pa.record_batch([ids, *lists], schema=schema)

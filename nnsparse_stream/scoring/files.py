@@ -1,0 +1,66 @@
+"""Files of scores, and of the codes that a blend keeps meanwhile: their names, schemas, and how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nnsparse_stream.storage import files as storage
+
+#: Where, in the output, codes lie while a blend is ranked.
+CODES = "_codes"
+
+_FIELDS = (("score", pa.float32()), ("rank", pa.int32()))
+
+
+def score_schema(row_type: str, column_type: str, ranked: bool) -> pa.Schema:
+    """The schema of scores of ids of these types, "int64" or "string"; with `rank` where they are ranked."""
+    ids = [("row_id", pa.type_for_alias(row_type)), ("column_id", pa.type_for_alias(column_type))]
+    return pa.schema([*ids, *_FIELDS[: 2 if ranked else 1]])
+
+
+def write_scores(
+    output: str, shard: int, num_shards: int, tables: Iterable[pa.Table], schema: pa.Schema
+) -> dict[str, Any]:
+    """Writes a shard's scores, whole, and returns `path` (relative to the output), `rows` and `bytes` of the file."""
+    sink = pa.BufferOutputStream()
+    count = 0
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for table in tables:
+            count += len(table)
+            writer.write_table(table.cast(schema))
+    name = f"part-{shard:05d}-of-{num_shards:05d}.parquet"
+    data = bytes(sink.getvalue())
+    storage.write_file(storage.join(output, name), data)
+    return {"path": name, "rows": count, "bytes": len(data)}
+
+
+def codes_file(output: str, position: int, shard: int, num_shards: int) -> str:
+    """URL of the codes of a shard's rows, of the blend's model at a position."""
+    return storage.join(output, CODES, f"model-{position}", f"part-{shard:05d}-of-{num_shards:05d}.parquet")
+
+
+def codes_schema(row_type: str, units: int) -> pa.Schema:
+    """Columns row (the id), mean (float32) and code (float32, a list of the model's hidden units)."""
+    return pa.schema(
+        [("row", pa.type_for_alias(row_type)), ("mean", pa.float32()), ("code", pa.list_(pa.float32(), units))]
+    )
+
+
+def write_codes(url: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Writes a shard's codes, whole."""
+    sink = pa.BufferOutputStream()
+    # Codes hardly compress, and no two are equal.
+    with pq.ParquetWriter(sink, schema, compression="none", use_dictionary=False) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+    storage.write_file(url, bytes(sink.getvalue()))
+
+
+def read_codes(url: str) -> pa.Table:
+    """Reads what `write_codes` wrote."""
+    # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
+    return pq.ParquetFile(pa.BufferReader(storage.read_file(url))).read(use_threads=False)
