@@ -169,7 +169,7 @@ def test_a_failed_multipart_upload_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(retries, "BACKOFF", retries.Backoff(2, 0.01))
     s3_proxy.plan = lambda request: "503" if "partNumber=2" in request.path else None
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(StoreError, match="cannot be written"):
         storage.write_file(f"{s3}/large", small_parts)
     s3_proxy.plan = once("reset", lambda request: "partNumber=2" in request.path)
     assert storage.list_files(s3) == {}
