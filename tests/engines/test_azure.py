@@ -179,7 +179,7 @@ def test_a_server_that_is_lost_on_the_way_leaves_nothing_that_looks_whole(
         return "503" if written else None
 
     proxy.plan = plan
-    assert cli.main(flags) == 2
+    assert cli.main(flags) == 1
     proxy.plan = lambda request: None
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
