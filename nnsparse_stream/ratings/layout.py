@@ -19,6 +19,7 @@ _SAMPLE = 500
 _LEAST_TIME = 1e8
 #: The default names, which also stand for the positions 0, 1 and 2 of a file without names.
 _READ_BY_POSITION = ("user", "item", "rating", NO_COLUMN)
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _TIME_NAME = re.compile(
     r"(unix_?|event_?)?(timestamp|time|ts|date|datetime|date_?time|unix)(_?(ms|s|utc))?|.*(_at|_time)", re.I
 )
@@ -305,13 +306,16 @@ def _missing(url: str, first: list[str], names: FieldNames, dialect: Dialect, na
         advice = f"a space stands beside the delimiter: pass `delimiter` '{dialect.delimiter} '"
     elif len(first) > 2 and dialect.looks_decimal(first[2]):
         advice = "where a comma is the decimal point, pass `decimal` ','"
-    elif field == "rating" or (
-        names.by_default and len(first) == 2 and names.rating is not None and dialect.header is None
-    ):
+    elif field == "rating" or (names.by_default and "rating" in names.columns and _may_be_clicks(first)):
         advice += f"; {no_rating_advice()}"
     return InputError(
         f"{url}, line 1: there is no column {name!r}; the columns found are {shown(', '.join(first))}; {advice}"
     )
+
+
+def _may_be_clicks(first: list[str]) -> bool:
+    """Whether a first line without names has no third field, or a date there."""
+    return len(first) == 2 or (len(first) > 2 and _DATE.match(first[2]) is not None)
 
 
 def shown(text: str) -> str:

@@ -133,7 +133,7 @@ def _integer(name: str, value: object) -> int:
             raise BadLineError(f"{name} {what}{_STRING_HINT}")
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise BadLineError(f"{name} is not an integer{_STRING_HINT}")
+        raise BadLineError(f"{name} is not an integer")
     if not -(2**63) <= value < 2**63:
         raise BadLineError(f"{name} does not fit in 64 bits{_STRING_HINT}")
     return value

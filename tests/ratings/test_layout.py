@@ -90,6 +90,7 @@ REFUSED = [
     ("1::2::881250949123", DEFAULT, Dialect(), "seems to be a time"),
     ("user,item,stars\n1,2,3", DEFAULT, Dialect(), f"no column 'rating'; .* {ONES}"),
     ("1,2\n3,4", DEFAULT, Dialect(), f"no column 'user'; the columns found are 1, 2; .* {ONES}"),
+    ("1,2,2026-01-31", DEFAULT, Dialect(), f"no column 'user'; .* {ONES}"),
     ("1,2\n3,4", FieldNames("0", "1", "2"), Dialect(), f"no column at position 2 .* {ONES}"),
     ("user, item, rating\n1, 2, 3", DEFAULT, Dialect(), "beside the delimiter: pass `delimiter` ', '"),
     ("1;2;3,5\n1;2;4,5", DEFAULT, Dialect(), "where a comma is the decimal point, pass `decimal` ','"),

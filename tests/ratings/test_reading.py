@@ -89,7 +89,7 @@ def test_a_bad_line_is_named_and_costs_one_record(tmp_path: Path, line: str, rea
         (b'{"item":2,"rating":3}', "the field user is missing"),
         (
             b'{"user":1.5,"item":2,"rating":3}',
-            "user is not an integer; pass `id_type` string where ids are not integers",
+            "user is not an integer",
         ),
         (b'{"user":1,"item":2,"rating":3', "not valid JSON"),
         (b"{}{}", "not valid JSON"),
