@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import io
 import logging
 import os
 import re
@@ -181,6 +182,10 @@ def _run_process(argv: list[str]) -> NoReturn:
     # Until a pipeline runs, there is little but imports: what they make stays, and to look through it for garbage is a
     # tenth of a second.
     gc.disable()
+    # A file's name may hold what the terminal, or UTF-8, has no character for.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main(argv)
         sys.stdout.flush()

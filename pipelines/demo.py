@@ -27,7 +27,6 @@ known, and is shown beside the model's and beside two baselines. Takes under two
 _USERS, _ITEMS, _RATINGS, _NOISE = 6000, 1200, 600_000, 0.7
 _PRESET = "best-small-user"
 _SHOWN_USERS, _TOP_K = 3, 5
-_CONTENTS = ("ratings.parquet", "dataset/*", "run/*", "scores/*", "evaluation.json", "report.html")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,11 +42,22 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     Raises:
         InputError: the output cannot be used.
     """
+    from nnsparse_stream.pipelines import prepare, score
     from nnsparse_stream.pipelines.running import written_by_job
-    from nnsparse_stream.storage.output_directory import OutputDirectory
+    from nnsparse_stream.scoring import manifest
+    from nnsparse_stream.storage.output_directory import OutputDirectory, nested
+    from nnsparse_stream.training import start
 
     started = time.perf_counter()
-    directory = OutputDirectory(args.output, contents=_CONTENTS, completing="report.json", overwrite=args.overwrite)
+    contents = (
+        "ratings.parquet",
+        *nested("dataset", prepare.contents()),
+        *nested("run", start.CONTENTS, start.COMPLETING),
+        *nested("scores", score.contents(), manifest.NAME),
+        "evaluation.json",
+        "report.html",
+    )
+    directory = OutputDirectory(args.output, contents=contents, completing="report.json", overwrite=args.overwrite)
     with written_by_job(directory, beam_flags):
         _go(args, beam_flags, directory)
     print(f"\ndone in {time.perf_counter() - started:.0f} s")

@@ -26,12 +26,18 @@ _LONGEST_EVALUATION = 1 << 16
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `evaluate`."""
     parser.add_argument(
-        "--data", required=True, type=urls, metavar="URL[,URL...]", help="the data set that the model was trained on"
+        "--data",
+        required=True,
+        type=urls,
+        action="extend",
+        metavar="URL[,URL...]",
+        help="the data set that the model was trained on",
     )
     parser.add_argument(
         "--model",
         required=True,
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="a run's directory or one checkpoint's; several, each with its --data, are judged by their mean",
     )

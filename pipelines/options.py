@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
@@ -41,9 +42,17 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timestamp_column",
         metavar="NAME",
-        help="name or position of a time column (integers, for instance Unix seconds, or in Parquet timestamps); which "
+        help="name or position of a time column (numbers, for instance Unix seconds; ISO dates, with times or not; or "
+        "Parquet's timestamps and dates); which "
         "duplicate is the first or last, and what prepare cuts or leaves out by time, go by it (default: none; "
         "movielens: position 3)",
+    )
+    group.add_argument(
+        "--timestamp_unit",
+        choices=("auto", "s", "ms", "us", "ns"),
+        default="auto",
+        help="what times that are numbers count since 1970 (UTC): with a unit they are calendar times, as timestamps "
+        "are (default: auto: integers are only compared with each other, decimals are seconds)",
     )
     group.add_argument(
         "--id_type",
@@ -151,7 +160,9 @@ def non_negative_int(text: str) -> int:
 
 
 def urls(text: str) -> list[str]:
-    """Splits URL[,URL...]."""
+    """Splits URL[,URL...]; a text that is the exact name of a local file or directory is that one, commas and all."""
+    if os.path.lexists(text):
+        return [text]
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
         raise argparse.ArgumentTypeError("no URL given")

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="rating files, globs, or directories with all that is in them; instead, --train_input and the like",
     )
@@ -83,7 +84,6 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     started = time.monotonic()
     inputs = _inputs(args)
 
-    from nnsparse_stream.data.assembly import CONTENTS
     from nnsparse_stream.pipelines.metrics import sizes
     from nnsparse_stream.pipelines.running import read_ahead, run_pipeline, written_by_job
     from nnsparse_stream.ratings.input_plan import plan_inputs
@@ -91,11 +91,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.storage.files import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
 
-    output = OutputDirectory(
-        args.output,
-        contents=(*CONTENTS, _SUMMARY),
-        overwrite=args.overwrite,
-    )
+    output = OutputDirectory(args.output, contents=contents(), overwrite=args.overwrite)
     for some in inputs.values() if isinstance(inputs, Mapping) else [inputs]:
         check_apart(args.output, some)
     output.check()
@@ -107,18 +103,26 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         id_type=args.id_type,
         duplicates=args.duplicates,
         timed_for=timed_flag(args),
+        timestamp_unit=args.timestamp_unit,
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     base = _base(args, plan)
-    folds, times = chosen_folds(args, plan.calendar), chosen_times(args, plan.calendar)
+    folds, times = chosen_folds(args, plan), chosen_times(args, plan)
     with written_by_job(output, beam_flags), read_ahead(plan, beam_flags):
         build = functools.partial(_build, args=args, plan=plan, folds=folds, times=times, base=base)
         result = run_pipeline(build, beam_flags)
         manifest = _manifest(args, plan, folds, times, base)
         output.remove(_SUMMARY)
         output.complete(manifest.to_json())
-    _report(manifest, args.output, len(plan.files), sizes(result), time.monotonic() - started)
+    _report(manifest, args.output, plan, sizes(result), time.monotonic() - started)
     return manifest
+
+
+def contents() -> tuple[str, ...]:
+    """Patterns of the files that `prepare` writes; see `OutputDirectory`."""
+    from nnsparse_stream.data.assembly import CONTENTS
+
+    return (*CONTENTS, _SUMMARY)
 
 
 def _inputs(args: argparse.Namespace) -> Sequence[str] | Mapping[int, Sequence[str]]:
@@ -236,13 +240,15 @@ def _manifest(
     args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange, base: Manifest | None
 ) -> Manifest:
     from nnsparse_stream.data.assembly import assemble_manifest, filters_to_json
-    from nnsparse_stream.ratings.dead_letters import check_bad_records
+    from nnsparse_stream.ratings.dead_letters import check_bad_records, span_of_times
+    from nnsparse_stream.ratings.times import check_bounds
     from nnsparse_stream.storage.files import join, read_file
 
     summary = json.loads(read_file(join(args.output, _SUMMARY)))
     read, bad = check_bad_records(summary["read"], args.max_bad_fraction)
     if len(summary["read"]) != len(plan.splits):
         raise RuntimeError(f"the runner lost or repeated splits: {len(plan.splits)} became {len(summary['read'])}")
+    check_bounds(span_of_times(summary["read"]), times, folds, plan.calendar)
     return assemble_manifest(
         axis=args.axis,
         user_type=plan.schema.user,
@@ -260,13 +266,13 @@ def _manifest(
     )
 
 
-def _report(manifest: Manifest, url: str, num_files: int, stages: dict[str, Sizes], seconds: float) -> None:
+def _report(manifest: Manifest, url: str, plan: InputPlan, stages: dict[str, Sizes], seconds: float) -> None:
     records, size = manifest.records, sum(shard.bytes for shard in manifest.shards)
     column = "item" if manifest.axis == "user" else "user"
     folds = ", ".join(f"{fold} {count:,}" for fold, count in manifest.fold_entries.items())
     lines = [
         ("data set", url),
-        ("records read", f"{records['read']:,} from {num_files:,} file{'s' if num_files > 1 else ''}"),
+        ("records read", f"{records['read']:,} from {_files(len(plan.files))}" + _empty_files(plan)),
         *(("read as", _read_as(way)) for way in manifest.input),
         ("bad records", f"{records['bad']:,}" + (f" (see {url.rstrip('/')}/dead_letters)" if records["bad"] else "")),
         *_filtered_line(manifest),
@@ -298,6 +304,16 @@ def _read_as(way: dict[str, Any]) -> str:
 def _ratings(manifest: Manifest) -> str:
     low, high, mean = (manifest.ratings[name] for name in ("min", "max", "mean"))
     return f"{low:g} to {high:g}" + ("" if mean is None else f", mean of train {mean:.4g}")
+
+
+def _files(number: int) -> str:
+    return f"{number:,} file{'s' if number > 1 else ''}"
+
+
+def _empty_files(plan: InputPlan) -> str:
+    if not plan.empty:
+        return ""
+    return f"; {_files(len(plan.empty))} without a record left out, the first is {plan.empty[0]}"
 
 
 def _filtered_line(manifest: Manifest) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from nnsparse_stream.pipelines.options import positive_int, urls
 
 if TYPE_CHECKING:
     from nnsparse_stream.ratings.folds import Folds
+    from nnsparse_stream.ratings.input_plan import InputPlan
     from nnsparse_stream.ratings.times import TimeRange
 
 FILE_FLAGS = ("train_input", "validation_input", "test_input")
@@ -47,7 +48,13 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"of each row, the latest N ratings {which}".rstrip() + f" are {fold}; one stays for training",
         )
     for flag in FILE_FLAGS:
-        folds.add_argument(f"--{flag}", type=urls, metavar="URL[,URL...]", help=f"rating files of the {flag[:-6]} fold")
+        folds.add_argument(
+            f"--{flag}",
+            type=urls,
+            action="extend",
+            metavar="URL[,URL...]",
+            help=f"rating files of the {flag[:-6]} fold",
+        )
     filters = parser.add_argument_group("filters (what they leave out is counted)")
     filters.add_argument("--time_from", type=_time, metavar="TIME", help="leave out ratings before it")
     filters.add_argument("--time_to", type=_time, metavar="TIME", help="leave out ratings at or after it")
@@ -83,12 +90,12 @@ def timed_flag(args: argparse.Namespace) -> str | None:
     return next((f"--{flag}" for flag in _TIMED_FLAGS if getattr(args, flag) is not None), None)
 
 
-def chosen_folds(args: argparse.Namespace, calendar: bool) -> Folds | None:
+def chosen_folds(args: argparse.Namespace, plan: InputPlan) -> Folds | None:
     """How to cut into folds; None where the files say it.
 
     Args:
         args: the flags.
-        calendar: whether times are timestamps; see `InputPlan.calendar`.
+        plan: of the input: it says what times are.
 
     Raises:
         InputError: the flags ask for two ways, or a time does not fit the time column or the other time.
@@ -98,7 +105,7 @@ def chosen_folds(args: argparse.Namespace, calendar: bool) -> Folds | None:
     method = check_fold_flags(args)
     if method == "time":
         try:
-            return TimeFolds(*(_column_time(args, flag, calendar) for flag in _METHODS["time"]))
+            return TimeFolds(*(_column_time(args, flag, plan) for flag in _METHODS["time"]))
         except ValueError as error:
             raise InputError(f"{error}; exchange them") from error
     if method == "last":
@@ -106,7 +113,7 @@ def chosen_folds(args: argparse.Namespace, calendar: bool) -> Folds | None:
     return HashFolds(args.folds or (90, 0, 10), args.fold_seed or 0) if method == "hash" else None
 
 
-def chosen_times(args: argparse.Namespace, calendar: bool) -> TimeRange:
+def chosen_times(args: argparse.Namespace, plan: InputPlan) -> TimeRange:
     """The range of time that is read.
 
     Raises:
@@ -114,17 +121,17 @@ def chosen_times(args: argparse.Namespace, calendar: bool) -> TimeRange:
     """
     from nnsparse_stream.ratings.times import TimeRange
 
-    start, end = (_column_time(args, flag, calendar) for flag in ("time_from", "time_to"))
+    start, end = (_column_time(args, flag, plan) for flag in ("time_from", "time_to"))
     if start is not None and end is not None and start >= end:
         raise InputError(f"--time_from {start} is not before --time_to {end}: there is no rating in between")
     return TimeRange(start, end)
 
 
-def _column_time(args: argparse.Namespace, flag: str, calendar: bool) -> int | None:
+def _column_time(args: argparse.Namespace, flag: str, plan: InputPlan) -> int | None:
     from nnsparse_stream.ratings.times import column_time
 
     time = getattr(args, flag)
-    return None if time is None else column_time(time, calendar, flag)
+    return None if time is None else column_time(time, plan.calendar, flag, plan.time_unit)
 
 
 def _percent(text: str) -> tuple[float, float, float]:

@@ -50,17 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="a run's directory (its last checkpoint) or one checkpoint's; several, each with its --data, score by "
         "their mean, the rows of the first",
     )
     parser.add_argument(
-        "--data", type=urls, metavar="URL[,URL...]", help="data set that holds the rows and their known ratings"
+        "--data",
+        type=urls,
+        action="extend",
+        metavar="URL[,URL...]",
+        help="data set that holds the rows and their known ratings",
     )
     add_weights_argument(parser)
     parser.add_argument(
         "--input",
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="instead of --data, with one model: rating files with the known ratings",
     )
@@ -75,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--pairs",
         type=urls,
+        action="extend",
         metavar="URL[,URL...]",
         help="files of user and item ids, in the formats and with the column names of rating files; a rating column is "
         "not needed and not read",
@@ -118,20 +125,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
     from nnsparse_stream.ratings.dead_letters import check_bad_records
-    from nnsparse_stream.scoring.files import CODES
     from nnsparse_stream.scoring.manifest import NAME, scores_manifest
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.output_directory import OutputDirectory
     from nnsparse_stream.training.checkpoint import load_model
 
-    codes = f"{CODES}/*.parquet"
-    # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
-    output = OutputDirectory(
-        args.output,
-        contents=("part-*.parquet", codes, "_dead_letters/*.jsonl", SUMMARY),
-        completing=NAME,
-        overwrite=args.overwrite,
-    )
+    output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
     storage.check_apart(args.output, [*args.model, *(args.data or args.input), *(args.pairs or [])])
     output.check()
     checkpoints = [load_model(url) for url in args.model]
@@ -165,7 +164,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
         bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
         output.remove(SUMMARY)
-        output.remove_matching(codes)
+        output.remove_matching(_codes())
         manifest = scores_manifest(
             [held.state for held in checkpoints],
             weights,
@@ -177,6 +176,19 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         output.complete(storage.to_json(manifest))
     _report(manifest, args.output, time.monotonic() - started)
     return manifest
+
+
+def contents() -> tuple[str, ...]:
+    """Patterns of the files that `score` writes; see `OutputDirectory`."""
+    # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
+    letters = tuple(f"_dead_letters/{what}/#-#-#.jsonl" for what in ("pairs", "ratings"))
+    return ("part-#-of-#.parquet", _codes(), *letters, SUMMARY)
+
+
+def _codes() -> str:
+    from nnsparse_stream.scoring.files import CODES
+
+    return f"{CODES}/model-#/part-#-of-#.parquet"
 
 
 def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...]) -> None:
@@ -230,6 +242,7 @@ def _plan(args: argparse.Namespace, files: list[str], checkpoint: Checkpoint, wi
         dialect=chosen_dialect(args),
         id_type=args.id_type,
         duplicates=args.duplicates,
+        timestamp_unit=args.timestamp_unit,
     )
     for field, wanted in types.items():
         if wanted == "int64" and getattr(plan.schema, field) == "string":

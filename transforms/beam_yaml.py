@@ -16,13 +16,14 @@ from nnsparse_stream import transforms
 from nnsparse_stream.data.assembly import DATA_FILES, DEAD_LETTERS, assemble_manifest, filters_to_json
 from nnsparse_stream.data.dataset import AXES
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.dead_letters import check_bad_records, letters_file, remove_other_letters
+from nnsparse_stream.ratings.dead_letters import check_bad_records, letters_file, remove_other_letters, span_of_times
 from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.folds import FOLDS, Folds, HashFolds, folds_from_json
 from nnsparse_stream.ratings.formats import FORMATS
 from nnsparse_stream.ratings.input_plan import plan_inputs
 from nnsparse_stream.ratings.layout import NO_COLUMN, FieldNames
-from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.ratings.time_columns import UNITS
+from nnsparse_stream.ratings.times import TimeRange, check_bounds
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
@@ -41,7 +42,11 @@ class BadExample(NamedTuple):
 
 
 class ReadSummary(NamedTuple):
-    """What was read of a split of a file: numbers of the file and of the split in it, counts, the first bad records."""
+    """What was read of a split of a file.
+
+    Numbers of the file and of the split in it, counts, the first bad records; and the first and the last time of the
+    ratings, where they have times.
+    """
 
     file: int
     split: int
@@ -49,6 +54,8 @@ class ReadSummary(NamedTuple):
     read: int
     bad: int
     examples: Sequence[BadExample]
+    first_time: int | None
+    last_time: int | None
 
 
 class WrittenShard(NamedTuple):
@@ -70,12 +77,13 @@ class ReadRatings(beam.PTransform):
         dead_letters: URL of a directory for the records that cannot be read; those of an earlier run are replaced.
         user_column, item_column, rating_column: how the files name the fields, or their positions from 0; a
             rating_column of None or "none" counts every record as a 1.
-        timestamp_column: the same; where it is given, the rows have a field timestamp, of a Parquet timestamp in
-            microseconds since 1970.
+        timestamp_column: the same; where it is given, the rows have a field timestamp: integers as they are, all else
+            in microseconds since 1970.
         format: "auto", "parquet", "csv", "tsv", "movielens" or "jsonl".
         delimiter, quote, decimal, encoding, comment, skip_lines, header, multiline: of text, see
             `nnsparse_stream.ratings.dialect.Dialect`.
         id_type: "auto", "int" or "string".
+        timestamp_unit: what times that are numbers count since 1970: "s", "ms", "us" or "ns"; or "auto".
 
     Returns:
         Two PCollections: `ratings`, rows of ratings; and `summaries`, a row of `ReadSummary` for each split.
@@ -102,10 +110,12 @@ class ReadRatings(beam.PTransform):
         header: bool | None = None,
         multiline: bool = False,
         id_type: str = "auto",
+        timestamp_unit: str = "auto",
     ) -> None:
         super().__init__()
         _check_one_of("format", format, _FORMATS)
         _check_one_of("id_type", id_type, ("auto", "int", "string"))
+        _check_one_of("timestamp_unit", timestamp_unit, ("auto", *UNITS))
         self._urls: Sequence[str] | dict[int, Sequence[str]]
         if isinstance(input, Mapping):
             unknown = sorted(set(input) - set(FOLDS))
@@ -122,7 +132,7 @@ class ReadRatings(beam.PTransform):
             NO_COLUMN if rating_column is None else str(rating_column),
             None if timestamp_column is None else str(timestamp_column),
         )
-        self._format, self._id_type = format, id_type
+        self._format, self._id_type, self._timestamp_unit = format, id_type, timestamp_unit
         self._dialect = Dialect(delimiter, quote, decimal, encoding, comment, skip_lines, header, multiline).checked()
 
     def expand(self, begin: beam.pvalue.PBegin) -> dict[str, beam.PCollection]:
@@ -134,6 +144,7 @@ class ReadRatings(beam.PTransform):
             dialect=self._dialect,
             id_type=self._id_type,
             timed_for=None if self._names.timestamp is None else "timestamp_column",
+            timestamp_unit=self._timestamp_unit,
         )
         read = begin | "Read" >> transforms.ReadRatings(plan, self._dead_letters)
         names = read.letters | "Dead letters' files" >> beam.Map(letters_file).with_output_types(str)
@@ -302,6 +313,7 @@ class WriteDataset(beam.PTransform):
                 _complete,
                 output,
                 known,
+                self._times,
                 self._max_bad_fraction,
                 beam.pvalue.AsList(named["summaries"]) if "summaries" in named else None,
                 beam.pvalue.AsList(prepared.filtered),
@@ -324,6 +336,7 @@ def _complete(
     _: bytes,
     output: OutputDirectory,
     known: dict[str, Any],
+    times: TimeRange,
     max_bad_fraction: float,
     summaries: list[ReadSummary] | None,
     filtered: list[int],
@@ -334,7 +347,9 @@ def _complete(
     came = sum(filtered) + vocabulary["ratings"]
     read, bad = came, 0
     if summaries is not None:
-        read, bad = check_bad_records([part._asdict() for part in summaries], max_bad_fraction)
+        parts = [part._asdict() for part in summaries]
+        read, bad = check_bad_records(parts, max_bad_fraction)
+        check_bounds(span_of_times(parts), times, known["folds"])
         if read - bad != came:
             raise InputError(
                 f"the summaries count {read - bad} ratings, and {came} came; where a transform between ReadRatings and "

@@ -12,8 +12,8 @@ from nnsparse_stream.ratings.folds import FOLDS, Folds
 from nnsparse_stream.ratings.times import TimeRange
 
 #: Patterns of the files that preparation writes, beside the manifest; for `OutputDirectory`.
-DATA_FILES = ("columns/part-*.parquet", "rows/shard-*.parquet")
-DEAD_LETTERS = ("dead_letters/*.jsonl",)
+DATA_FILES = ("columns/part-#-of-#.parquet", "rows/shard-#-of-#.parquet")
+DEAD_LETTERS = ("dead_letters/#-#-#.jsonl",)
 CONTENTS = (*DATA_FILES, *DEAD_LETTERS)
 
 

@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from nnsparse_stream.errors import InputError
+import pyarrow.compute as pc
+
+from nnsparse_stream.errors import InputError, printable
 from nnsparse_stream.ratings.reading import Split, describe, read_split
 from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema
+from nnsparse_stream.ratings.times import TimeSpan
 from nnsparse_stream.storage import files as storage
 
 #: Bad records in one dead-letter file, and in one element on the way there: about 1 MB at most.
@@ -27,22 +30,29 @@ def split_outputs(split: Split, schema: BlockSchema) -> Iterator[tuple[str, Any]
 
     Yields:
         ("ratings", a block that is not empty), ("letters", `Letters`), ("lines", (file, split, lines)) of a part of a
-        text file, and at the end ("summaries", a dictionary: file (number), split (in the file), lines, read, bad, and
-        examples: the first bad records, with their lines in the split).
+        text file, and at the end ("summaries", a dictionary: file (number), split (in the file), lines, read, bad,
+        examples: the first bad records, with their lines in the split; and first_time, last_time: of the ratings, None
+        where they have none).
 
     Raises:
         InputError: what `read_split` raises.
     """
     good = bad = lines = letters = 0
+    times: TimeSpan | None = None
     pending: list[BadRecord] = []
     examples: list[BadRecord] = []
+    name = printable(split.file.url)
     for block in read_split(split, schema):
-        pending += block.bad
-        examples += block.bad[: _EXAMPLES - len(examples)]
+        bad_ones = [record._replace(file=name) for record in block.bad]
+        pending += bad_ones
+        examples += bad_ones[: _EXAMPLES - len(examples)]
         lines += block.lines
         good += len(block.ratings)
         bad += len(block.bad)
         if len(block.ratings):
+            if schema.timestamp:
+                span = pc.min_max(block.ratings["timestamp"]).as_py()
+                times = TimeSpan(span["min"], span["max"]).joined(times)
             yield "ratings", block.ratings
         while len(pending) >= _LETTERS:
             yield "letters", _letters(split, letters, pending[:_LETTERS])
@@ -58,8 +68,19 @@ def split_outputs(split: Split, schema: BlockSchema) -> Iterator[tuple[str, Any]
         "read": good + bad,
         "bad": bad,
         "examples": [tuple(record) for record in examples],
+        "first_time": times.first if times else None,
+        "last_time": times.last if times else None,
     }
     yield "summaries", summary
+
+
+def span_of_times(summaries: Iterable[dict[str, Any]]) -> TimeSpan | None:
+    """The first and the last time of all ratings, from the summaries of `split_outputs`; None where they have none."""
+    span: TimeSpan | None = None
+    for part in summaries:
+        if part["first_time"] is not None:
+            span = TimeSpan(part["first_time"], part["last_time"]).joined(span)
+    return span
 
 
 def check_bad_records(summaries: Iterable[dict[str, Any]], max_fraction: float) -> tuple[int, int]:

@@ -6,13 +6,9 @@ import codecs
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO, Any, NamedTuple
 
-import pyarrow as pa
-
-from nnsparse_stream.errors import InputError, StoreError
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.storage import files as storage
 
@@ -97,8 +93,6 @@ def read_head(url: str, start: bytes, dialect: Dialect) -> Head:
         raise InputError(f"{url} is no text file of ratings: there is no line break in its first {HEAD_BYTES} bytes")
     whole = head if ended else head[: head.rindex(b"\n")]
     text = whole.removeprefix(BOM)
-    if not text.strip():
-        raise InputError(f"{url} is empty; leave it out of the input")
     return Head(text.split(b"\n"), len(whole) - len(text), compressed, ended)
 
 
@@ -149,35 +143,6 @@ def damaged_gzip(url: str) -> InputError:
         except zlib.error:
             pass
     return InputError(f"{url}: its gzip data ends early or is damaged after line {lines}; fetch the file again")
-
-
-@contextmanager
-def reading_parquet(url: str, what: str, remedy: str) -> Iterator[None]:
-    """Says what a failure of Arrow to read a Parquet file means.
-
-    Args:
-        url: the file.
-        what: is so where its data is damaged.
-        remedy: what to do then.
-
-    Raises:
-        InputError: it is damaged, or uses what this version of Arrow does not read.
-        StoreError: the disk failed.
-    """
-    try:
-        yield
-    except pa.ArrowNotImplementedError as error:
-        raise InputError(
-            f"{url} is written in a way that pyarrow {pa.__version__} does not read ({storage.one_line(error)}); "
-            "write it anew, for instance with zstd"
-        ) from error
-    except (pa.ArrowInvalid, OSError) as error:
-        # Arrow's own errors of this class, about what it found in a file, have no number.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise StoreError(
-                f"{url}: cannot be read: {storage.one_line(error)}; run the command again later"
-            ) from error
-        raise InputError(f"{url}{what} ({storage.one_line(error)}); {remedy}") from error
 
 
 class _Recoded(io.RawIOBase):

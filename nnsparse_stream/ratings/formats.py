@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.detection import HEAD_BYTES, Head, read_head, reading_parquet, refuse_other_text, to_utf8
+from nnsparse_stream.ratings.detection import HEAD_BYTES, Head, read_head, refuse_other_text, to_utf8
 from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.id_types import IdKind, json_id_kind, text_id_kind
 from nnsparse_stream.ratings.json_records import parse_object
@@ -26,6 +26,8 @@ from nnsparse_stream.ratings.layout import (
     sample_records,
     shown,
 )
+from nnsparse_stream.ratings.parquet_failures import parquet_failure
+from nnsparse_stream.ratings.time_columns import OWN, text_form, typed_form
 from nnsparse_stream.storage import files as storage
 
 FORMATS = ("parquet", *reversed(DELIMITERS), "jsonl")
@@ -46,7 +48,7 @@ class RatingFile(NamedTuple):
         num_fields: fields of every record of delimited text; else 0.
         row_groups: records of each row group of a Parquet file.
         fold: fold of all its ratings, or -1 where files don't tell it.
-        calendar: whether its times are timestamps or dates, which are read as microseconds since 1970 (UTC).
+        time_form: how its times are written, see `time_columns`.
         size: bytes of a text file that can be read from any place; else 0.
         dialect: of text, with nothing left to find out.
         rated: whether it has ratings; else every record counts as a 1, and names and positions hold none of them.
@@ -65,12 +67,16 @@ class RatingFile(NamedTuple):
     num_fields: int
     row_groups: tuple[int, ...]
     fold: int
-    calendar: bool = False
+    time_form: str = OWN
     size: int = 0
     dialect: Dialect = Dialect()
     rated: bool = True
     one_piece: bool = False
     json_ids: tuple[str, str] = ("", "")
+
+
+class EmptyFileError(InputError):
+    """A file holds no record: it has no byte, blank lines or a header only, or is a Parquet file of no rows."""
 
 
 def inspect_file(
@@ -80,6 +86,7 @@ def inspect_file(
     names: FieldNames,
     file_format: str = "auto",
     dialect: Dialect = Dialect(),  # noqa: B008 (immutable)
+    time_unit: str = "auto",
 ) -> tuple[RatingFile, IdKind, IdKind]:
     """Finds out what a file is, from its first bytes or its footer.
 
@@ -90,27 +97,31 @@ def inspect_file(
         names: how the user names the fields.
         file_format: "parquet", "csv", "tsv", "movielens" or "jsonl", or "auto" to tell it from the content.
         dialect: what the user says of the dialect of text, as `Dialect.checked` gives it.
+        time_unit: of times that are numbers: "s", "ms", "us" or "ns", or "auto".
 
     Returns:
         The file, and what it says of the user ids and of the item ids.
 
     Raises:
-        InputError: the file is missing, empty, damaged, of no known format, or lacks a column.
+        EmptyFileError: the file holds no record.
+        InputError: the file is missing, damaged, of no known format, or lacks a column.
     """
     size = storage.file_size(url)
     if size == 0:
-        raise InputError(f"{url} is empty; leave it out of the input")
+        raise EmptyFileError(f"{url} is empty")
     with storage.open_input(url) as stream:
         start = stream.read(HEAD_BYTES)
     if file_format == "parquet" or (file_format == "auto" and start.startswith(b"PAR1")):
-        return _inspect_parquet(url, number, fold, names)
+        return _inspect_parquet(url, number, fold, names, time_unit)
     if start.startswith(b"PAR1"):
         raise InputError(f"{url} is a Parquet file, and `format` is {file_format}; drop `format`")
     head = read_head(url, start, dialect)
     lines = [to_utf8(line, dialect) for line in head.lines]
     place = next((place for place, line in enumerate(lines) if _is_content(line, place, dialect)), None)
+    if place is None and head.ended:
+        raise EmptyFileError(f"{url} is empty")
     if place is None:
-        raise InputError(f"{url} holds no record in its first lines; look at `skip_lines` and `comment`")
+        raise InputError(f"{url}: its first {HEAD_BYTES} bytes hold no record; look at `skip_lines` and `comment`")
     first = lines[place].decode("utf-8", errors="replace").removesuffix("\r")
     if file_format in ("auto", "jsonl"):
         refuse_other_text(url, first)
@@ -121,7 +132,7 @@ def inspect_file(
     if file_format == "jsonl" or (
         file_format == "auto" and dialect.delimiter is None and first.lstrip().startswith("{")
     ):
-        return _inspect_json(file, lines[dialect.skip_lines :], names)
+        return _inspect_json(file, lines[dialect.skip_lines :], names, time_unit)
     layout = find_layout(url, lines[place:], dialect, file_format, names)
     sample = sample_records(lines[place:], layout.dialect)
     if layout.dialect.header:
@@ -135,11 +146,16 @@ def inspect_file(
         one_piece=file.one_piece or dialect.multiline or sample.open,
     )
     header = int(bool(layout.dialect.header))
+    if head.ended and not sample.open and len(sample.records) == header:
+        raise EmptyFileError(f"{url} holds a header only")
     parsed = [
         (f"{url}, line {place + at + 1}", fields)
         for at, record in zip(sample.places[header:], sample.records[header:], strict=True)
         if len(fields := layout.dialect.split(record)[0]) == layout.num_fields
     ]
+    if names.timestamp is not None:
+        times = [fields[layout.positions[-1]] for _, fields in parsed]
+        file = file._replace(time_form=text_form(url, names.timestamp, times, time_unit))
     users, items = (
         text_id_kind((where, fields[position]) for where, fields in parsed) for position in layout.positions[:2]
     )
@@ -156,7 +172,9 @@ def _bytes_before(head: Head, place: int) -> int:
     return head.mark + sum(len(line) + 1 for line in head.lines[:place])
 
 
-def _inspect_json(file: RatingFile, lines: Sequence[bytes], names: FieldNames) -> tuple[RatingFile, IdKind, IdKind]:
+def _inspect_json(
+    file: RatingFile, lines: Sequence[bytes], names: FieldNames, time_unit: str
+) -> tuple[RatingFile, IdKind, IdKind]:
     dialect = file.dialect._replace(delimiter=None, quote="", header=False)
     objects = [
         (f"{file.url}, line {place + file.dialect.skip_lines + 1}", value)
@@ -186,13 +204,22 @@ def _inspect_json(file: RatingFile, lines: Sequence[bytes], names: FieldNames) -
         rated="rating" in names.columns,
         json_ids=(str(ids[0]), str(ids[1])),
     )
+    if names.timestamp is not None:
+        times = [value.get(names.timestamp) for _, value in objects]
+        file = file._replace(time_form=text_form(file.url, names.timestamp, times, time_unit))
     return file, users, items
 
 
-def _inspect_parquet(url: str, number: int, fold: int, names: FieldNames) -> tuple[RatingFile, IdKind, IdKind]:
-    damage = " is not a whole Parquet file: truncated or damaged"
-    with storage.open_input(url) as stream, reading_parquet(url, damage, "fetch it again"):
-        metadata = pq.ParquetFile(stream).metadata
+def _inspect_parquet(
+    url: str, number: int, fold: int, names: FieldNames, time_unit: str
+) -> tuple[RatingFile, IdKind, IdKind]:
+    try:
+        with storage.open_input(url) as stream:
+            metadata = pq.ParquetFile(stream).metadata
+    except (pa.ArrowException, OSError) as error:
+        raise parquet_failure(url, error, " is not a whole Parquet file: truncated or damaged") from error
+    if not metadata.num_rows:
+        raise EmptyFileError(f"{url} holds no row")
     schema = metadata.schema.to_arrow_schema()
     if names.rating == "rating" and "rating" not in schema.names:
         others = [name for name in schema.names if name not in (names.user, names.item, names.timestamp)]
@@ -211,9 +238,20 @@ def _inspect_parquet(url: str, number: int, fold: int, names: FieldNames) -> tup
         columns.append(name)
         _check_parquet_type(url, field, name, schema.field(name).type)
     groups = tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-    calendar = names.timestamp is not None and not pa.types.is_integer(_plain(schema.field(columns[-1]).type))
+    form = typed_form(_plain(schema.field(columns[-1]).type), time_unit) if names.timestamp is not None else None
     file = RatingFile(
-        url, number, "parquet", False, 0, tuple(columns), (), 0, groups, fold, calendar, rated="rating" in names.columns
+        url,
+        number,
+        "parquet",
+        False,
+        0,
+        tuple(columns),
+        (),
+        0,
+        groups,
+        fold,
+        form or OWN,
+        rated="rating" in names.columns,
     )
     users, items = (
         IdKind("string" if is_text(_plain(schema.field(columns[place]).type)) else "int64", True) for place in (0, 1)
@@ -229,8 +267,8 @@ def _check_parquet_type(url: str, field: str, name: str, kind: pa.DataType) -> N
     elif field == "rating":
         fits, needed = number, "numbers"
     else:
-        fits = pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
-        needed = "integers or timestamps"
+        fits = typed_form(kind) is not None
+        needed = "numbers, timestamps or ISO text"
     if not fits:
         raise InputError(
             f"{url}: the {field} column {name!r} is {kind}, and {needed} are needed; "

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.dialect import Dialect
-from nnsparse_stream.ratings.formats import RatingFile, inspect_file
+from nnsparse_stream.ratings.folds import FOLDS
+from nnsparse_stream.ratings.formats import EmptyFileError, RatingFile, inspect_file
 from nnsparse_stream.ratings.id_types import IdKind, choose_id_type
 from nnsparse_stream.ratings.layout import FieldNames
 from nnsparse_stream.ratings.reading import MOST_FILES, RECORD_BITS, Split, first_rating, split_file
 from nnsparse_stream.ratings.text_records import BlockSchema
+from nnsparse_stream.ratings.time_columns import OWN, UNITS
 from nnsparse_stream.storage.files import check_named_once, match_files
 
+_Asked = TypeVar("_Asked")
+_Answer = TypeVar("_Answer")
 _LOOKS_AT_ONCE = 16
 #: Of a line of text, about.
 _BYTES_A_LINE = 20
@@ -29,20 +35,25 @@ class InputPlan(NamedTuple):
     Attributes:
         files: the input, in its order.
         schema: the columns of the blocks of ratings that reading the files gives.
+        splits: the pieces of the files that workers read.
+        empty: URLs of files that were left out, for they hold no record.
     """
 
     files: tuple[RatingFile, ...]
     schema: BlockSchema
-
-    @property
-    def splits(self) -> list[Split]:
-        """The pieces that workers read."""
-        return [split for file in self.files for split in split_file(file)]
+    splits: tuple[Split, ...]
+    empty: tuple[str, ...] = ()
 
     @property
     def calendar(self) -> bool:
         """Whether times are microseconds since 1970; else they are the column's own integers."""
-        return any(file.calendar for file in self.files)
+        return any(file.time_form != OWN for file in self.files)
+
+    @property
+    def time_unit(self) -> str | None:
+        """What the numbers of the time column count, as "s"; None where files have others, or integers as they are."""
+        forms = {file.time_form for file in self.files}
+        return forms.pop() if len(forms) == 1 and forms <= {*UNITS} else None
 
     @property
     def expected_records(self) -> int:
@@ -85,6 +96,7 @@ def plan_inputs(
     id_type: str = "auto",
     duplicates: str = "error",
     timed_for: str | None = None,
+    timestamp_unit: str = "auto",
 ) -> InputPlan:
     """Looks at every file's first bytes or footer, and checks that the files fit together.
 
@@ -96,10 +108,12 @@ def plan_inputs(
         id_type: "auto", "int" or "string".
         duplicates: the policy; "first" and "last" need the time, or else the position, of each rating.
         timed_for: what else needs the time of each rating, for the error's message; None where nothing does.
+        timestamp_unit: what times that are numbers count: "s", "ms", "us" or "ns" since 1970; "auto" keeps integers as
+            they are, and takes decimals for seconds.
 
     Raises:
-        InputError: a file is missing, empty, damaged, or lacks a column; the types of ids, or of times, disagree; or
-            there is no time, and it is needed.
+        InputError: a file is missing, damaged, or lacks a column; all files of ratings, or of a fold, are empty; the
+            types of ids, or of times, disagree; or there is no time, and it is needed.
     """
     roles = [f"`{field}_column`" for field, name in names.columns.items() if [*names].count(name) > 1]
     if roles:
@@ -107,7 +121,19 @@ def plan_inputs(
     by_fold = urls if isinstance(urls, Mapping) else {-1: urls}
     found = [(url, fold) for fold, some in by_fold.items() for url in match_files(some)]
     check_named_once([url for url, _ in found], "the input of two folds")
-    inspected = _inspect(found, names, file_format, dialect.checked())
+    inspect = partial(_inspect, names=names, file_format=file_format, dialect=dialect.checked(), unit=timestamp_unit)
+    looked_at = _side_by_side(inspect, found)
+    empty = tuple(url for (url, _), file in zip(found, looked_at, strict=True) if file is None)
+    inspected = [
+        (file._replace(number=number), users, items)
+        for number, (file, users, items) in enumerate(some for some in looked_at if some is not None)
+    ]
+    for fold in by_fold:
+        # Pairs to be scored have no rating, and there may be none of them.
+        if names.rating is not None and not any(file.fold == fold for file, *_ in inspected):
+            role = "" if fold < 0 else f" of the fold {FOLDS[fold]}"
+            first = next(url for url, of_fold in found if of_fold == fold)
+            raise InputError(f"the input{role} holds no record: all its files are empty, the first is {first}")
     user_type = choose_id_type("user", [(file.url, kind) for file, kind, _ in inspected], id_type)
     item_type = choose_id_type("item", [(file.url, kind) for file, _, kind in inspected], id_type)
     files = [_with_ids(file, kinds, id_type) for file, *kinds in inspected]
@@ -116,14 +142,18 @@ def plan_inputs(
     wanted = ordered or timed_for is not None
     timed = wanted and names.timestamp is not None
     if wanted and not timed and names == FieldNames() and all(_is_movielens_with_time(file) for file in files):
-        files = [file._replace(positions=(*file.positions, 3)) for file in files]
+        form = OWN if timestamp_unit == "auto" else timestamp_unit
+        files = [file._replace(positions=(*file.positions, 3), time_form=form) for file in files]
         timed = True
     if timed_for and not timed:
         raise InputError(f"{timed_for} needs the time of each rating; name its column by `timestamp_column`")
-    calendar = [file.url for file in files if file.calendar]
+    calendar = [file.url for file in files if file.time_form != OWN]
     if timed and 0 < len(calendar) < len(files):
-        other = next(file.url for file in files if not file.calendar)
-        raise InputError(f"times are timestamps in {calendar[0]} and integers in {other}; convert one of them")
+        other = next(file.url for file in files if file.time_form == OWN)
+        raise InputError(
+            f"times are dates, or decimals, in {calendar[0]} and integers in {other}; say what the integers count by "
+            "`timestamp_unit` s, ms, us or ns"
+        )
     if not timed:
         files = [_without_time(file, names) for file in files]
     if ordered and not timed and (len(files) > MOST_FILES or any(file.size >> RECORD_BITS for file in files)):
@@ -134,20 +164,26 @@ def plan_inputs(
     schema = BlockSchema(
         user_type, item_type, timestamp=timed, position=ordered and not timed, rating=names.rating is not None
     )
-    return InputPlan(tuple(files), schema)
+    # On an object store, whether a large file can be cut is a question to the store.
+    splits = tuple(chain.from_iterable(_side_by_side(split_file, files)))
+    return InputPlan(tuple(files), schema, splits, empty)
 
 
 def _inspect(
-    found: Sequence[tuple[str, int]], names: FieldNames, file_format: str, dialect: Dialect
-) -> list[tuple[RatingFile, IdKind, IdKind]]:
-    """Looks at files, several at a time: on an object store each look is a wait."""
+    found: tuple[str, int], names: FieldNames, file_format: str, dialect: Dialect, unit: str
+) -> tuple[RatingFile, IdKind, IdKind] | None:
+    """What a file is; None where it holds no record."""
+    url, fold = found
+    try:
+        return inspect_file(url, 0, fold, names, file_format, dialect, unit)
+    except EmptyFileError:
+        return None
 
-    def inspect(place: int) -> tuple[RatingFile, IdKind, IdKind]:
-        url, fold = found[place]
-        return inspect_file(url, place, fold, names, file_format, dialect)
 
+def _side_by_side(ask: Callable[[_Asked], _Answer], of: Sequence[_Asked]) -> list[_Answer]:
+    """Asks about files, several at a time: on an object store each answer is a wait."""
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        return list(pool.map(inspect, range(len(found))))
+        return list(pool.map(ask, of))
 
 
 def _way(file: RatingFile, schema: BlockSchema) -> dict[str, Any]:
@@ -186,7 +222,7 @@ def _check_rated(files: Sequence[RatingFile], names: FieldNames) -> None:
 
 def _without_time(file: RatingFile, names: FieldNames) -> RatingFile:
     read = 2 + (file.rated and names.rating is not None)
-    return file._replace(names=file.names[:read], positions=file.positions[:read])
+    return file._replace(names=file.names[:read], positions=file.positions[:read], time_form=OWN)
 
 
 def _is_movielens_with_time(file: RatingFile) -> bool:

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nnsparse_stream.errors import InputError, StoreError
-from nnsparse_stream.ratings.detection import GZIP_ERRORS, HEAD_BYTES, damaged_gzip, open_text, reading_parquet, to_utf8
+from nnsparse_stream.ratings.detection import GZIP_ERRORS, HEAD_BYTES, damaged_gzip, open_text, to_utf8
 from nnsparse_stream.ratings.formats import RatingFile
+from nnsparse_stream.ratings.parquet_failures import parquet_failure
 from nnsparse_stream.ratings.text_records import (
     BadRecord,
     BlockSchema,
@@ -313,21 +314,22 @@ def _lines_before(file: RatingFile, position: int) -> int:
 
 
 def _parquet_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, int]]:
-    file = split.file
-    names = list(file.names)
     start = split.start + 1
     rows = _PARQUET_STRINGS_BATCH if "string" in (schema.user, schema.item) else _PARQUET_BATCH
-    with storage.open_input(file.url) as stream:
-        batches: Iterator[pa.RecordBatch] | None = None
-        while True:
-            # Around the reading alone: what fails in what is made of it is no damage.
-            damage = f": its Parquet data is damaged after record {start - 1}"
-            with reading_parquet(file.url, damage, "fetch the file again"):
-                if batches is None:
-                    groups = list(range(split.first, split.last))
-                    batches = pq.ParquetFile(stream).iter_batches(rows, row_groups=groups, columns=names)
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield check_columns([batch[name] for name in names], np.arange(start, start + len(batch)), file, schema), 0
-            start += len(batch)
+    for batch in _parquet_batches(split, rows):
+        columns = [batch[name] for name in split.file.names]
+        yield check_columns(columns, np.arange(start, start + len(batch)), split.file, schema), 0
+        start += len(batch)
+
+
+def _parquet_batches(split: Split, rows: int) -> Iterator[pa.RecordBatch]:
+    read = split.start
+    try:
+        with storage.open_input(split.file.url) as stream:
+            groups = list(range(split.first, split.last))
+            names = list(split.file.names)
+            for batch in pq.ParquetFile(stream).iter_batches(rows, row_groups=groups, columns=names):
+                yield batch
+                read += len(batch)
+    except (pa.ArrowException, OSError) as error:
+        raise parquet_failure(split.file.url, error, f": its Parquet data is damaged after record {read}") from error

@@ -16,6 +16,7 @@ from nnsparse_stream.ids.hashing import LONGEST_ID
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.id_types import PLAIN_INTEGER
 from nnsparse_stream.ratings.json_records import BadLineError, json_values
+from nnsparse_stream.ratings.time_columns import ISO, OWN, iso_time, to_times
 
 if TYPE_CHECKING:
     from nnsparse_stream.ratings.text_records import BlockSchema
@@ -73,7 +74,7 @@ def parse_record(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int
         if name == "rating":
             parsed.append(_rating(value, file))
         elif name == "timestamp":
-            parsed.append(_timestamp(value))
+            parsed.append(_timestamp(value) if file.time_form == OWN else _time(value, file))
         else:
             if file.format == "jsonl":
                 _check_json_type(name, value, file.json_ids[place])
@@ -113,6 +114,26 @@ def _timestamp(value: object) -> int:
     if not -(2**63) <= number < 2**63:
         raise BadLineError("timestamp does not fit in 64 bits")
     return number
+
+
+def _time(value: object, file: RatingFile) -> int:
+    form = file.time_form
+    if form == ISO:
+        time = iso_time(value) if isinstance(value, str) else None
+        if time is None:
+            raise BadLineError("timestamp is no ISO date, or date and time, that the calendar has")
+        return time
+    if isinstance(value, str):
+        if not file.dialect.is_number(value):
+            raise BadLineError("timestamp is not a number")
+        value = int(value) if _INTEGER.fullmatch(value) else file.dialect.number(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadLineError("timestamp is not a number")
+    if isinstance(value, float) or -(2**63) <= value < 2**63:
+        times, unfit = to_times(pa.array([value]), form)
+        if not unfit.any():
+            return int(times[0].as_py())
+    raise BadLineError(f"timestamp does not fit in 64 bits as microseconds since 1970: it is taken for {form}")
 
 
 def _check_json_type(name: str, value: object, usual: str) -> None:

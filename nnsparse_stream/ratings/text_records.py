@@ -26,6 +26,7 @@ from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.id_types import may_be_spelt_otherwise, plain_lengths
 from nnsparse_stream.ratings.json_records import BadLineError
 from nnsparse_stream.ratings.record_values import QUOTE_HINT, is_storable, parse_record
+from nnsparse_stream.ratings.time_columns import ISO, OWN, PLAIN_ISO, parsed_times, parsed_types
 
 #: Takes the place of a delimiter of several bytes: a control character that no id holds.
 _UNIT_SEPARATOR = b"\x1f"
@@ -198,6 +199,17 @@ def _parse_chunk(
     Returns:
         The columns, and the line of each record from 0.
     """
+    for time_type in parsed_types(file.time_form) if schema.timestamp else [pa.null()]:
+        found = _parse_chunk_as(time_type, data, count, file, schema, whole)
+        if found is not None:
+            return found
+    return None
+
+
+def _parse_chunk_as(
+    time_type: pa.DataType, data: bytes, count: int, file: RatingFile, schema: BlockSchema, whole: bool
+) -> tuple[list[pa.Array], np.ndarray] | None:
+    fields = [(name, time_type if name == "timestamp" else kind) for name, kind in schema.fields()]
     if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
         return None  # Arrow takes a lone carriage return for a line break
     comment = file.dialect.comment.encode()
@@ -217,9 +229,9 @@ def _parse_chunk(
             lines = np.concatenate([[0], np.searchsorted(breaks_at, ends) + 1])[: len(ends) + (count > breaks)]
     try:
         if file.format == "jsonl":
-            table = _read_json(data, file, schema)
+            table = _read_json(data, file, fields)
         else:
-            table = _read_delimited(data, file, schema, joined=len(lines) < count)
+            table = _read_delimited(data, file, fields, joined=len(lines) < count)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
     if table is None or len(table) != len(lines):
@@ -230,6 +242,11 @@ def _parse_chunk(
     for column in columns[:2]:
         if pa.types.is_string(column.type) and not _are_fit(column, file, len(lines) < count, data):
             return None
+    if schema.timestamp:
+        times = parsed_times(columns[-1], file.time_form)
+        if times is None:
+            return None
+        columns[-1] = times
     return (columns, lines) if not schema.rating or is_storable(columns[2].to_numpy()).all() else None
 
 
@@ -246,18 +263,20 @@ def _are_fit(ids: pa.Array, file: RatingFile, joined: bool, data: bytes) -> bool
     return not spaces or not pc.any(pc.match_substring_regex(ids, r"^[ \t]|[ \t]$")).as_py()
 
 
-def _read_json(data: bytes, file: RatingFile, schema: BlockSchema) -> pa.Table:
-    fields = dict(zip(file.names, schema.fields(), strict=True))
+def _read_json(data: bytes, file: RatingFile, fields: list[tuple[str, pa.DataType]]) -> pa.Table:
+    wanted = {name: kind for name, (_, kind) in zip(file.names, fields, strict=True)}
     ids = dict(zip(file.names, file.json_ids, strict=False))
     # What the file has as a number is read as a number first, whatever it is to be.
-    kinds = pa.schema([(name, pa.int64() if ids.get(name) == "int64" else kind) for name, (_, kind) in fields.items()])
+    kinds = pa.schema([(name, pa.int64() if ids.get(name) == "int64" else kind) for name, kind in wanted.items()])
     options = pyarrow.json.ParseOptions(explicit_schema=kinds, unexpected_field_behavior="ignore")
     table = pyarrow.json.read_json(pa.BufferReader(data), parse_options=options).select(list(kinds.names))
-    return table.cast(pa.schema([(name, kind) for name, (_, kind) in fields.items()]))
+    return table.cast(pa.schema(list(wanted.items())))
 
 
-def _read_delimited(data: bytes, file: RatingFile, schema: BlockSchema, joined: bool) -> pa.Table | None:
-    dialect, fields = file.dialect, schema.fields()
+def _read_delimited(
+    data: bytes, file: RatingFile, fields: list[tuple[str, pa.DataType]], joined: bool
+) -> pa.Table | None:
+    dialect = file.dialect
     delimiter = (dialect.delimiter or ",").encode()
     if len(delimiter) > 1:
         if _UNIT_SEPARATOR in data:
@@ -316,8 +335,11 @@ def _well_formed(lines: list[bytes], file: RatingFile, schema: BlockSchema) -> n
     for position, (name, kind) in zip(file.positions, schema.fields(), strict=True):
         if name == "rating":
             patterns[position] = rf"[0-9]{{1,9}}({re.escape(dialect.decimal)}[0-9]{{1,9}})?"
-        elif name == "timestamp":
+        elif name == "timestamp" and file.time_form == OWN:
             patterns[position] = "-?[0-9]{1,18}"
+        elif name == "timestamp":
+            number = rf"[0-9]{{1,12}}({re.escape(dialect.decimal)}[0-9]{{1,9}})?"
+            patterns[position] = PLAIN_ISO if file.time_form == ISO else number
         else:
             patterns[position] = identifier if pa.types.is_string(kind) else "(0|-?[1-9][0-9]{0,17})"
     pattern = "^" + re.escape(delimiter).join(patterns) + "\r?$"

@@ -12,6 +12,7 @@ from nnsparse_stream.ids.hashing import LONGEST_ID
 from nnsparse_stream.ratings.formats import RatingFile, is_text
 from nnsparse_stream.ratings.record_values import is_storable
 from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema, Records
+from nnsparse_stream.ratings.time_columns import OWN, to_times
 
 
 def check_columns(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, schema: BlockSchema) -> Records:
@@ -44,11 +45,9 @@ def check_columns(columns: list[pa.Array], positions: np.ndarray, file: RatingFi
             problems.append((f"{name} is empty", _mask(pc.equal(lengths, 0))))
             problems.append((f"{name} is longer than {LONGEST_ID} bytes", _mask(pc.greater(lengths, LONGEST_ID))))
         else:
-            if pa.types.is_uint64(column.type):
-                column, unfit = _as_integer(column)
-                problems += [(f"{name} {reason}", mask) for reason, mask in unfit]
-            if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-                column = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)))
+            if file.time_form != OWN or pa.types.is_uint64(column.type):
+                column, no_time = to_times(column, file.time_form)
+                problems.append(("timestamp is no time that fits in 64 bits", no_time))
             column = column.cast(kind, safe=False)
         converted.append(column)
     problems = [(reason, mask) for reason, mask in problems if mask.any()]
@@ -106,7 +105,8 @@ def _is_utf8(value: bytes) -> bool:
 
 def _shown(value: pa.Scalar) -> object:
     try:
-        return value.as_py()
+        # Python has no time of nanoseconds, nor after the year 9999.
+        return value.cast(pa.string()).as_py() if pa.types.is_timestamp(value.type) else value.as_py()
     except UnicodeDecodeError:
         return str(value.cast(pa.binary()).as_py())
 

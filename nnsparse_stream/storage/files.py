@@ -11,16 +11,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import uuid
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import fsspec
 
 from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.storage.byte_ranges import open_ranges
+from nnsparse_stream.storage.local_paths import check_no_pipe, local_files
 from nnsparse_stream.storage.retries import GaveUpError, describe_failure, http_status, is_transient
 from nnsparse_stream.storage.stores import (
     ATOMIC_WRITES,
@@ -89,6 +90,8 @@ def file_size(url: str) -> int:
         raise InputError(f"{url}: no such file")
     if found["type"] == "directory":
         raise InputError(f"{url} is a directory where a file is meant")
+    if found["type"] == "other":
+        check_no_pipe(url)
     return -1 if found["size"] is None else int(found["size"])
 
 
@@ -109,7 +112,7 @@ def can_seek(url: str) -> bool:
     """Whether a file can be read from any place: some web servers send it from the beginning only."""
     fs, path = filesystem(url)
     with reading(url):
-        return bool(fs.info(path).get("partial", True))
+        return bool(request(fs, url, lambda: fs.info(path)).get("partial", True))
 
 
 def open_input(url: str, compression: str | None = None) -> Any:
@@ -120,11 +123,14 @@ def open_input(url: str, compression: str | None = None) -> Any:
         compression: None, or "gzip" to read what is inside.
 
     Raises:
-        InputError: the file does not exist, is a directory, or may not be read; so does reading from the stream.
+        InputError: the file does not exist, is a directory or a pipe, or may not be read; so does reading from the
+            stream.
         StoreError: the store or the network failed.
     """
     fs, path = filesystem(url)
     with reading(url):
+        if "file" in kinds(fs):
+            check_no_pipe(path)
         if not kinds(fs) & NETWORKED:
             return fs.open(path, "rb", compression=compression)
         stream = open_ranges(fs, path, url, reading)
@@ -224,6 +230,11 @@ def _write(url: str, data: bytes) -> None:
     if kinds(fs) & ATOMIC_WRITES:
         request(fs, url, lambda: fs.pipe_file(path, data))
         return
+    parent = fs._parent(path)
+    made: list[str] = []
+    while not fs.exists(parent) and parent != fs._parent(parent):
+        made.append(parent)
+        parent = fs._parent(parent)
     fs.makedirs(fs._parent(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
@@ -232,6 +243,9 @@ def _write(url: str, data: bytes) -> None:
     except BaseException:
         if fs.exists(temporary):
             fs.rm_file(temporary)
+        for directory in made:
+            with suppress(Exception):  # another worker wrote to it meanwhile
+                fs.rmdir(directory)
         raise
 
 
@@ -296,7 +310,9 @@ def sha256(data: bytes) -> str:
 
 def to_json(value: object) -> bytes:
     """A value as the bytes of a JSON file: sorted keys, one space of indent; equal values give equal bytes."""
-    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # Bytes of a file's name that are no UTF-8 are lone surrogates; a backslash and "u" is how JSON spells these.
+    return text.encode(errors="backslashreplace")
 
 
 def read_json(url: str, what: str) -> dict[str, Any]:
@@ -322,7 +338,8 @@ def read_json(url: str, what: str) -> dict[str, Any]:
 def match_files(urls: Collection[str], what: str = "input") -> list[str]:
     """The files that URLs name: each a file, a glob, or a directory (all files in it and below).
 
-    Names that start with "." or "_" are left out of globs and directories, as Spark and Hadoop do.
+    Names that start with "." or "_" are left out of globs and directories, as Spark and Hadoop do. A directory that a
+    glob matches is read whole. Symbolic links are followed.
 
     Args:
         urls: URLs.
@@ -332,13 +349,13 @@ def match_files(urls: Collection[str], what: str = "input") -> list[str]:
         URLs of files; those of one glob or directory in the order of their names.
 
     Raises:
-        InputError: a URL matches no file, or a file is named twice.
+        InputError: a URL matches no file, or a pipe; a file is named twice; a symbolic link leads nowhere.
     """
     found: list[str] = []
     for url in urls:
         fs, path = filesystem(url)
         with reading(url):
-            matches = _match(fs, url, path)
+            matches = local_files(path) if "file" in kinds(fs) else _match(fs, url, path)
         if matches is None:
             raise InputError(f"{url}: no such file ({what})")
         if not matches:
@@ -349,9 +366,9 @@ def match_files(urls: Collection[str], what: str = "input") -> list[str]:
 
 
 def canonical(url: str) -> str:
-    """The one spelling of a URL: two URLs of one file have the same."""
+    """The one spelling of a URL: two URLs of one file have the same. Local symbolic links and ".." are resolved."""
     fs, path = filesystem(url)
-    return str(fs.unstrip_protocol(path))
+    return f"file://{os.path.realpath(path)}" if "file" in kinds(fs) else str(fs.unstrip_protocol(path))
 
 
 def check_apart(output: str, inputs: Sequence[str]) -> None:
@@ -366,12 +383,14 @@ def check_apart(output: str, inputs: Sequence[str]) -> None:
 
 
 def check_named_once(urls: Sequence[str], what: str) -> None:
-    """Raises InputError where two URLs name one file: its records would count twice."""
-    names = [canonical(url) for url in urls]
-    times = Counter(names)
-    repeated = next((url for url, name in zip(urls, names, strict=True) if times[name] > 1), None)
-    if repeated is not None:
-        raise InputError(f"{repeated} is named more than once ({what}): its ratings would count twice; name it once")
+    """Raises InputError where two URLs name one file, if it holds anything: its records would count twice."""
+    seen: dict[str, str] = {}
+    for url in urls:
+        name = canonical(url)
+        if name in seen and file_size(url):
+            other = "" if seen[name] == url else f", also as {seen[name]}"
+            raise InputError(f"{url} is named more than once ({what}{other}): it would count twice; name it once")
+        seen[name] = url
 
 
 def _match(fs: fsspec.AbstractFileSystem, url: str, path: str) -> list[str] | None:
@@ -380,13 +399,19 @@ def _match(fs: fsspec.AbstractFileSystem, url: str, path: str) -> list[str] | No
     if found is not None and found["type"] == "file":
         return [path]
     if found is not None:
-        return sorted(name for name in _find(fs, url, path) if _is_visible(name[len(path) :]))
+        return sorted(_visible_below(fs, url, path))
     if not any(character in path for character in "*?["):
         return None
     listing = request(fs, url, lambda: fs.glob(path, detail=True, **strict_listing(fs)))
-    return sorted(
-        name for name, entry in listing.items() if entry["type"] == "file" and _is_visible(name.rsplit("/", 1)[-1])
-    )
+    names: set[str] = set()
+    for name, entry in listing.items():
+        if _is_visible(name.rsplit("/", 1)[-1]):
+            names.update([name] if entry["type"] == "file" else _visible_below(fs, url, name))
+    return sorted(names)
+
+
+def _visible_below(fs: fsspec.AbstractFileSystem, url: str, path: str) -> list[str]:
+    return [name for name in _find(fs, url, path) if _is_visible(name[len(path) :])]
 
 
 def _is_visible(path: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import re
 from collections.abc import Collection
@@ -43,9 +42,9 @@ class OutputDirectory:
 
     Args:
         url: the directory.
-        contents: patterns of the files that the run writes, relative to the directory, beside the completing file; "*"
-            stands for any characters, "/" among them. Any other file found there, at any depth, is not ours: the
-            directory is refused, and nothing in it is deleted.
+        contents: patterns of the files that the run writes, relative to the directory, beside the completing file; "#"
+            stands for a number, "*" for any characters but "/". Any other file found there, at any depth, is not ours:
+            the directory is refused, and nothing in it is deleted.
         completing: name of the file that makes the output whole: a JSON object whose "kind" starts with
             "nnsparse-stream ".
         overwrite: whether a whole output may be replaced.
@@ -64,9 +63,10 @@ class OutputDirectory:
         beside: Collection[str] = (),
     ) -> None:
         self.url = url
-        self._job, self._beside = job, beside
+        self._job = job
+        self._beside = [_pattern(name) for name in beside]
         self._completing = completing
-        self._ours = (*contents, completing, _MARKER)
+        self._ours = [_pattern(name) for name in (*contents, completing, _MARKER)]
         self._overwrite = overwrite
         self._made_by_us = False
 
@@ -167,12 +167,14 @@ class OutputDirectory:
 
         What a worker that was killed has left of such a file goes too.
         """
-        _remove(self.url, [name for name in list_files(self.url) if fnmatch.fnmatchcase(_final_name(name), pattern)])
+        wanted = _pattern(pattern)
+        _remove(self.url, [name for name in list_files(self.url) if wanted.fullmatch(_final_name(name))])
 
     def complete(self, data: bytes) -> None:
         """Writes the completing file and takes the marker away: from here on the output is whole."""
         for name in self._names():
-            if _final_name(name) != name:  # a worker was killed while it wrote, and another wrote the file
+            # A worker was killed while it wrote, and another wrote the file.
+            if _final_name(name) != name and self._is_ours(_final_name(name)):
                 self.remove(name)
         self.write(self._completing, data)
         self.remove(_MARKER)
@@ -208,8 +210,18 @@ class OutputDirectory:
         return _matches(name, self._ours)
 
 
-def _matches(name: str, patterns: Collection[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+def nested(folder: str, contents: Collection[str], completing: str = "manifest.json") -> tuple[str, ...]:
+    """Patterns of all files of an output that lies in a folder of another one, for that one's `contents`."""
+    return tuple(join(folder, name) for name in (*contents, completing, _MARKER))
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    parts = {"#": "[0-9]+", "*": "[^/]*"}
+    return re.compile("".join(parts.get(part, re.escape(part)) for part in re.split("([#*])", text)), re.DOTALL)
+
+
+def _matches(name: str, patterns: Collection[re.Pattern[str]]) -> bool:
+    return any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def _remove(url: str, names: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.storage.local_paths import local_path
 from nnsparse_stream.storage.retries import retrying
 
 _T = TypeVar("_T")
@@ -31,6 +32,9 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises:
         InputError: there is no such protocol, or its package is not installed.
     """
+    local = local_path(url)
+    if local is not None:
+        return fsspec.filesystem("file"), local
     s3 = url.startswith(("s3://", "s3a://"))
     try:
         fs, path = fsspec.core.url_to_fs(url, **(_s3_options() if s3 else {}))

@@ -21,6 +21,8 @@ _STATE = "state.json"
 _WEIGHTS = "model.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _VOCABULARY = "columns.parquet"
+#: All files of a checkpoint.
+FILES = (_STATE, _WEIGHTS, _OPTIMIZER, _VOCABULARY)
 
 
 @dataclass
@@ -129,7 +131,7 @@ def checkpoints_of(run: str) -> list[str]:
 
 def remove_checkpoint(url: str) -> None:
     """Removes a checkpoint, state.json first: what remains where that is cut off is not taken for a checkpoint."""
-    for name in (_STATE, _WEIGHTS, _OPTIMIZER, _VOCABULARY):
+    for name in FILES:
         storage.remove_file(storage.join(url, name))
     storage.remove_empty_directory(url)
 

@@ -14,6 +14,7 @@ from nnsparse_stream.nn.autoencoder import ModelConfig, RatingAutoencoder
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import (
+    FILES,
     Checkpoint,
     checkpoints_of,
     load_model,
@@ -24,6 +25,10 @@ from nnsparse_stream.training.run import NO_SUMS, Run, TrainingRequest
 from nnsparse_stream.training.steps import pick_device
 from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
+
+#: Patterns of the files that training writes, and the one that makes a run whole; for `OutputDirectory`.
+CONTENTS = (*(f"checkpoints/step-#/{name}" for name in FILES), "metrics.jsonl", EVENTS_FILE, "report.html")
+COMPLETING = "run.json"
 
 
 def run_directory(request: TrainingRequest, job: str | None = None) -> OutputDirectory:
@@ -38,8 +43,8 @@ def run_directory(request: TrainingRequest, job: str | None = None) -> OutputDir
     """
     directory = OutputDirectory(
         request.output,
-        contents=("checkpoints/step-*", "metrics.jsonl", EVENTS_FILE, "report.html"),
-        completing="run.json",
+        contents=CONTENTS,
+        completing=COMPLETING,
         overwrite=request.overwrite or request.resume,
         job=job,
     )

@@ -298,8 +298,8 @@ def bad_input(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--input", "*.nope"], ["*.nope matches no files"]),
         (["--input", "emptydir"], ["emptydir matches no files"]),
         (["--input", "good.csv,good.csv"], ["good.csv is named more than once"]),
-        (["--input", "empty.csv"], ["empty.csv is empty"]),
-        (["--input", "header.csv"], ["no rating in the input"]),
+        (["--input", "empty.csv"], ["the input holds no record: all its files are empty, the first is empty.csv"]),
+        (["--input", "header.csv"], ["the input holds no record", "header.csv"]),
         (
             ["--input", "columns.csv"],
             ["columns.csv, line 1: there is no column 'user'", "userId, movieId", "--user_column"],

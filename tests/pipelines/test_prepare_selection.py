@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import uuid
 from collections import Counter
 from datetime import datetime, timedelta, timezone
@@ -217,7 +218,8 @@ def test_records_read_are_entries_bad_filtered_and_duplicates(
 ) -> None:
     where = tmp_path / uuid.uuid4().hex
     where.mkdir()
-    always = ["9,9,5,2"] * 3  # a rating that no filter leaves out
+    # A rating that no filter leaves out, and two that are outside of the range of time.
+    always = [*["9,9,5,2"] * 3, "9,8,1,0", "9,8,1,8"]
     (where / "a.csv").write_text("\n".join(["user,item,rating,time", *always, *lines]))
     flags = ["--axis", "user", "--id_type", "int", "--max_bad_fraction", 1, "--duplicates", policy, *folds]
     filters = ["--time_from", 1, "--time_to", 8, "--min_row_ratings", least_of_row, "--min_column_ratings"]
@@ -231,13 +233,15 @@ def test_records_read_are_entries_bad_filtered_and_duplicates(
     entries = ratings_of(str(where / "out"))
     assert {entry[:2] for entry in entries} == {record[:2] for record in kept}
     assert Dataset(str(where / "out")).manifest.records == {
-        "read": 3 + sum(bool(line) for line in lines),
-        "bad": 3 + sum(bool(line) for line in lines) - len(good),
+        "read": len(always) + sum(bool(line) for line in lines),
+        "bad": len(always) + sum(bool(line) for line in lines) - len(good),
         "filtered": len(good) - len(kept),
         "duplicates": len(kept) - len(entries),
     }
     letters = files_of(str(where / "out" / "dead_letters"))
-    assert sum(data.count(b"\n") for data in letters.values()) == 3 + sum(bool(line) for line in lines) - len(good)
+    assert sum(data.count(b"\n") for data in letters.values()) == len(always) + sum(bool(line) for line in lines) - len(
+        good
+    )
 
 
 @pytest.mark.parametrize("kind", [pa.timestamp("ms"), pa.timestamp("us", "Europe/Paris"), pa.date32()])
@@ -281,7 +285,7 @@ TIMED = ["--timestamp_column", "time"]
         ([*TIMED, "--test_from", "60", "--validation_from", "60"], ["validation_from 60 is not before test_from 60"]),
         ([*TIMED, "--time_from", "9", "--time_to", "9"], ["--time_from 9 is not before --time_to 9"]),
         ([*TIMED, "--test_from", "50", "--duplicates", "last"], ["nothing to train on", "'test_from': 50"]),
-        ([*TIMED, "--time_from", "81"], ["no rating is left of 4: the filters {'time_from': 81}"]),
+        ([*TIMED, "--time_from", "81"], ["--time_from 81 lies outside of the times of the log, 50 to 80; correct it"]),
         ([*TIMED, "--min_row_ratings", "5"], ["no rating is left of 4", "'min_row_ratings': 5"]),
         ([*TIMED, "--min_column_ratings", "4"], ["no rating is left of 4", "'min_column_ratings': 4"]),
         ([*TIMED, "--time_from", "61"], ["a.csv, line 4 and", "a.csv, line 5; pass --duplicates"]),
@@ -291,7 +295,7 @@ TIMED = ["--timestamp_column", "time"]
         ),
         (
             [*TIMED, "--input", "a.csv,t.parquet", "--test_from", "2026-01-01"],
-            ["times are timestamps in", "t.parquet and integers in", "a.csv"],
+            ["times are dates, or decimals, in", "t.parquet and integers in", "a.csv"],
         ),
     ],
 )
@@ -359,3 +363,96 @@ def test_real_times(tmp_path: Path, movielens: Path) -> None:
     latest = {user: (time, item) for user, item, _, time in sorted(records, key=lambda record: (record[3], record[1]))}
     tested = {row: column for row, column, _, fold in ratings_of(str(tmp_path / "last")) if fold == 2}
     assert tested == {user: item for user, (_, item) in latest.items()}
+
+
+def test_every_way_to_write_a_time_gives_the_same_bytes(tmp_path: Path) -> None:
+    records = [(u, i, r, t + u / 1024) for u, i, r, t in make_records(60)]
+    dates = [datetime.fromtimestamp(t, timezone.utc) for *_, t in records]
+
+    def log(name: str, times: list[Any]) -> str:
+        lines = [f"{u},{i},{r},{t}" for (u, i, r, _), t in zip(records, times, strict=True)]
+        (tmp_path / name).write_text("\n".join(["user,item,rating,time", *lines]))
+        return name
+
+    columns = dict(zip(("user", "item", "rating", "time"), zip(*records, strict=True), strict=True))
+    for name, times in (
+        ("ns.parquet", pa.array(dates, pa.timestamp("ns"))),
+        ("zone.parquet", pa.array(dates, pa.timestamp("us", "UTC"))),
+        ("float.parquet", columns["time"]),
+    ):
+        pq.write_table(pa.table({**columns, "time": times}), tmp_path / name)
+    east = timezone(timedelta(hours=2))
+    logs = [
+        ("ns.parquet", "auto"),
+        ("zone.parquet", "ms"),
+        ("float.parquet", "auto"),
+        (log("float.csv", [t for *_, t in records]), "auto"),
+        (log("iso.csv", [date.astimezone(east if date.day % 2 else timezone.utc) for date in dates]), "auto"),
+        (log("text.csv", [f"{date:%Y-%m-%d %H:%M:%S.%f}123 UTC" for date in dates]), "auto"),
+        (log("ns.csv", [round(t * 10**6) * 1000 + 999 for *_, t in records]), "ns"),
+    ]
+    results = []
+    for name, unit in logs:
+        flags = ["--input", tmp_path / name, "--axis", "user", *TIMED, "--timestamp_unit", unit, "--duplicates", "last"]
+        cuts = ["--test_from", "2001-09-20 00:00:00.01Z", "--time_from", "2001-09-10T02:00+02:00"]
+        assert prepare(*flags, *cuts, "--output", tmp_path / f"{name}.out") == 0
+        results.append(files_of(str(tmp_path / f"{name}.out")))
+    assert all(result == results[0] for result in results)
+    assert b'"test_from": 1000944000010000' in results[0]["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "flags", "message"),
+    [
+        (
+            1,
+            ["--time_from", "2000-01-01"],
+            r"--time_from 946684800 lies outside of the times of the log, 10000\d+ to 10",
+        ),
+        (1, ["--time_from", "2005-01-01"], "--time_from 1104537600 lies outside"),
+        (1, ["--time_to", "2000-01-01"], "--time_to 946684800 lies outside"),
+        (1, ["--time_to", "2005-01-01"], r"--time_to 1104537600 lies outside .*; correct it or drop it"),
+        (1, ["--test_from", "2005-01-01"], "--test_from 1104537600 lies outside"),
+        (1, ["--validation_from", "2000-01-01", "--test_from", "2001-09-20"], "--validation_from 946684800 lies"),
+        (
+            1,
+            ["--test_from", "2001-09-20", "--time_to", "2001-09-19"],
+            "outside of the times of the log between --time_fr",
+        ),
+        *[
+            (1000, [flag, "2001-09-20"], rf"{flag} 1000944000 lies .*look like milliseconds: pass --timestamp_unit ms")
+            for flag in ("--time_from", "--time_to", "--validation_from", "--test_from")
+        ],
+        (
+            1000,
+            ["--timestamp_unit", "s", "--test_from", "2001-09-20"],
+            r"2001-09-20T00:00:00Z .* seem to count something",
+        ),
+    ],
+)
+def test_bounds_outside_of_all_times_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: int, flags: list[str], message: str
+) -> None:
+    write(tmp_path / "log.csv", [(u, i, r, t * scale) for u, i, r, t in make_records(50)])
+    common = ["--input", tmp_path / "log.csv", "--axis", "user", *TIMED, "--duplicates", "last"]
+    assert prepare(*common, "--output", tmp_path / "out", *flags) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said), said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_first_and_the_last_time_of_a_log_are_bounds_inside(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item,rating,time\n1,1,1,5\n1,2,1,7\n1,3,1,9\n")
+    common = ["--input", tmp_path / "log.csv", "--axis", "user", *TIMED]
+    for place, flags in enumerate((["--time_from", 5, "--time_to", 9], ["--test_from", 9], ["--time_from", 9])):
+        assert prepare(*common, "--output", tmp_path / str(place), *flags) == 0
+
+
+def test_integers_of_a_unit_are_bounds_of_that_unit(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item,rating,time\n1,1,1,5000\n1,2,1,7000\n1,3,1,9000\n")
+    common = ["--input", tmp_path / "log.csv", "--axis", "user", *TIMED, "--timestamp_unit", "ms"]
+    assert prepare(*common, "--output", tmp_path / "out", "--test_from", 7000) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["folds"]["test_from"] == 7_000_000
+    assert manifest["fold_entries"]["test"] == 2

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nnsparse_stream.errors import InputError, StoreError
-from nnsparse_stream.ratings.detection import open_text, read_head, reading_parquet, to_utf8
+from nnsparse_stream.ratings.detection import open_text, read_head, to_utf8
 from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.formats import inspect_file
 from nnsparse_stream.ratings.layout import FieldNames
+from nnsparse_stream.ratings.parquet_failures import parquet_failure
 
 TEXT = b"user,item,rating\n" + b"1,2,3\n" * 200
 
@@ -92,19 +93,19 @@ def test_text_that_is_not_of_its_encoding_is_refused(tmp_path: Path) -> None:
 
 def test_an_error_of_arrow_means_damage_only_where_it_is(tmp_path: Path) -> None:
     cases = [
-        (pa.ArrowInvalid("bad magic"), InputError, "f is damaged .bad magic.; fetch it again"),
+        (pa.ArrowInvalid("bad magic"), InputError, "f is damaged .bad magic.; fetch the file again"),
         (OSError("unexpected end of stream"), InputError, "f is damaged"),
         (
             OSError(5, "Input/output error"),
             StoreError,
-            "f: cannot be read: .*Input/output error; run the command again",
+            "f: cannot be read: .*Input/output error; run it again",
         ),
-        (pa.ArrowNotImplementedError("LZO"), InputError, "in a way that pyarrow .* does not read .LZO."),
+        (pa.ArrowNotImplementedError("LZO"), InputError, "in a way that is not read here .LZO."),
         (pa.ArrowKeyError("ours"), pa.ArrowKeyError, "ours"),
     ]
     for error, kind, message in cases:
-        with pytest.raises(kind, match=message), reading_parquet("f", " is damaged", "fetch it again"):
-            raise error
+        with pytest.raises(kind, match=message):
+            raise parquet_failure("f", error, " is damaged")
     pq.write_table(pa.table({"user": [1]}), tmp_path / "f")
     with pytest.raises(InputError, match="is a Parquet file, and `format` is csv"):
         inspect_file(str(tmp_path / "f"), 0, -1, FieldNames(), "csv")

@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.ratings import reading
 from nnsparse_stream.ratings.formats import inspect_file
 from nnsparse_stream.ratings.id_types import IdKind
 from nnsparse_stream.ratings.input_plan import InputPlan, plan_inputs
 from nnsparse_stream.ratings.layout import FieldNames
+from nnsparse_stream.storage import files as storage
 
 DEFAULT = FieldNames()
 POSITIONS = FieldNames("0", "1", "2")
@@ -46,7 +48,7 @@ def write(path: Path, content: str | bytes) -> str:
         ('"user";"item";"rating"\n"1";"a,b";"3"\n', DEFAULT, ("csv", 23, (0, 1, 2))),
         ("ann,tea,\nann,rice,5\n", POSITIONS, ("csv", 0, (0, 1, 2))),
         ("a,b,4.5\n", POSITIONS, ("csv", 0, (0, 1, 2))),
-        ('"user","item","rating"\n', DEFAULT, ("csv", 23, (0, 1, 2))),
+        ('"user","item","rating"\n1,2,3\n', DEFAULT, ("csv", 23, (0, 1, 2))),
         ("userId,movieId,rating\n1,2,3\n", FieldNames("userId", "movieId"), ("csv", 22, (0, 1, 2))),
         ("userId,b,c\n1,2,3\n", FieldNames("userId", "2", "1"), ("csv", 11, (0, 2, 1))),
         ("1,2,3,4\n", FieldNames(timestamp="3"), ("csv", 0, (0, 1, 2, 3))),
@@ -150,7 +152,10 @@ def test_what_cannot_be_read_is_refused(
             "user column 'user' is bool, and numbers or strings are needed",
         ),
         ({"user": [1], "item": [1], "rating": ["x"]}, "rating column 'rating' is string, and numbers are needed"),
-        ({"user": [1], "item": [1], "rating": [1], "when": [1.5]}, "integers or timestamps are needed"),
+        (
+            {"user": [1], "item": [1], "rating": [1], "when": [True]},
+            "bool, and numbers, timestamps or ISO text are needed",
+        ),
         ({"user": [1], "item": [1], "stars": [1]}, "no column 'rating'.* pass `rating_column` none"),
     ],
 )
@@ -193,6 +198,69 @@ def test_time_or_position_is_read_where_the_policy_needs_it(tmp_path: Path) -> N
     assert needs(movielens, csv, duplicates="last") == (False, True)
     assert needs(csv, names=FieldNames(timestamp="when"), duplicates="first") == (True, False)
     assert needs(csv, names=FieldNames(timestamp="when"), duplicates="mean") == (False, False)
+
+
+def test_files_without_a_record_are_left_out_and_all_of_them_refused(tmp_path: Path) -> None:
+    rowless = tmp_path / "rowless.parquet"
+    pq.write_table(pa.table({"user": pa.nulls(0)}), rowless)
+    empty = [
+        write(tmp_path / str(place), text) for place, text in enumerate(["", "\n \n", "user,item,rating\n", "\ufeff"])
+    ]
+    empty += [write(tmp_path / "e.gz", ""), write(tmp_path / "h.gz", "user,item,rating\r\n\r\n"), str(rowless)]
+    full = [write(tmp_path / name, "1,2,3\n") for name in ("full", "more")]
+    planned = plan_inputs([*empty[:3], full[0], *empty[3:], full[1]])
+    assert [(file.url, file.number) for file in planned.files] == [(full[0], 0), (full[1], 1)]
+    assert planned.empty == tuple(empty)
+    with pytest.raises(InputError, match=r"the input holds no record: all its files are empty, the first is .*/0"):
+        plan_inputs(empty)
+    with pytest.raises(InputError, match="the input of the fold test holds no record"):
+        plan_inputs({0: full, 2: empty})
+    blank = write(tmp_path / "blank", "\n" * 70_000 + "1,2,3\n")
+    with pytest.raises(InputError, match="its first 65536 bytes hold no record"):
+        plan_inputs([blank])
+
+
+def test_splits_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(reading, "SPLIT_BYTES", 2)
+    monkeypatch.setattr(storage, "can_seek", lambda url: not asked.append(url))  # type: ignore[func-returns-value]
+    planned = plan_inputs([write(tmp_path / name, "1,2,3\n4,5,6\n") for name in "ab"])
+    assert [split.file.url for split in planned.splits] == [file.url for file in planned.files for _ in range(6)]
+    assert len(planned.splits) == len(planned.splits)
+    assert sorted(asked) == [file.url for file in planned.files]
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "form"),
+    [
+        (["1", "-2", ""], "auto", "own"),
+        (["1", "2"], "ms", "ms"),
+        (["1512269065.0", "2"], "auto", "s"),
+        (["1.5"], "ns", "ns"),
+        (["2005-04-02 23:53:47", "x"], "auto", "iso"),
+        (["2005-04-02"], "s", "iso"),
+        ([""], "auto", "own"),
+        (["20050402"], "auto", "own"),
+    ],
+)
+def test_the_form_of_times(tmp_path: Path, times: list[str], unit: str, form: str) -> None:
+    text = "user,item,rating,when\n" + "".join(f"1,2,3,{time}\n" for time in times)
+    planned = plan(tmp_path, text, names=FieldNames(timestamp="when"), timed_for="a test", timestamp_unit=unit)
+    assert planned.files[0].time_form == form
+    assert planned.calendar == (form != "own")
+    assert planned.time_unit == (form if form in ("s", "ms", "ns") else None)
+
+
+def test_times_that_are_none_or_of_two_kinds_are_refused(tmp_path: Path) -> None:
+    head, options = "user,item,rating,when\n", {"names": FieldNames(timestamp="when"), "timed_for": "a test"}
+    with pytest.raises(InputError, match="'when' begins with '04/02/2005', which is neither a number nor an ISO date"):
+        plan(tmp_path, head + "1,2,3,04/02/2005\n", **options)
+    mixed = (head + "1,2,3,2005-04-02\n", head + "1,2,3,1112400000\n")
+    with pytest.raises(
+        InputError, match=r"dates, or decimals, in .*0.txt and integers in .*1.txt; .*`timestamp_unit` s"
+    ):
+        plan(tmp_path, *mixed, **options)
+    assert plan(tmp_path, *mixed, timestamp_unit="s", **options).calendar
 
 
 def test_input_named_twice_or_roles_of_one_column_are_refused(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_integers_are_the_columns_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "1.5", "1_000", "2001-13-01", "2001-1-1", "20010101T000000", "9" * 19, "2001-01-01T00:00:00.5"]
+    "text", ["", "x", "1.5", "1_000", "2001-13-01", "2001-1-1", "20010101T000000", "9" * 19, "0000-01-01"]
 )
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):

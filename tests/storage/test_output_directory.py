@@ -10,7 +10,7 @@ import pytest
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.storage.output_directory import OutputDirectory
+from nnsparse_stream.storage.output_directory import OutputDirectory, nested
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -114,6 +114,30 @@ def test_what_is_not_ours_is_not_removed_from_our_directories(base: str, overwri
     assert storage.read_file(storage.join(base, "out", "rows", "notes.txt")) == b"x"
 
 
+@pytest.mark.parametrize("name", ["rows/mine/shard-1", "rows/shard-1/notes.txt", "sub/rows/shard-1", "rows/shard-x"])
+def test_a_file_at_any_depth_that_is_not_ours_is_never_removed(base: str, name: str) -> None:
+    url = storage.join(base, "out")
+    directory = OutputDirectory(url, contents=("part-#.bin", "rows/shard-#", *nested("sub", ["*.bin"])), overwrite=True)
+    directory.begin()
+    for ours in ("part-07.bin", "rows/shard-2", "sub/a.bin", "sub/manifest.json", "sub/_unfinished.json"):
+        directory.write(ours, b"1")
+    directory.write(name, b"theirs")
+    with pytest.raises(InputError, match=f"not of an earlier output .{name}"):
+        directory.begin()
+    directory.abort()
+    assert listing(url) == [name]
+
+
+def test_links_that_lie_in_an_output_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "part-1.bin").write_bytes(b"x")
+    finish(str(tmp_path))
+    (tmp_path / "out" / "rows" / "mine").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match=r"not of an earlier output \(rows/mine\)"):
+        output(str(tmp_path), overwrite=True).begin()
+    assert (tmp_path / "mine" / "part-1.bin").exists()
+
+
 def test_what_a_killed_worker_left_half_written_is_gone_when_the_output_is_whole(tmp_path: Path) -> None:
     directory = output(str(tmp_path))
     directory.begin()
@@ -138,12 +162,12 @@ def test_a_file_or_an_unwritable_place_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_needed_on_the_way_only_is_removed_with_its_folders(base: str) -> None:
-    directory = OutputDirectory(storage.join(base, "out"), contents=("_codes/*.bin", "part-*.bin"))
+    directory = OutputDirectory(storage.join(base, "out"), contents=("_codes/*/*.bin", "part-*.bin"))
     directory.begin()
     directory.write("_codes/one/part-1.bin", b"1")
     directory.write("_codes/one/part-2.bin." + uuid.uuid4().hex + ".tmp", b"1")  # its writer was killed
     directory.write("part-1.bin", b"1")
-    directory.remove_matching("_codes/*.bin")
+    directory.remove_matching("_codes/*/*.bin")
     assert listing(directory.url) == ["_unfinished.json", "part-1.bin"]
     fs, path = storage.filesystem(storage.join(directory.url, "_codes"))
     assert not fs.exists(path)
