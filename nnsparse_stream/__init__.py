@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nnsparse_stream.data.dataset import Dataset as Dataset
     from nnsparse_stream.data.dataset import Manifest as Manifest
     from nnsparse_stream.errors import InputError as InputError
+    from nnsparse_stream.errors import StoreError as StoreError
     from nnsparse_stream.nn.autoencoder import RatingAutoencoder as RatingAutoencoder
     from nnsparse_stream.nn.batchifier import Batchifier as Batchifier
     from nnsparse_stream.nn.criteria import MaskCriterion as MaskCriterion
@@ -40,6 +41,7 @@ _MODULE_OF = {
     "Densify": "nn.layers",
     "DynamicSparseTensor": "sparse.dynamic",
     "InputError": "errors",
+    "StoreError": "errors",
     "Manifest": "data.dataset",
     "MaskCriterion": "nn.criteria",
     "RatingAutoencoder": "nn.autoencoder",

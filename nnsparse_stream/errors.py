@@ -14,6 +14,16 @@ class InputError(ValueError):
         super().__init__(printable(message))
 
 
+class StoreError(RuntimeError):
+    """A store, the network or a disk failed, and the same command may succeed later; commands exit with code 1.
+
+    The message is one line, as an `InputError`'s.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
 def printable(text: str) -> str:
     """A text that any file or connection takes: a file's name may hold bytes that are no UTF-8, shown as \\udcXX."""
     return text.encode(errors="backslashreplace").decode()

@@ -1,7 +1,7 @@
 """The console command `nnsparse-stream`: finds the subcommand, runs it, turns errors into exit codes.
 
 Exit codes: 0 done, 2 the user's input or flags are at fault, 143 training was stopped by a signal and can be resumed,
-1 anything else.
+1 anything else: a store or the network failed, or the program did.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import sys
 from typing import NoReturn, Protocol, cast
 
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.pipelines.standard_streams import OutputError, open_standard_streams
 
 #: Exit code of a command that a signal ended and that can be taken up again.
@@ -105,6 +105,9 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         print(f"nnsparse-stream {name}: {_with_flags(_printable(error), args)}", file=sys.stderr)
         return 2
+    except StoreError as error:
+        print(f"nnsparse-stream {name}: {_with_flags(_printable(error), args)}", file=sys.stderr)
+        return 1
     except StoppedError as stopped:
         print(stopped)
         return STOPPED

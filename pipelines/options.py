@@ -10,9 +10,12 @@ import argparse
 import importlib
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
+
+if TYPE_CHECKING:
+    from nnsparse_stream.ratings.dialect import Dialect
 
 FORMATS = ("auto", "parquet", "csv", "tsv", "movielens", "jsonl")
 
@@ -24,16 +27,18 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         default="auto",
-        help="format of the rating files, plain or gzip (default: auto, by each file's content); movielens is "
-        "user::item::rating::timestamp; jsonl is one JSON object a line",
+        help="format of the rating files, plain or gzip (default: auto, by each file's content); csv has , ; or | "
+        "between fields, tsv tabs, movielens ::, as user::item::rating::timestamp; jsonl is one JSON object a line",
     )
     for field in ("user", "item", "rating"):
         group.add_argument(
             f"--{field}_column",
             default=field,
             metavar="NAME",
-            help=f"name of the {field} column, or its position from 0 (default: {field})",
+            help=f"name of the {field} column, or its position from 0 (default: {field})"
+            + ("; none: there is none, and every record counts as a 1" if field == "rating" else ""),
         )
+    _add_dialect_arguments(group)
     group.add_argument(
         "--timestamp_column",
         metavar="NAME",
@@ -73,6 +78,58 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_dialect_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--delimiter",
+        metavar="TEXT",
+        help="what stands between the fields of text, as ';', '\\t' or '::' (default: by each file's content)",
+    )
+    group.add_argument(
+        "--quote", metavar="CHAR", help='character around fields that hold a delimiter, or none (default: ")'
+    )
+    group.add_argument("--decimal", default=".", metavar="CHAR", help="decimal point of ratings, . or , (default: .)")
+    group.add_argument(
+        "--encoding", default="utf-8", metavar="NAME", help="of text, as latin-1 or utf-16 (default: utf-8)"
+    )
+    group.add_argument("--comment", default="", metavar="TEXT", help="lines that begin with it are no records")
+    group.add_argument(
+        "--skip_lines",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="lines at the start of each text file that are passed over (default: 0)",
+    )
+    group.add_argument(
+        "--header",
+        choices=("auto", "true", "false"),
+        default="auto",
+        help="whether the first record of a text file names its columns (default: auto: where it holds their names; "
+        "not where they are given by position)",
+    )
+    group.add_argument(
+        "--multiline",
+        action="store_true",
+        help="look for line breaks inside quotes in text files over 64 MiB, too; each is then read by one worker",
+    )
+
+
+def chosen_dialect(args: argparse.Namespace) -> Dialect:
+    """What the flags say of the dialect of text files."""
+    from nnsparse_stream.ratings.dialect import Dialect
+
+    header = {"auto": None, "true": True, "false": False}[args.header]
+    return Dialect(
+        args.delimiter,
+        args.quote,
+        args.decimal,
+        args.encoding,
+        args.comment,
+        args.skip_lines,
+        header,
+        args.multiline,
+    )
+
+
 def fraction(text: str) -> float:
     """Parses a number between 0 and 1."""
     try:
@@ -93,6 +150,13 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return value
+
+
+def non_negative_int(text: str) -> int:
+    """Parses a whole number of 0 or more."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
 
 
 def urls(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.pipelines.options import add_format_arguments, positive_int, urls
+from nnsparse_stream.pipelines.options import add_format_arguments, chosen_dialect, positive_int, urls
 from nnsparse_stream.pipelines.prepare_options import (
     FILE_FLAGS,
     add_selection_arguments,
@@ -85,8 +85,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     inputs = _inputs(args)
 
     from nnsparse_stream.pipelines.running import written_by_job
-    from nnsparse_stream.ratings.formats import FieldNames
     from nnsparse_stream.ratings.input_plan import plan_inputs
+    from nnsparse_stream.ratings.layout import FieldNames
     from nnsparse_stream.storage.files import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
 
@@ -98,6 +98,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         inputs,
         FieldNames(args.user_column, args.item_column, args.rating_column, args.timestamp_column),
         file_format=args.format,
+        dialect=chosen_dialect(args),
         id_type=args.id_type,
         duplicates=args.duplicates,
         timed_for=timed_flag(args),
@@ -291,6 +292,7 @@ def _manifest(
         vocabulary=summary["vocabulary"],
         shards=summary["shards"],
         earlier_vocabularies=_earlier_vocabularies(base),
+        input=plan.described(),
     )
 
 
@@ -301,17 +303,37 @@ def _report(manifest: Manifest, url: str, plan: InputPlan, steps: dict[str, Size
     lines = [
         ("data set", url),
         ("records read", f"{records['read']:,} from {_files(len(plan.files))}" + _empty_files(plan)),
+        *(("read as", _read_as(way)) for way in manifest.input),
         ("bad records", f"{records['bad']:,}" + (f" (see {url.rstrip('/')}/dead_letters)" if records["bad"] else "")),
         *_filtered_line(manifest),
         ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
         ("rows", f"{manifest.num_rows:,} {manifest.axis}s ({manifest.row_id_type} ids)"),
         ("columns", f"{manifest.num_columns:,} {column}s ({manifest.column_id_type} ids)"),
         ("entries", f"{manifest.num_entries:,}: {folds}"),
+        ("ratings", _ratings(manifest)),
         ("shards", f"{len(manifest.shards):,}, {size / 1e6:,.1f} MB"),
         *((label, str(steps[name])) for label, name in _STEPS.items() if name in steps),
         ("time", f"{seconds:.1f} s, {records['read'] / max(seconds, 1e-9):,.0f} records/s"),
     ]
     print("\n".join(f"{name:<13} {text}" for name, text in lines))
+
+
+def _read_as(way: dict[str, Any]) -> str:
+    """How files were read, in words, and the first record of them."""
+    words = [way["format"]]
+    if way.get("delimiter"):
+        words += [f"delimiter {way['delimiter']!r}", f"quote {way['quote'] or 'none'}"]
+        words.append("header" if way["header"] else "no header")
+        words += [f"decimal {way['decimal']!r}"] if way["decimal"] != "." else []
+    words += [f"encoding {way['encoding']}"] if way.get("encoding", "utf-8") != "utf-8" else []
+    words += ["no ratings: each record counts as a 1"] if "rating" not in way["columns"] else []
+    example = ", ".join(f"{name} {repr(value)[:40]}" for name, value in (way["example"] or {}).items())
+    return f"{', '.join(words)}; first record: {example or 'a bad one'}"
+
+
+def _ratings(manifest: Manifest) -> str:
+    low, high, mean = (manifest.ratings[name] for name in ("min", "max", "mean"))
+    return f"{low:g} to {high:g}" + ("" if mean is None else f", mean of train {mean:.4g}")
 
 
 def _files(number: int) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.storage.files import one_line
 from nnsparse_stream.storage.output_directory import OutputDirectory
 
@@ -17,7 +17,7 @@ from nnsparse_stream.storage.output_directory import OutputDirectory
 IN_PROCESS_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 # A worker's exception reaches the driver as the text of its traceback, on every runner.
-_REMOTE_INPUT_ERROR = re.compile(r"\bInputError: (.+?)(?: \[while running|\\n|$)", re.MULTILINE)
+_REMOTE_ERROR = re.compile(r"\b(InputError|StoreError): (.+?)(?: \[while running|\\n|$)", re.MULTILINE)
 _STEP = re.compile(r" \[while running '.*'\]$")
 
 # These log the whole traceback of a failed bundle, which the driver reports in a line.
@@ -32,8 +32,8 @@ class JobLostError(RuntimeError):
     """An engine's job may go on, and nobody here learns how it does."""
 
 
-def input_error_in(text: str) -> InputError | None:
-    """Finds the InputError in the text of an error that a runner reported.
+def input_error_in(text: str) -> InputError | StoreError | None:
+    """Finds the InputError, or StoreError, in the text of an error that a runner reported.
 
     Args:
         text: what the runner raised, as text; it holds a worker's traceback.
@@ -41,8 +41,10 @@ def input_error_in(text: str) -> InputError | None:
     Returns:
         The error with its own message, or None where the text holds none.
     """
-    found = _REMOTE_INPUT_ERROR.search(text)
-    return InputError(found.group(1).strip()) if found else None
+    found = _REMOTE_ERROR.search(text)
+    if not found:
+        return None
+    return (InputError if found.group(1) == "InputError" else StoreError)(found.group(2).strip())
 
 
 def checked_options(beam_flags: list[str]) -> Any:
@@ -84,6 +86,7 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
     Raises:
         InputError: the user's input is at fault, whichever worker noticed it; or the flags ask for a mode that loses
             data. A job on an engine is over then.
+        StoreError: a store or the network failed.
         JobLostError: an engine no longer says how its job does.
     """
     import apache_beam as beam
@@ -109,8 +112,8 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
                     raise JobLostError(f"{one_line(error)}: the job does not answer; {_MAY_GO_ON}") from error
                 raise
         return result
-    except InputError as error:
-        raise InputError(_STEP.sub("", str(error))) from None
+    except (InputError, StoreError) as error:
+        raise type(error)(_STEP.sub("", str(error))) from None
     except JobLostError:
         raise
     except Exception as error:

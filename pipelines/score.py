@@ -13,6 +13,7 @@ from nnsparse_stream.pipelines.options import (
     add_format_arguments,
     add_weights_argument,
     blend_weights,
+    chosen_dialect,
     positive_int,
     urls,
 )
@@ -224,8 +225,8 @@ def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...])
 
 def _plan(args: argparse.Namespace, files: list[str], checkpoint: CheckpointState, with_rating: bool) -> InputPlan:
     """Plans to read files with ids of the model's types."""
-    from nnsparse_stream.ratings.formats import FieldNames
     from nnsparse_stream.ratings.input_plan import plan_inputs
+    from nnsparse_stream.ratings.layout import FieldNames
 
     state = checkpoint.state
     types = {"user": state["row_id_type"], "item": state["column_id_type"]}
@@ -238,6 +239,7 @@ def _plan(args: argparse.Namespace, files: list[str], checkpoint: CheckpointStat
         files,
         names,
         file_format=args.format,
+        dialect=chosen_dialect(args),
         id_type=args.id_type,
         duplicates=args.duplicates,
         timestamp_unit=args.timestamp_unit,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.storage import files as storage
@@ -12,9 +14,14 @@ def prepare(*flags: object) -> int:
 
 
 def files_of(url: str) -> dict[str, bytes]:
-    """Every file of a directory, by its path in it."""
+    """Every file of a directory, by its path in it; manifests without how the rating files were read."""
     fs, path = storage.filesystem(url)
-    return {name[len(path) :].lstrip("/"): fs.cat_file(name) for name in fs.find(path)} if fs.exists(path) else {}
+    files = {name[len(path) :].lstrip("/"): fs.cat_file(name) for name in fs.find(path)} if fs.exists(path) else {}
+    for name in [name for name in files if name.endswith("manifest.json")]:
+        manifest = json.loads(files[name])
+        manifest.pop("input", None)
+        files[name] = storage.to_json(manifest)
+    return files
 
 
 def ratings_of(url: str) -> list[tuple]:

@@ -17,9 +17,11 @@ from nnsparse_stream.data.assembly import DATA_FILES, DEAD_LETTERS, assemble_man
 from nnsparse_stream.data.dataset import AXES
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.dead_letters import check_bad_records, letters_file, remove_other_letters, span_of_times
+from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.folds import FOLDS, Folds, HashFolds, folds_from_json
-from nnsparse_stream.ratings.formats import SEPARATORS, FieldNames
+from nnsparse_stream.ratings.formats import FORMATS
 from nnsparse_stream.ratings.input_plan import plan_inputs
+from nnsparse_stream.ratings.layout import NO_COLUMN, FieldNames
 from nnsparse_stream.ratings.time_columns import UNITS
 from nnsparse_stream.ratings.times import TimeRange, check_bounds
 from nnsparse_stream.storage import files as storage
@@ -27,7 +29,7 @@ from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
 from nnsparse_stream.transforms.windows import refuse_windows
 
-_FORMATS = ("auto", "parquet", *SEPARATORS, "jsonl")
+_FORMATS = ("auto", *FORMATS)
 _DUPLICATES = ("error", "first", "last", "mean")
 
 
@@ -74,10 +76,13 @@ class ReadRatings(beam.PTransform):
         input: URLs of files, globs or directories; or a mapping of train, validation and test to such, which gives the
             rows a field fold.
         dead_letters: URL of a directory for the records that cannot be read; those of an earlier run are replaced.
-        user_column, item_column, rating_column: how the files name the fields, or their positions from 0.
+        user_column, item_column, rating_column: how the files name the fields, or their positions from 0; a
+            rating_column of None or "none" counts every record as a 1.
         timestamp_column: the same; where it is given, the rows have a field timestamp: integers as they are, all else
             in microseconds since 1970.
         format: "auto", "parquet", "csv", "tsv", "movielens" or "jsonl".
+        delimiter, quote, decimal, encoding, comment, skip_lines, header, multiline: of text, see
+            `nnsparse_stream.ratings.dialect.Dialect`.
         id_type: "auto", "int" or "string".
         timestamp_unit: what times that are numbers count since 1970: "s", "ms", "us" or "ns"; or "auto".
 
@@ -94,9 +99,17 @@ class ReadRatings(beam.PTransform):
         dead_letters: str,
         user_column: str = "user",
         item_column: str = "item",
-        rating_column: str = "rating",
+        rating_column: str | None = "rating",
         timestamp_column: str | None = None,
         format: str = "auto",
+        delimiter: str | None = None,
+        quote: str | None = None,
+        decimal: str = ".",
+        encoding: str = "utf-8",
+        comment: str = "",
+        skip_lines: int = 0,
+        header: bool | None = None,
+        multiline: bool = False,
         id_type: str = "auto",
         timestamp_unit: str = "auto",
     ) -> None:
@@ -117,10 +130,11 @@ class ReadRatings(beam.PTransform):
         self._names = FieldNames(
             str(user_column),
             str(item_column),
-            str(rating_column),
+            NO_COLUMN if rating_column is None else str(rating_column),
             None if timestamp_column is None else str(timestamp_column),
         )
         self._format, self._id_type, self._timestamp_unit = format, id_type, timestamp_unit
+        self._dialect = Dialect(delimiter, quote, decimal, encoding, comment, skip_lines, header, multiline).checked()
 
     def expand(self, begin: beam.pvalue.PBegin) -> dict[str, beam.PCollection]:
         """Applies the transform to the pipeline."""
@@ -128,6 +142,7 @@ class ReadRatings(beam.PTransform):
             self._urls,
             self._names,
             file_format=self._format,
+            dialect=self._dialect,
             id_type=self._id_type,
             timed_for=None if self._names.timestamp is None else "timestamp_column",
             timestamp_unit=self._timestamp_unit,

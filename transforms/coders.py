@@ -9,6 +9,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from nnsparse_stream.data.shards import Shard
+from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.reading import Split
 from nnsparse_stream.storage.block_store import from_ipc, to_ipc
@@ -51,7 +52,11 @@ class SplitCoder(beam.coders.Coder):
         file = RatingFile(*fields)
         # JSON has made lists of the tuples.
         file = file._replace(
-            names=tuple(file.names), positions=tuple(file.positions), row_groups=tuple(file.row_groups)
+            names=tuple(file.names),
+            positions=tuple(file.positions),
+            row_groups=tuple(file.row_groups),
+            dialect=Dialect(*file.dialect),
+            json_ids=(file.json_ids[0], file.json_ids[1]),
         )
         return Split(file, *rest)
 

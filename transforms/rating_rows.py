@@ -20,8 +20,9 @@ from apache_beam.typehints.schemas import named_fields_from_element_type
 from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.ids.hashing import LONGEST_ID
 from nnsparse_stream.ratings.reading import BLOCK_BYTES
-from nnsparse_stream.ratings.text_records import is_storable
+from nnsparse_stream.ratings.record_values import is_storable
 
 #: Rows that are not in tables wait until they are so many: about 1 MB of them.
 _PENDING_ROWS = 1 << 15
@@ -131,6 +132,9 @@ def table_blocks(rows: pa.Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """
     for name in schema.names:
         _refuse(rows, pc.is_null(rows[name]), f"a row has no {name}")
+        if name in ("user", "item") and pa.types.is_string(schema.field(name).type):
+            too_long = pc.greater(pc.binary_length(rows[name]), LONGEST_ID)
+            _refuse(rows, too_long, f"the {name} of a row is longer than {LONGEST_ID} bytes")
     ratings = rows["rating"].cast(pa.float64(), safe=False).to_numpy()
     _refuse(rows, pa.array(~is_storable(ratings)), "the rating of a row is not finite")
     if "fold" in schema.names:
@@ -200,4 +204,4 @@ def _kind(of: Any) -> str | None:
 def _refuse(rows: pa.Table, unfit: pa.Array, what: str) -> None:
     if pc.any(unfit).as_py():
         (first,) = rows.filter(unfit).slice(0, 1).to_pylist()
-        raise InputError(f"{what}: {first}; leave it out by Filter")
+        raise InputError(f"{what}: {str(first)[:1000]}; leave it out by Filter")

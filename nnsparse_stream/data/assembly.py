@@ -41,6 +41,7 @@ def assemble_manifest(
     vocabulary: Mapping[str, Any],
     shards: Iterable[Mapping[str, Any]],
     earlier_vocabularies: tuple[dict[str, Any], ...] = (),
+    input: tuple[dict[str, Any], ...] = (),
 ) -> Manifest:
     """Adds up what the stages counted, and checks that no rating was lost on the way.
 
@@ -54,7 +55,7 @@ def assemble_manifest(
         filtered: ratings left out before the vocabulary was built.
         vocabulary: what `nnsparse_stream.transforms.BuildVocabulary` gave: `files` and `ratings`.
         shards: what `nnsparse_stream.transforms.WriteShards` gave for each shard, in any order.
-        earlier_vocabularies: see `Manifest`.
+        earlier_vocabularies, input: see `Manifest`.
 
     Raises:
         InputError: no rating is left, or none to train on.
@@ -100,4 +101,5 @@ def assemble_manifest(
         shards=files,
         filters=dict(filters),
         earlier_vocabularies=earlier_vocabularies,
+        input=input,
     )

@@ -69,6 +69,8 @@ class Manifest:
         earlier_vocabularies: the vocabularies that this one goes on from, the oldest first, each "fingerprint" (see
             `vocabulary_fingerprint`) and "num_columns": the first so many ids are the same.
         shards: the shards; a row lies in shard `hash of its id % len(shards)`.
+        input: how the rating files were read, each way once: "files", how many; "format"; of text its dialect;
+            "columns"; and "example", the first record.
         filters: the filters that were asked for: "time_from", "time_to", "min_row_ratings", "min_column_ratings".
     """
 
@@ -87,6 +89,7 @@ class Manifest:
     shards: tuple[ShardFile, ...]
     filters: dict[str, int] = dataclasses.field(default_factory=dict)
     earlier_vocabularies: tuple[dict[str, Any], ...] = ()
+    input: tuple[dict[str, Any], ...] = ()
 
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`: equal manifests give equal bytes."""

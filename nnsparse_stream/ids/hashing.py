@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+#: Bytes of the longest id that is accepted: hashing a block takes a step for each byte of its longest id.
+LONGEST_ID = 1024
 GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)

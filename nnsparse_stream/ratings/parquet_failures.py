@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.storage.files import one_line
 
 
@@ -16,5 +16,7 @@ def parquet_failure(url: str, error: Exception, damage: str) -> Exception:
     if isinstance(error, MemoryError):
         return error
     if isinstance(error, OSError) and error.errno is not None:
-        return InputError(f"{url}: cannot be read: {reason}")
+        return StoreError(f"{url}: cannot be read: {reason}; run it again later")
+    if not isinstance(error, (pa.ArrowInvalid, OSError)):
+        return error
     return InputError(f"{url}{damage} ({reason}); fetch the file again")

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.formats import GZIP_ERRORS, RatingFile, damaged_gzip
+from nnsparse_stream.errors import InputError, StoreError
+from nnsparse_stream.ratings.detection import GZIP_ERRORS, HEAD_BYTES, damaged_gzip, open_text, to_utf8
+from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.parquet_failures import parquet_failure
-from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema, Records, is_storable, parse_lines
-from nnsparse_stream.ratings.time_columns import OWN, to_times
+from nnsparse_stream.ratings.text_records import (
+    BadRecord,
+    BlockSchema,
+    OpenQuoteError,
+    Records,
+    parse_lines,
+    whole_records,
+)
 from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.ratings.typed_columns import check_columns
 from nnsparse_stream.storage import files as storage
 
 #: A block that goes between workers is at most about this large.
@@ -95,7 +102,7 @@ def _split_text(file: RatingFile) -> list[Split]:
     count = -(-file.size // size)
     # What is before the first record is the first split's.
     cuts = [cut for cut in (file.size * part // count for part in range(1, count)) if cut > file.body]
-    if not cuts or not storage.can_seek(file.url):
+    if not cuts or file.one_piece or not storage.can_seek(file.url):
         return [Split(file)]
     bounds = [0, *cuts, 0]
     return [Split(file, first, last, number) for number, (first, last) in enumerate(itertools.pairwise(bounds))]
@@ -110,10 +117,12 @@ def read_split(split: Split, schema: BlockSchema) -> Iterator[ReadBlock]:
         lines read. Every record of the split is a rating or a bad record, once.
 
     Raises:
-        InputError: the file is truncated or damaged, or cannot be read.
+        InputError: the file is truncated or damaged.
+        StoreError: a store, the network or a disk failed.
     """
-    pieces = _parquet_records(split, schema) if split.file.format == "parquet" else _text_records(split, schema)
-    for records, lines in pieces:
+    read = _parquet_records if split.file.format == "parquet" else _text_records
+    # Of a file without ratings, every record counts as a 1.
+    for records, lines in read(split, schema._replace(rating=schema.rating and split.file.rated)):
         block = _block(records, split, schema)
         bad = records.bad
         rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
@@ -151,6 +160,35 @@ def describe_pair(
     return " and ".join(found)
 
 
+def first_rating(file: RatingFile, schema: BlockSchema) -> dict[str, Any] | None:
+    """The first rating of a file, as a run reads it: for its report.
+
+    Returns:
+        The values of `BlockSchema.fields` by their names; None where the file's beginning holds no rating. What is
+        damaged is left to the run to find.
+    """
+    wanted = schema._replace(rating=schema.rating and file.rated)
+    try:
+        if file.format == "parquet":
+            with storage.open_input(file.url) as stream:
+                batch = next(pq.ParquetFile(stream).iter_batches(1, columns=list(file.names)), None)
+                if batch is None:
+                    return None
+                records = check_columns([batch[name] for name in file.names], np.arange(1), file, wanted)
+        else:
+            with open_text(file.url, file.compressed, file.dialect) as stream:
+                stream.read(file.body)
+                head = stream.read(HEAD_BYTES)
+            data = to_utf8(head if len(head) < HEAD_BYTES else head[: head.rfind(b"\n") + 1], file.dialect)
+            records = parse_lines(data[: whole_records(data, file)], 1, file, wanted)
+    except (pa.ArrowException, OSError, *GZIP_ERRORS):
+        return None
+    if not len(records.positions):
+        return None
+    first = int(np.argmin(records.positions))
+    return {name: column[first].as_py() for (name, _), column in zip(wanted.fields(), records.columns, strict=True)}
+
+
 def describe(bad: BadRecord) -> str:
     """A bad record as one line."""
     return f"{bad.file}:{bad.position}: {bad.reason}: {' '.join(bad.text.split())[:100]}"
@@ -158,9 +196,12 @@ def describe(bad: BadRecord) -> str:
 
 def _block(records: Records, split: Split, schema: BlockSchema) -> pa.RecordBatch:
     file = split.file
-    columns = dict(zip((name for name, _ in schema.fields()), records.columns, strict=True))
+    found = schema._replace(rating=schema.rating and file.rated)
+    read = dict(zip((name for name, _ in found.fields()), records.columns, strict=True))
     if schema.rating:
-        columns["rating"] = columns["rating"].cast(pa.float32())
+        count = len(records.positions)
+        read["rating"] = read["rating"].cast(pa.float32()) if file.rated else pa.array(np.ones(count, np.float32))
+    columns = {name: read[name] for name, _ in schema.fields()}
     if schema.position:
         before = 0 if file.format == "parquet" else split.first
         columns["position"] = pa.array(records.positions + (before + (file.number << RECORD_BITS)))
@@ -172,8 +213,9 @@ def _block(records: Records, split: Split, schema: BlockSchema) -> pa.RecordBatc
 def _text_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, int]]:
     file = split.file
     line, position, before = 1, split.first, 0
+    first, rest = None, b""
     try:
-        with storage.open_input(file.url, "gzip" if file.compressed else None) as stream:
+        with open_text(file.url, file.compressed, file.dialect) as stream:
             if split.first:
                 # From the byte before: where that is a line break, a line begins at the split's first byte.
                 stream.seek(split.first - 1)
@@ -189,13 +231,39 @@ def _text_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, 
                         f"{file.url}, line {_lines_before(file, position) + 1}: longer than {_LONGEST_LINE >> 20} MiB; "
                         "this is no text file of ratings"
                     )
-                count = data.count(b"\n")
-                yield parse_lines(data, line, file, schema), before + count
-                line, before = line + count, 0
+                first = position if first is None else first
+                data, rest = rest + to_utf8(data, file.dialect), b""
+                if split.is_whole:
+                    end = whole_records(data, file)
+                    data, rest = data[:end], data[end:]
+                if data:
+                    count = data.count(b"\n")
+                    records = parse_lines(data, line, file, schema, split.is_whole)
+                    yield (_with_header_hint(records, line) if before or line == 1 else records), before + count
+                    line, before = line + count, 0
+            if rest or before:
+                yield parse_lines(rest, line, file, schema), before + rest.count(b"\n")
+    except OpenQuoteError as error:
+        number = error.line + (_lines_before(file, first) if split.first and first else 0)
+        raise InputError(
+            f"{file.url}, line {number}: a quote is not closed in the line, and a file of this size is cut into pieces "
+            "at line breaks; pass `multiline` to read it as one piece, or `quote` none where quotes are ordinary"
+        ) from error
     except GZIP_ERRORS as error:
         raise damaged_gzip(file.url) from error
     except OSError as error:
-        raise InputError(f"{file.url}: cannot be read from byte {position} on: {storage.one_line(error)}") from error
+        raise StoreError(
+            f"{file.url}: cannot be read from byte {position} on: {storage.one_line(error)}; run it again later"
+        ) from error
+
+
+def _with_header_hint(records: Records, first_line: int) -> Records:
+    """The first records of a file; where the first line is none for its rating, it may be a header."""
+    bad = records.bad[:1]
+    if not bad or (bad[0].position, bad[0].reason) != (first_line, "rating is not a number"):
+        return records
+    hinted = bad[0]._replace(reason=f"{bad[0].reason}; where the line is a header, pass `header` true")
+    return records._replace(bad=[hinted, *records.bad[1:]])
 
 
 def _whole_lines(stream: IO[bytes], position: int, last: int, inside: bool) -> Iterator[tuple[int, bytes]]:
@@ -241,7 +309,7 @@ def _whole_lines(stream: IO[bytes], position: int, last: int, inside: bool) -> I
 def _lines_before(file: RatingFile, position: int) -> int:
     """Counts the line breaks before a byte: for the message of an error that ends the run."""
     count = 0
-    with storage.open_input(file.url, "gzip" if file.compressed else None) as stream:
+    with open_text(file.url, file.compressed, file.dialect) as stream:
         while piece := stream.read(min(_CHUNK_BYTES, position)):
             count += piece.count(b"\n")
             position -= len(piece)
@@ -252,7 +320,7 @@ def _parquet_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Record
     start = split.start + 1
     for batch in _parquet_batches(split):
         columns = [batch[name] for name in split.file.names]
-        yield _checked(columns, np.arange(start, start + len(batch)), split.file, schema), 0
+        yield check_columns(columns, np.arange(start, start + len(batch)), split.file, schema), 0
         start += len(batch)
 
 
@@ -269,76 +337,3 @@ def _parquet_batches(split: Split) -> Iterator[pa.RecordBatch]:
                 read += len(batch)
     except (pa.ArrowException, OSError) as error:
         raise parquet_failure(split.file.url, error, f": its Parquet data is damaged after record {read}") from error
-
-
-def _checked(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, schema: BlockSchema) -> Records:
-    """Converts typed columns, and sorts out the records with a null, an unfit id or a rating that is not finite."""
-    converted: list[pa.Array] = []
-    problems: list[tuple[str, np.ndarray]] = []
-    for (name, kind), column in zip(schema.fields(), columns, strict=True):
-        if column.null_count:
-            problems.append((f"{name} is null", _mask(column.is_null())))
-        if name == "rating":
-            column = column.cast(kind)
-            problems.append(("rating is not finite", ~is_storable(column.fill_null(0.0).to_numpy())))
-        elif pa.types.is_string(kind):
-            column, broken = _as_string(column)
-            problems += [(f"{name} is not valid UTF-8", mask) for mask in broken]
-            problems.append((f"{name} is empty", _mask(pc.equal(pc.binary_length(column), 0).fill_null(False))))
-        else:
-            if name == "timestamp" and (file.time_form != OWN or pa.types.is_uint64(column.type)):
-                column, unfit = to_times(column, file.time_form)
-                problems.append(("timestamp is no time that fits in 64 bits", unfit))
-            elif pa.types.is_uint64(column.type):
-                problems.append(
-                    (
-                        f"{name} does not fit in 64 bits",
-                        _mask(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())).fill_null(False)),
-                    )
-                )
-            column = column.cast(kind, safe=False)
-        converted.append(column)
-    problems = [(reason, mask) for reason, mask in problems if mask.any()]
-    if not problems:
-        return Records(converted, positions, [])
-    unfit = np.logical_or.reduce([mask for _, mask in problems])
-    bad = []
-    for row in np.flatnonzero(unfit).tolist():
-        reason = next(reason for reason, mask in problems if mask[row])
-        values = {name: _shown(column[row]) for name, column in zip(file.names, columns, strict=True)}
-        bad.append(BadRecord(file.url, int(positions[row]), reason, json.dumps(values, default=str)))
-    keep = pa.array(~unfit)
-    return Records([column.filter(keep) for column in converted], positions[~unfit], bad)
-
-
-def _as_string(column: pa.Array) -> tuple[pa.Array, list[np.ndarray]]:
-    """A column as strings, with what is not valid UTF-8 emptied and a mask of it where there is any."""
-    column = column.cast(pa.string())
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        values = column.cast(pa.binary()).to_pylist()
-        broken = np.array([value is not None and not _is_utf8(value) for value in values])
-        column = pa.array(["" if bad else value for value, bad in zip(values, broken, strict=True)], type=pa.string())
-        return column, [broken]
-    return column, []
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _shown(value: pa.Scalar) -> object:
-    try:
-        # Python has no time of nanoseconds, nor after the year 9999.
-        return value.cast(pa.string()).as_py() if pa.types.is_timestamp(value.type) else value.as_py()
-    except UnicodeDecodeError:
-        return str(value.cast(pa.binary()).as_py())
-
-
-def _mask(values: pa.Array) -> np.ndarray:
-    return values.to_numpy(zero_copy_only=False)

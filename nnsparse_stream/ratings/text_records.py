@@ -1,14 +1,16 @@
-"""Lines of text to columns of ratings: Arrow's parsers for whole chunks, line by line only where something is wrong.
+"""Lines of text to columns of ratings: Arrow's parsers for whole chunks, single records only where something is wrong.
 
-What a record means is defined by `_parse_line`. A chunk goes to Arrow's multi-threaded parser first; what that accepts
-(and passes the checks here) `_parse_line` would read the same way. Where it does not accept a chunk, the lines that are
-plainly well-formed go to Arrow again and the others are parsed one by one, so that a bad record costs one record.
+What a record means is defined by `parse_record`. A chunk goes to Arrow's multi-threaded parser first; what that
+accepts (and passes the checks here) `parse_record` would read the same way. Where it does not accept a chunk, the lines
+that are plainly well-formed go to Arrow again and the others are parsed one by one: a bad record costs one record.
+
+Where quotes join lines, a record of several lines is accepted only if its quotes are in perfect order and none of the
+fields that are read has a line break. Else nobody can tell whether its lines are records or parts of one, so each of
+them is a bad record, and none becomes a rating.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from typing import NamedTuple
 
@@ -18,14 +20,17 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 
-from nnsparse_stream.ratings.formats import SEPARATORS, RatingFile, is_number, split_fields
-from nnsparse_stream.ratings.time_columns import ISO, OWN, PLAIN_ISO, iso_time, parsed_times, parsed_types, to_times
+from nnsparse_stream.ids.hashing import LONGEST_ID
+from nnsparse_stream.ratings.dialect import LONGEST_QUOTED, record_ends
+from nnsparse_stream.ratings.formats import RatingFile
+from nnsparse_stream.ratings.id_types import may_be_spelt_otherwise, plain_lengths
+from nnsparse_stream.ratings.json_records import BadLineError
+from nnsparse_stream.ratings.record_values import QUOTE_HINT, is_storable, parse_record
+from nnsparse_stream.ratings.time_columns import ISO, OWN, PLAIN_ISO, parsed_times, parsed_types
 
-#: Takes the place of MovieLens' two-byte separator: a control character that no id holds.
+#: Takes the place of a delimiter of several bytes: a control character that no id holds.
 _UNIT_SEPARATOR = b"\x1f"
-_INTEGER = re.compile(r"[ \t]*-?[0-9]{1,19}[ \t]*")
 _SHOWN_CHARACTERS = 1000
-_TOO_LARGE = 1e300
 
 
 class BadRecord(NamedTuple):
@@ -75,124 +80,240 @@ class Records(NamedTuple):
     bad: list[BadRecord]
 
 
-def parse_lines(data: bytes, first_line: int, file: RatingFile, schema: BlockSchema) -> Records:
+class OpenQuoteError(ValueError):
+    """In a piece of a file, at a line (in its split, from 1), quotes do not end with the line."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
+
+
+def whole_records(data: bytes, file: RatingFile) -> int:
+    """How many bytes of whole lines are whole records; the rest is a record that may go on.
+
+    Args:
+        data: whole lines of a file that is read as one piece, in UTF-8; a record begins with the first.
+        file: where they are from.
+    """
+    quote = file.dialect.quote
+    if not quote or quote.encode() not in data:
+        return len(data)
+    ends = record_ends(data, file.dialect)
+    if ends is not None and data.count(quote.encode()) % 2 == 0:
+        return len(data)
+    lines = data.removesuffix(b"\n").split(b"\n")
+    for first, end, closed in file.dialect.groups(lines):
+        if not closed and end == len(lines) and sum(map(len, lines[first:])) <= LONGEST_QUOTED:
+            return sum(len(line) + 1 for line in lines[:first])
+    return len(data)
+
+
+def parse_lines(data: bytes, first_line: int, file: RatingFile, schema: BlockSchema, whole: bool = True) -> Records:
     """Parses whole lines of a text file.
 
     Args:
-        data: lines; the last may lack its line break.
+        data: lines in UTF-8; the last may lack its line break.
         first_line: number of the first of them.
         file: where they are from.
         schema: what to read.
+        whole: whether they are whole records; else they are of a piece of a file that was cut at line breaks.
 
     Returns:
         Every record of the lines, as a row or as a bad record. Blank lines are not records.
+
+    Raises:
+        OpenQuoteError: the lines are of a piece that was cut, and quotes join some.
     """
     count = data.count(b"\n") + (not data.endswith(b"\n") and len(data) > 0)
-    columns = _parse_chunk(data, count, file, schema)
-    if columns is not None:
-        return Records(columns, np.arange(first_line, first_line + count), [])
-    lines = data.split(b"\n")[:count]
-    suspicious = list(range(count))
+    found = _parse_chunk(data, count, file, schema, whole)
+    if found is not None:
+        return Records(found[0], found[1] + first_line, [])
+    return _parse_by_line(data.split(b"\n")[:count], first_line, file, schema, whole)
+
+
+def _parse_by_line(lines: list[bytes], first_line: int, file: RatingFile, schema: BlockSchema, whole: bool) -> Records:
+    dialect, fields = file.dialect, schema.fields()
+    rows: list[tuple[list[int | float | str], int]] = []
+    bad: list[BadRecord] = []
+
+    def fail(line: int, reason: str, text: bytes) -> None:
+        shown = text.removesuffix(b"\r").decode("utf-8", errors="backslashreplace")[:_SHOWN_CHARACTERS]
+        bad.append(BadRecord(file.url, first_line + line, reason, shown))
+
+    def parse(line: int, text: bytes) -> None:
+        try:
+            rows.append((parse_record(text, file, schema), first_line + line))
+        except BadLineError as error:
+            fail(line, str(error), text)
+
+    joined = np.zeros(len(lines), dtype=bool)
+    for first, end, closed in dialect.groups(lines):
+        if not whole:
+            raise OpenQuoteError(first_line + first)
+        joined[first:end] = True
+        text = b"\n".join(lines[first:end])
+        if closed and _is_one_record(text, file):
+            parse(first, text)
+            continue
+        fail(first, f"a quote is not closed in the line; {QUOTE_HINT}", lines[first])
+        for line in range(first + 1, end):
+            if lines[line].strip():
+                reason = f"it may be inside the quotes that line {first_line + first} opens; {QUOTE_HINT}"
+                fail(line, reason, lines[line])
+    suspicious = np.flatnonzero(~joined)
     parts: list[list[pa.Array]] = []
     positions: list[np.ndarray] = []
     if file.format != "jsonl":
-        well_formed = _well_formed(lines, file, schema)
+        well_formed = _well_formed(lines, file, schema) & ~joined
         good = np.flatnonzero(well_formed)
-        columns = _parse_chunk(b"\n".join([lines[i] for i in good]), len(good), file, schema) if len(good) else None
-        if columns is not None:
-            parts.append(columns)
+        data = b"\n".join([lines[i] for i in good])
+        found = _parse_chunk(data, len(good), file, schema, False) if len(good) else None
+        if found is not None:
+            parts.append(found[0])
             positions.append(good + first_line)
-            suspicious = np.flatnonzero(~well_formed).tolist()
-    rows, bad = [], []
-    for i in suspicious:
-        line = lines[i]
-        if not line.strip():
-            continue
-        try:
-            rows.append((_parse_line(line, file, schema), first_line + i))
-        except _BadLineError as error:
-            text = line.removesuffix(b"\r").decode("utf-8", errors="backslashreplace")[:_SHOWN_CHARACTERS]
-            bad.append(BadRecord(file.url, first_line + i, str(error), text))
-    fields = schema.fields()
+            suspicious = np.flatnonzero(~joined & ~well_formed)
+    comment = dialect.comment.encode()
+    for i in suspicious.tolist():
+        if lines[i].strip() and not (comment and lines[i].startswith(comment)):
+            parse(i, lines[i])
+    rows.sort(key=lambda row: row[1])
+    bad.sort(key=lambda record: record.position)
     parts.append([pa.array([row[place] for row, _ in rows], type=kind) for place, (_, kind) in enumerate(fields)])
     positions.append(np.array([position for _, position in rows], dtype=np.int64))
     merged = [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
     return Records(merged, np.concatenate(positions), bad)
 
 
-def _parse_chunk(data: bytes, count: int, file: RatingFile, schema: BlockSchema) -> list[pa.Array] | None:
-    """Parses a chunk in which every line is a good record; None where that is not so."""
+def _is_one_record(text: bytes, file: RatingFile) -> bool:
+    """Whether lines that quotes join are one record beyond doubt."""
+    fields, loose = file.dialect.split(text.removesuffix(b"\r").decode("utf-8", errors="surrogateescape"))
+    read = [fields[position] for position in file.positions if position < len(fields)]
+    return not loose and len(fields) == file.num_fields and not any("\n" in value for value in read)
+
+
+def _parse_chunk(
+    data: bytes, count: int, file: RatingFile, schema: BlockSchema, whole: bool
+) -> tuple[list[pa.Array], np.ndarray] | None:
+    """Parses a chunk in which every record is a good one; None where that is not so.
+
+    Returns:
+        The columns, and the line of each record from 0.
+    """
     for time_type in parsed_types(file.time_form) if schema.timestamp else [pa.null()]:
-        columns = _parse_chunk_as(time_type, data, count, file, schema)
-        if columns is not None:
-            return columns
+        found = _parse_chunk_as(time_type, data, count, file, schema, whole)
+        if found is not None:
+            return found
     return None
 
 
 def _parse_chunk_as(
-    time_type: pa.DataType, data: bytes, count: int, file: RatingFile, schema: BlockSchema
-) -> list[pa.Array] | None:
+    time_type: pa.DataType, data: bytes, count: int, file: RatingFile, schema: BlockSchema, whole: bool
+) -> tuple[list[pa.Array], np.ndarray] | None:
+    fields = [(name, time_type if name == "timestamp" else kind) for name, kind in schema.fields()]
     if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
         return None  # Arrow takes a lone carriage return for a line break
-    fields = [(name, time_type if name == "timestamp" else kind) for name, kind in schema.fields()]
+    comment = file.dialect.comment.encode()
+    if comment and (data.startswith(comment) or b"\n" + comment in data):
+        return None
+    lines = np.arange(count)
+    quote = (file.dialect.quote or "").encode()
+    if quote and quote in data:
+        ends = record_ends(data, file.dialect)
+        if ends is None or data.count(quote) % 2:
+            return None
+        breaks = data.count(b"\n")
+        if len(ends) < breaks:
+            if not whole:
+                return None
+            breaks_at = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n"))
+            lines = np.concatenate([[0], np.searchsorted(breaks_at, ends) + 1])[: len(ends) + (count > breaks)]
     try:
         if file.format == "jsonl":
-            kinds = pa.schema([(name, kind) for name, (_, kind) in zip(file.names, fields, strict=True)])
-            options = pyarrow.json.ParseOptions(explicit_schema=kinds, unexpected_field_behavior="ignore")
-            table = pyarrow.json.read_json(pa.BufferReader(data), parse_options=options).select(list(kinds.names))
+            table = _read_json(data, file, fields)
         else:
-            table = _read_delimited(data, file, [kind for _, kind in fields])
+            table = _read_delimited(data, file, fields, joined=len(lines) < count)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
-    if table is None or len(table) != count:
+    if table is None or len(table) != len(lines):
         return None
     columns = [column.combine_chunks() for column in table.columns]
     if any(column.null_count for column in columns):
         return None
     for column in columns[:2]:
-        if pa.types.is_string(column.type):
-            if pc.any(pc.equal(pc.binary_length(column), 0)).as_py():
-                return None
-            if file.format == "jsonl" and not _is_utf8(column):
-                return None
+        if pa.types.is_string(column.type) and not _are_fit(column, file, len(lines) < count, data):
+            return None
     if schema.timestamp:
         times = parsed_times(columns[-1], file.time_form)
         if times is None:
             return None
         columns[-1] = times
-    return columns if not schema.rating or is_storable(columns[2].to_numpy()).all() else None
+    return (columns, lines) if not schema.rating or is_storable(columns[2].to_numpy()).all() else None
 
 
-def _read_delimited(data: bytes, file: RatingFile, kinds: list[pa.DataType]) -> pa.Table | None:
-    quoted = file.format != "movielens"
-    separator = SEPARATORS[file.format].encode()
-    if quoted:
-        if b'"' in data and not _quotes_are_closed(data):
-            return None
-    else:
+def _are_fit(ids: pa.Array, file: RatingFile, joined: bool, data: bytes) -> bool:
+    """Whether ids, string (n,), are what `_string` accepts."""
+    bounds = pc.min_max(pc.binary_length(ids)).as_py()
+    if len(ids) and not 0 < bounds["min"] <= bounds["max"] <= LONGEST_ID:
+        return False
+    if file.format == "jsonl":
+        return _is_utf8(ids)
+    if joined and pc.any(pc.match_substring(ids, "\n")).as_py():
+        return False
+    spaces = b" " in data or (file.dialect.delimiter != "\t" and b"\t" in data)
+    return not spaces or not pc.any(pc.match_substring_regex(ids, r"^[ \t]|[ \t]$")).as_py()
+
+
+def _read_json(data: bytes, file: RatingFile, fields: list[tuple[str, pa.DataType]]) -> pa.Table:
+    wanted = {name: kind for name, (_, kind) in zip(file.names, fields, strict=True)}
+    ids = dict(zip(file.names, file.json_ids, strict=False))
+    # What the file has as a number is read as a number first, whatever it is to be.
+    kinds = pa.schema([(name, pa.int64() if ids.get(name) == "int64" else kind) for name, kind in wanted.items()])
+    options = pyarrow.json.ParseOptions(explicit_schema=kinds, unexpected_field_behavior="ignore")
+    table = pyarrow.json.read_json(pa.BufferReader(data), parse_options=options).select(list(kinds.names))
+    return table.cast(pa.schema(list(wanted.items())))
+
+
+def _read_delimited(
+    data: bytes, file: RatingFile, fields: list[tuple[str, pa.DataType]], joined: bool
+) -> pa.Table | None:
+    dialect = file.dialect
+    delimiter = (dialect.delimiter or ",").encode()
+    if len(delimiter) > 1:
         if _UNIT_SEPARATOR in data:
             return None
-        data = data.replace(separator, _UNIT_SEPARATOR)
-        separator = _UNIT_SEPARATOR
+        data = data.replace(delimiter, _UNIT_SEPARATOR)
+        delimiter = _UNIT_SEPARATOR
     names = [str(position) for position in range(file.num_fields)]
     wanted = [str(position) for position in file.positions]
-    return pyarrow.csv.read_csv(
+    kinds = dict(zip(wanted, (kind for _, kind in fields), strict=True))
+    integers = [name for name, kind in zip(wanted[:2], kinds.values(), strict=False) if pa.types.is_integer(kind)]
+    in_doubt = bool(integers) and may_be_spelt_otherwise(data, delimiter)
+    if in_doubt:
+        if b"0x" in data or b"0X" in data:
+            return None
+        kinds.update(dict.fromkeys(integers, pa.string()))
+    table = pyarrow.csv.read_csv(
         pa.BufferReader(data),
-        read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=1 << 20),
+        read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=max(1 << 20, len(data) * joined)),
         parse_options=pyarrow.csv.ParseOptions(
-            delimiter=separator.decode(), quote_char='"' if quoted else False, ignore_empty_lines=False
+            delimiter=delimiter.decode(),
+            quote_char=dialect.quote or False,
+            ignore_empty_lines=False,
+            newlines_in_values=joined,
         ),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types=dict(zip(wanted, kinds, strict=True)), include_columns=wanted, null_values=[]
+            column_types=kinds, include_columns=wanted, null_values=[], decimal_point=dialect.decimal
         ),
     )
-
-
-def _quotes_are_closed(data: bytes) -> bool:
-    """Whether every line has an even number of quotes."""
-    characters = np.frombuffer(data, dtype=np.uint8)
-    quotes_before = np.cumsum(characters == ord('"'))
-    return not (quotes_before[characters == ord("\n")] % 2).any() and quotes_before[-1] % 2 == 0
+    if not in_doubt:
+        return table
+    for name in integers:
+        spelt = table[name]
+        values = spelt.cast(pa.int64())
+        if pc.sum(pc.binary_length(spelt)).as_py() != plain_lengths(values.combine_chunks().to_numpy()):
+            return None
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    return table
 
 
 def _is_utf8(column: pa.Array) -> bool:
@@ -203,134 +324,29 @@ def _is_utf8(column: pa.Array) -> bool:
     return True
 
 
-def is_storable(ratings: np.ndarray) -> np.ndarray:
-    """Whether each rating, float64 (n,), is finite as the float32 that it is stored as: bool (n,)."""
-    return np.abs(ratings) <= float(np.finfo(np.float32).max)
-
-
 def _well_formed(lines: list[bytes], file: RatingFile, schema: BlockSchema) -> np.ndarray:
     """Which lines are good records beyond doubt: bool (n,). It says so of the usual ones, not of every good one."""
-    separator = SEPARATORS[file.format]
-    plain = "[^" + re.escape(separator[0]) + r'"\r\x00-\x08\x0b-\x1f\x7f-\xff]'
+    dialect = file.dialect
+    delimiter = dialect.delimiter or ","
+    plain = "[^" + re.escape(delimiter[0] + (dialect.quote or "")) + r"\r\x00-\x08\x0b-\x1f\x7f-\xff]"
+    edge = "[^ " + re.escape(delimiter[0] + (dialect.quote or "")) + r"\r\x00-\x1f\x7f-\xff]"
+    identifier = f"{edge}({plain}{{0,200}}{edge})?"
     patterns = [plain + "*"] * file.num_fields
     for position, (name, kind) in zip(file.positions, schema.fields(), strict=True):
         if name == "rating":
-            patterns[position] = r"[0-9]{1,9}(\.[0-9]{1,9})?"
-        elif name == "timestamp" and file.time_form != OWN:
-            patterns[position] = PLAIN_ISO if file.time_form == ISO else r"[0-9]{1,12}(\.[0-9]{1,9})?"
+            patterns[position] = rf"[0-9]{{1,9}}({re.escape(dialect.decimal)}[0-9]{{1,9}})?"
+        elif name == "timestamp" and file.time_form == OWN:
+            patterns[position] = "-?[0-9]{1,18}"
+        elif name == "timestamp":
+            number = rf"[0-9]{{1,12}}({re.escape(dialect.decimal)}[0-9]{{1,9}})?"
+            patterns[position] = PLAIN_ISO if file.time_form == ISO else number
         else:
-            patterns[position] = plain + "+" if pa.types.is_string(kind) else "-?[0-9]{1,18}"
-    pattern = "^" + re.escape(separator).join(patterns) + "\r?$"
-    return pc.match_substring_regex(pa.array(lines, type=pa.binary()), pattern).to_numpy(zero_copy_only=False)
-
-
-class _BadLineError(ValueError):
-    """The reason why a line is no record."""
-
-
-def _parse_line(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int | float | str]:
-    # Bytes that are no UTF-8 pass through: they matter only in the fields that are read.
-    text = line.removesuffix(b"\r").decode("utf-8", errors="surrogateescape")
-    if file.format == "jsonl":
-        values = _json_values(text, file.names)
-    else:
-        if file.format != "movielens" and text.count('"') % 2:
-            raise _BadLineError("a quote is not closed (line breaks inside quotes are not supported)")
-        if "\r" in text:
-            raise _BadLineError("a carriage return inside the line")
-        fields = split_fields(text, file.format)
-        if len(fields) != file.num_fields:
-            raise _BadLineError(f"{len(fields)} fields where {file.num_fields} are expected")
-        values = [fields[position] for position in file.positions]
-    parsed: list[int | float | str] = []
-    for (name, kind), value in zip(schema.fields(), values, strict=True):
-        if value is None or value == "":
-            raise _BadLineError(f"{name} is {'null' if value is None else 'empty'}")
-        if isinstance(value, str) and not _is_encodable(value):
-            raise _BadLineError(f"{name} is not valid UTF-8")
-        if name == "rating":
-            parsed.append(_rating(value))
-        elif name == "timestamp" and file.time_form != OWN:
-            parsed.append(_time(value, file.time_form))
-        elif pa.types.is_string(kind):
-            parsed.append(_string(name, value))
-        else:
-            parsed.append(_integer(name, value))
-    return parsed
-
-
-def _json_values(text: str, names: tuple[str, ...]) -> list[object]:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _BadLineError("not valid JSON") from error
-    if not isinstance(record, dict):
-        raise _BadLineError("not a JSON object")
-    missing = next((name for name in names if name not in record), None)
-    if missing is not None:
-        raise _BadLineError(f"the field {missing} is missing")
-    return [record[name] for name in names]
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # bytes that were no UTF-8, or half a surrogate pair that JSON spelt out
-        return False
-    return True
-
-
-def _rating(value: object) -> float:
-    if isinstance(value, str):
-        if value.strip(" \t").lstrip("+-").lower() in ("nan", "inf", "infinity"):
-            raise _BadLineError("rating is not finite")
-        if not is_number(value):
-            raise _BadLineError("rating is not a number")
-        rating = float(value)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        rating = float(value) if abs(value) < _TOO_LARGE else math.inf
-    else:
-        raise _BadLineError("rating is not a number")
-    if not is_storable(np.array(rating)):
-        raise _BadLineError("rating is not finite")
-    return rating
-
-
-def _integer(name: str, value: object) -> int:
-    hint = "; pass `id_type` string where ids are not integers" if name != "timestamp" else ""
-    number = int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise _BadLineError(f"{name} is not an integer{hint}")
-    if not -(2**63) <= number < 2**63:
-        raise _BadLineError(f"{name} does not fit in 64 bits{hint}")
-    return number
-
-
-def _time(value: object, form: str) -> int:
-    if form == ISO:
-        time = iso_time(value) if isinstance(value, str) else None
-        if time is None:
-            raise _BadLineError("timestamp is no ISO date, or date and time, that the calendar has")
-        return time
-    if isinstance(value, str):
-        if not is_number(value):
-            raise _BadLineError("timestamp is not a number")
-        value = int(value) if _INTEGER.fullmatch(value) else float(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _BadLineError("timestamp is not a number")
-    if isinstance(value, float) or -(2**63) <= value < 2**63:
-        times, unfit = to_times(pa.array([value]), form)
-        if not unfit.any():
-            return int(times[0].as_py())
-    raise _BadLineError(f"timestamp does not fit in 64 bits as microseconds since 1970: it is taken for {form}")
-
-
-def _string(name: str, value: object) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        raise _BadLineError(f"{name} is neither a string nor an integer")
-    return value
+            patterns[position] = identifier if pa.types.is_string(kind) else "(0|-?[1-9][0-9]{0,17})"
+    pattern = "^" + re.escape(delimiter).join(patterns) + "\r?$"
+    fits = pc.match_substring_regex(pa.array(lines, type=pa.binary()), pattern).to_numpy(zero_copy_only=False)
+    if dialect.comment:
+        fits &= ~np.array([line.startswith(dialect.comment.encode()) for line in lines], dtype=bool)
+    return fits
 
 
 def _arrow_type(name: str) -> pa.DataType:

@@ -8,6 +8,7 @@ is checked.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,10 +20,10 @@ from typing import Any
 
 import fsspec
 
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.storage.byte_ranges import open_ranges
 from nnsparse_stream.storage.local_paths import check_no_pipe, local_files
-from nnsparse_stream.storage.retries import GaveUpError, describe_failure, http_status
+from nnsparse_stream.storage.retries import GaveUpError, describe_failure, http_status, is_transient
 from nnsparse_stream.storage.stores import (
     ATOMIC_WRITES,
     NETWORKED,
@@ -33,6 +34,10 @@ from nnsparse_stream.storage.stores import (
     strict_listing,
 )
 
+#: Errors of a disk, a network drive or the system, which no other input or flag would have spared.
+_BROKEN = {errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT}
+#: Of these kinds are mistakes in a program.
+_OURS = (AttributeError, NameError, TypeError, AssertionError, LookupError, ArithmeticError, MemoryError)
 _PUT_BACK = "put the file back from a copy, or prepare again"
 
 
@@ -127,6 +132,7 @@ def open_input(url: str, compression: str | None = None) -> Any:
     Raises:
         InputError: the file does not exist, is a directory or a pipe, or may not be read; so does reading from the
             stream.
+        StoreError: the store or the network failed.
     """
     fs, path = filesystem(url)
     with reading(url):
@@ -177,18 +183,34 @@ def reading(url: str) -> Iterator[None]:
     """Turns the failure to reach a file into an InputError; every store's client has exceptions of its own."""
     try:
         yield
-    except InputError:
+    except (InputError, StoreError):
         raise
     except FileNotFoundError as error:
         if _is_refusal(error):
-            raise InputError(f"{url}: cannot be read: the store answers HTTP status {http_status(error)}") from error
+            status = http_status(error) or 0
+            answered = f"{url}: cannot be read: the store answers HTTP status {status}"
+            raise (
+                StoreError(f"{answered}: run the command again later") if status >= 500 else InputError(answered)
+            ) from error
         raise InputError(f"{url}: no such file") from error
     except NotADirectoryError as error:
         raise InputError(f"{url}: no such file: a part of its path is a file") from error
     except IsADirectoryError as error:
         raise InputError(f"{url} is a directory where a file is meant") from error
     except Exception as error:
-        raise InputError(f"{url}: cannot be read: {describe_failure(error)}") from error
+        raise _failure(url, "read", error) from error
+
+
+def _failure(url: str, what: str, error: Exception) -> Exception:
+    """What the failure of a request means: the user's fault, the store's, or, as it came, the program's."""
+    message = f"{url}: cannot be {what}: {describe_failure(error)}"
+    status = http_status(error)
+    broken = isinstance(error, OSError) and error.errno in _BROKEN
+    if isinstance(error, GaveUpError) or is_transient(error) or broken or (status is not None and status >= 500):
+        return StoreError(f"{message}; the store, the network or the disk failed: run the command again later")
+    if isinstance(error, _OURS) and status is None:
+        return error
+    return InputError(message)
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -239,10 +261,10 @@ def _write_to(stream: Any, chunks: Iterable[bytes | memoryview]) -> None:
 def _writing(url: str) -> Iterator[None]:
     try:
         yield
-    except InputError:
+    except (InputError, StoreError):
         raise
     except Exception as error:  # every store's client has exceptions of its own
-        raise InputError(f"{url}: cannot be written: {describe_failure(error)}") from error
+        raise _failure(url, "written", error) from error
 
 
 def _write(url: str, data: bytes) -> None:
@@ -288,7 +310,7 @@ def remove_file(url: str) -> None:
     try:
         request(fs, url, remove)
     except Exception as error:  # every store's client has exceptions of its own
-        raise InputError(f"{url}: cannot be removed: {describe_failure(error)}") from error
+        raise _failure(url, "removed", error) from error
 
 
 def remove_empty_directory(url: str) -> None:
@@ -318,7 +340,7 @@ def check_writable(url: str) -> None:
     try:
         _write(probe, b"")
         remove_file(probe)
-    except InputError:
+    except (InputError, StoreError):
         raise
     except Exception as error:  # every store's client has exceptions of its own
         raise InputError(f"{url} cannot be written: {one_line(error)}") from error

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Collection
 
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.storage.files import (
     check_regular,
     exists,
@@ -190,7 +190,7 @@ class OutputDirectory:
                 self.remove(_MARKER)
             if self._made_by_us:
                 remove_empty_directory(self.url)
-        except (InputError, OSError) as error:
+        except (InputError, StoreError, OSError) as error:
             _LOGGER.warning(
                 "what was written is not removed, the next run with this `output` will: %s", one_line(error)
             )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.errors import InputError, StoreError
 
 _T = TypeVar("_T")
 _LOGGER = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def describe_failure(error: BaseException) -> str:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed later: the store was busy or broken, or the connection to it was."""
-    if isinstance(error, (InputError, GaveUpError)):
+    if isinstance(error, (InputError, StoreError, GaveUpError)):
         return False
     if any(_is_lost_upload(cause) for cause in _chain(error)):
         return True

@@ -147,4 +147,4 @@ def test_what_a_message_quotes_of_a_damaged_file_cannot_break_its_line(tmp_path,
     assert cli.main(argv) == 2
     message = capsys.readouterr().err
     assert len(message.splitlines()) == 1
-    assert r"0,2\r\x0cb" in message
+    assert r"0, 2\r\x0cb" in message

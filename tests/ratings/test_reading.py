@@ -13,9 +13,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings import reading, text_records
+from nnsparse_stream.ratings import reading
+from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.input_plan import plan_inputs
+from nnsparse_stream.ratings.json_records import BadLineError
 from nnsparse_stream.ratings.reading import describe_pair, read_split
+from nnsparse_stream.ratings.record_values import parse_record
 from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema, parse_lines
 
 LINE_BITS = (1 << 40) - 1
@@ -35,6 +38,8 @@ def read(path: Path, schema: BlockSchema | None = None, **options: str) -> tuple
     return ratings, bad
 
 
+OTHER = "an integer in another spelling than the plain one"
+STRINGS = "pass `id_type` string where ids are not integers"
 BAD_CSV = [
     ("1,2,nan", "rating is not finite"),
     ("1,2,-inf", "rating is not finite"),
@@ -48,9 +53,17 @@ BAD_CSV = [
     ("1,,3", "item is empty"),
     ("x,2,3", "user is not an integer; pass `id_type` string where ids are not integers"),
     ("1,2.5,3", "item is not an integer; pass `id_type` string where ids are not integers"),
-    ("99999999999999999999,2,3", "user is not an integer; pass `id_type` string where ids are not integers"),
+    ("99999999999999999999,2,3", f"user is {OTHER}; {STRINGS}"),
+    ("007,2,3", f"user is {OTHER}; {STRINGS}"),
+    ("1, 2,3", f"item is {OTHER}; {STRINGS}"),
+    ("1,2\t,3", f"item is {OTHER}; {STRINGS}"),
+    ("0x1F,2,3", f"user is {OTHER}; {STRINGS}"),
+    ("-0,2,3", f"user is {OTHER}; {STRINGS}"),
+    ("1,+2,3", f"item is {OTHER}; {STRINGS}"),
+    ("1,2.0,3", f"item is {OTHER}; {STRINGS}"),
+    ("1,2,3;5", "rating is not a number"),
+    ('1,2,"3,5"', "rating is not a number; pass `decimal` ',' where a comma is the decimal point"),
     ("9999999999999999999,2,3", "user does not fit in 64 bits; pass `id_type` string where ids are not integers"),
-    ('1,"2,3', "a quote is not closed (line breaks inside quotes are not supported)"),
     ("1,2\r,3", "a carriage return inside the line"),
 ]
 
@@ -59,7 +72,7 @@ BAD_CSV = [
 def test_a_bad_line_is_named_and_costs_one_record(tmp_path: Path, line: str, reason: str) -> None:
     path = tmp_path / "f.csv"
     path.write_bytes(f"user,item,rating\r\n1,1,1\r\n\r\n{line}\r\n5,6,7.5".encode())
-    ratings, bad = read(path, BlockSchema("int64", "int64"))
+    ratings, bad = read(path, id_type="int")
     assert ratings == {2: (1, 1, 1.0), 5: (5, 6, 7.5)}
     assert bad == [BadRecord(str(path), 4, reason, line)]
 
@@ -76,7 +89,7 @@ def test_a_bad_line_is_named_and_costs_one_record(tmp_path: Path, line: str, rea
         (b'{"item":2,"rating":3}', "the field user is missing"),
         (
             b'{"user":1.5,"item":2,"rating":3}',
-            "user is not an integer; pass `id_type` string where ids are not integers",
+            "user is not an integer",
         ),
         (b'{"user":1,"item":2,"rating":3', "not valid JSON"),
         (b"{}{}", "not valid JSON"),
@@ -96,11 +109,12 @@ def test_a_bad_json_line_is_named(tmp_path: Path, line: bytes, reason: str) -> N
 
 def test_string_ids(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
-    path.write_bytes('user,item,rating\nü,"a ""b"", c",1\n007,\xfcx,2\n'.encode() + b"\xff,x,3\n x ,y,4\n")
+    path.write_bytes('user,item,rating\nü,"a ""b"", c",1\n007,\xfcx,2\n'.encode() + b"\xff,x,3\nx y,y,4\n x,y,4\n")
     ratings, bad = read(path)
-    assert ratings == {2: ("ü", 'a "b", c', 1.0), 3: ("007", "üx", 2.0), 5: (" x ", "y", 4.0)}
+    assert ratings == {2: ("ü", 'a "b", c', 1.0), 3: ("007", "üx", 2.0), 5: ("x y", "y", 4.0)}
     assert [(record.position, record.reason, record.text) for record in bad] == [
-        (4, "user is not valid UTF-8", "\\xff,x,3")
+        (4, "user is not valid UTF-8; name the file's `encoding`", "\\xff,x,3"),
+        (6, "user begins or ends with a space; pass `delimiter` ', ' where a space follows each delimiter", " x,y,4"),
     ]
 
 
@@ -163,6 +177,11 @@ FIELD = st.one_of(
             "\r",
             "\\",
             "é",
+            "007",
+            " 7",
+            "7 ",
+            "-0",
+            "0x7",
             "\x1f",
             "\x00",
         ]
@@ -188,7 +207,10 @@ def test_nothing_is_dropped_and_the_neighbours_do_not_matter(
     else:
         texts = [SEPARATOR[file_format].join(line) for line in lines]
     data = "".join(text + ending for text in texts).encode()
-    file = reading.RatingFile("f", 0, file_format, False, 0, ("user", "item", "rating"), (0, 1, 2), 3, (), -1)
+    dialect = Dialect(SEPARATOR[file_format], '"' if file_format in ("csv", "tsv") else "")
+    file = reading.RatingFile(
+        "f", 0, file_format, False, 0, ("user", "item", "rating"), (0, 1, 2), 3, (), -1, dialect=dialect
+    )
     schema = BlockSchema(ids, ids)
     whole = parse_lines(data, 1, file, schema)
     found = sorted(
@@ -199,15 +221,18 @@ def test_nothing_is_dropped_and_the_neighbours_do_not_matter(
         + [(record.position, record.reason, record.text) for record in whole.bad],
         key=lambda row: row[0],
     )
+    parts = data.split(b"\n")[:-1]
+    joined = {line for first, end, _ in dialect.groups(parts) for line in range(first, end)}
     alone = []
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        if not line.strip():
+    for number, line in enumerate(parts, start=1):
+        if not line.strip() or number - 1 in joined:
             continue
         try:
-            alone.append((number, *text_records._parse_line(line, file, schema)))
-        except text_records._BadLineError as error:
+            alone.append((number, *parse_record(line, file, schema)))
+        except BadLineError as error:
             alone.append((number, str(error), line.removesuffix(b"\r").decode()))
-    assert found == alone
+    assert [row for row in found if row[0] - 1 not in joined] == alone
+    assert all(len(row) == 3 for row in found if row[0] - 1 in joined)  # bad, as it is a field that is read
 
 
 def test_blocks_and_chunks_are_bounded_and_lines_stay_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import pytest
 from faults import FaultProxy
 from samples import ROOT, command
 
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.ratings.synthetic import make_ratings
 from nnsparse_stream.storage import files as storage
@@ -115,7 +115,7 @@ def test_a_web_server_that_fails_is_retried_or_named(
                 assert storage.read_file(f"{proxy.url}/a") == data
         assert {proxy.counts[fault] > 0 for fault in ("503", "reset", "cut", "short")} == {True}
         proxy.plan = lambda request: "503"
-        with pytest.raises(InputError, match=r"/a: cannot be read: .*8 tries"):
+        with pytest.raises(StoreError, match=r"/a: cannot be read: .*8 tries"):
             storage.read_file(f"{proxy.url}/a")
         proxy.plan = lambda request: "403"
         with pytest.raises(InputError, match=r"/a: cannot be read: the store answers HTTP status 403"):
