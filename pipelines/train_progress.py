@@ -32,8 +32,9 @@ class Shown(Progress):
     def batch_trained(self, sums: dict[str, Any], recipe: Recipe) -> None:
         """Moves the bar."""
         if self._bar is not None:
-            self._bar.set_postfix_str(sums_text(sums, recipe), refresh=False)
             self._bar.update(sums["entries"] - self._bar.n)
+            # The first minibatch's at once, the others' when the bar is drawn next.
+            self._bar.set_postfix_str(sums_text(sums, recipe), refresh=sums["batches"] == 1)
 
     def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
         """Prints the epoch's line."""

@@ -263,13 +263,24 @@ def _are_fit(ids: pa.Array, file: RatingFile, joined: bool, data: bytes) -> bool
     return not spaces or not pc.any(pc.match_substring_regex(ids, r"^[ \t]|[ \t]$")).as_py()
 
 
+def _source(data: bytes) -> pa.BufferReader:
+    """A text for Arrow's parsers, in memory of Arrow's own.
+
+    Their threads may give it back after they have answered, and where Python ends in that moment, memory of Python's would
+    end the process by a signal: its owner asks for Python's lock.
+    """
+    buffer = pa.allocate_buffer(len(data))
+    memoryview(buffer).cast("B")[:] = data
+    return pa.BufferReader(buffer)
+
+
 def _read_json(data: bytes, file: RatingFile, fields: list[tuple[str, pa.DataType]]) -> pa.Table:
     wanted = {name: kind for name, (_, kind) in zip(file.names, fields, strict=True)}
     ids = dict(zip(file.names, file.json_ids, strict=False))
     # What the file has as a number is read as a number first, whatever it is to be.
     kinds = pa.schema([(name, pa.int64() if ids.get(name) == "int64" else kind) for name, kind in wanted.items()])
     options = pyarrow.json.ParseOptions(explicit_schema=kinds, unexpected_field_behavior="ignore")
-    table = pyarrow.json.read_json(pa.BufferReader(data), parse_options=options).select(list(kinds.names))
+    table = pyarrow.json.read_json(_source(data), parse_options=options).select(list(kinds.names))
     return table.cast(pa.schema(list(wanted.items())))
 
 
@@ -293,7 +304,7 @@ def _read_delimited(
             return None
         kinds.update(dict.fromkeys(integers, pa.string()))
     table = pyarrow.csv.read_csv(
-        pa.BufferReader(data),
+        _source(data),
         read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=max(1 << 20, len(data) * joined)),
         parse_options=pyarrow.csv.ParseOptions(
             delimiter=delimiter.decode(),

@@ -20,9 +20,9 @@ from nnsparse_stream.training.checkpoint import Checkpoint
 #: Bytes that ranking takes at most, beside the models, a shard's rows and the file of their scores.
 TOP_K_BYTES = 64 << 20
 # What a row takes, in bytes, for each column of a tile (its score and, until it is ranked, copies of it and masks) and
-# for each column of its list.
-_BYTES_PER_SCORE, _BYTES_PER_RANK = 24, 200
-_MOST_ROWS = 256
+# for each column of its list: amply, as allocators keep some of what was freed.
+_BYTES_PER_SCORE, _BYTES_PER_RANK = 48, 400
+_MOST_ROWS = 128
 # Rows encoded at once for pairs: bounds the codes to rows x hidden units.
 _PAIR_ROWS = 2048
 
