@@ -266,8 +266,8 @@ def _are_fit(ids: pa.Array, file: RatingFile, joined: bool, data: bytes) -> bool
 def _source(data: bytes) -> pa.BufferReader:
     """A text for Arrow's parsers, in memory of Arrow's own.
 
-    Their threads may give it back after they have answered, and where Python ends in that moment, memory of Python's would
-    end the process by a signal: its owner asks for Python's lock.
+    Their threads may give it back after they have answered, and where Python ends in that moment, memory of Python's
+    would end the process by a signal: its owner asks for Python's lock.
     """
     buffer = pa.allocate_buffer(len(data))
     memoryview(buffer).cast("B")[:] = data
