@@ -65,7 +65,11 @@ def times_of(run: Path) -> dict[str, int]:
 
 def assert_went_on(case: Case, run: Path, before: dict[str, int]) -> None:
     after = times_of(run)
-    assert {url: after[url] for url in before} == before, "what was trained before the kill was trained again"
+    # The latest may be written once more, by the end of an epoch that it is the last step of.
+    kept = sorted(before)[:-1]
+    assert [after[url] for url in kept] == [before[url] for url in kept], (
+        "what was trained before the kill was trained again"
+    )
     assert_same_run(run, case.expected)
 
 
