@@ -282,7 +282,10 @@ TIMED = ["--timestamp_column", "time"]
         (["--test_last", "1", "--folds", "80,10,10"], ["--folds and --test_last contradict each other"]),
         (["--test_last", "1", "--fold_seed", "0"], ["--fold_seed and --test_last contradict each other"]),
         (["--test_last", "1", "--validation_from", "5"], ["--validation_from and --test_last contradict each other"]),
-        ([*TIMED, "--test_from", "60", "--validation_from", "60"], ["validation_from 60 is not before test_from 60"]),
+        (
+            [*TIMED, "--test_from", "60", "--validation_from", "60"],
+            ["--validation_from 60 is not before --test_from 60"],
+        ),
         ([*TIMED, "--time_from", "9", "--time_to", "9"], ["--time_from 9 is not before --time_to 9"]),
         ([*TIMED, "--test_from", "50", "--duplicates", "last"], ["nothing to train on", "'test_from': 50"]),
         ([*TIMED, "--time_from", "81"], ["--time_from 81 lies outside of the times of the log, 50 to 80; correct it"]),

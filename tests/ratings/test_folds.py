@@ -95,7 +95,9 @@ def test_a_cut_in_time(times: list[int], validation_from: int | None, test_from:
             TimeFolds()
         return
     if validation_from is not None and test_from is not None and validation_from >= test_from:
-        with pytest.raises(ValueError, match=f"validation_from {validation_from} is not before test_from {test_from}"):
+        with pytest.raises(
+            ValueError, match=f"`validation_from` {validation_from} is not before `test_from` {test_from}"
+        ):
             TimeFolds(validation_from, test_from)
         return
     folds = TimeFolds(validation_from, test_from)
