@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import IO
 
@@ -65,15 +64,27 @@ def command_line(pid: int) -> str:
         return ""
 
 
-def pool_workers(servers: Servers, age: float) -> list[int]:
-    """The Python workers of an engine's pool whose logs are so many seconds old.
+def pool_workers(servers: Servers) -> list[int]:
+    """The Python workers of an engine's pool that have begun to work: their connections say so.
 
-    Not those that connect: Beam waits three minutes for a worker that ends meanwhile. And none but this pool's: the
-    system gives the id of a worker that has ended to others.
+    Beam waits for a worker that ends before it has connected, on Flink for ever. And none but this pool's: the system
+    gives the id of a worker that has ended to others.
     """
-    logs = [log for log in servers.logs.glob("worker-*.log") if time.time() - log.stat().st_mtime > age]
     ours = session_of(servers.running()["pool"])
-    return [pid for pid in (int(log.stem.partition("-")[2]) for log in logs) if pid in ours]
+    pids = [int(log.stem.partition("-")[2]) for log in servers.logs.glob("worker-*.log")]
+    # The first is that of control, those of data and state come with the first bundle.
+    return [pid for pid in pids if pid in ours and _connections(pid) > 1]
+
+
+def _connections(pid: int) -> int:
+    """How many TCP connections of a process are established; 0 where it has ended."""
+    try:
+        sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+        tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    except OSError:
+        return 0
+    lines = [line.split() for table in tables for line in table.splitlines()[1:]]
+    return sum(line[3] == "01" and f"socket:[{line[9]}]" in sockets for line in lines)
 
 
 def write_log(directory: Path, users: int, items: int, ratings: int, files: int) -> None:

@@ -75,7 +75,7 @@ def kill_a_task_manager(cluster: FlinkCluster, generator: random.Random) -> bool
 
 def kill_a_worker(cluster: FlinkCluster, generator: random.Random) -> bool:
     """Kills a Python worker; there may be none for a moment."""
-    alive = pool_workers(cluster.servers, age=1)
+    alive = pool_workers(cluster.servers)
     if alive:
         os.kill(generator.choice(alive), signal.SIGKILL)
     return bool(alive)

@@ -56,7 +56,7 @@ def workers_of(engine: str, request: pytest.FixtureRequest, driver: int) -> list
         children = session_of(driver)
         return [pid for pid in children if command_line(pid).partition("\0")[2].startswith("-m\0apache_beam")]
     fixture = {"job service, EXTERNAL": "job_service", "Prism, EXTERNAL": "prism"}[engine]
-    return pool_workers(request.getfixturevalue(fixture).servers, age=0.3)
+    return pool_workers(request.getfixturevalue(fixture).servers)
 
 
 def kill(

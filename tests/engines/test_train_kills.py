@@ -52,7 +52,7 @@ def start_and_kill(case: Case, engine: Engine, run: Path) -> tuple[subprocess.Po
     while not (run / "_unfinished.json").exists() or len(checkpoints_of(str(run))) < 5:
         assert driver.poll() is None, driver.communicate()[1].decode()
         time.sleep(0.05)
-    for pid in pool_workers(engine.servers, age=0):
+    for pid in pool_workers(engine.servers):
         os.kill(pid, signal.SIGKILL)
     assert not (run / "run.json").exists(), "the run ended before its worker was killed"
     return driver, times_of(run)
