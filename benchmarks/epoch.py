@@ -18,8 +18,6 @@ from typing import Any
 
 from nnsparse_stream.pipelines import cli
 
-SECONDS_BAR, WAITING_BAR = 3.0, 0.05
-
 
 def command(*argv: str) -> None:
     assert cli.main(list(argv)) == 0, argv
@@ -55,8 +53,8 @@ def main() -> None:
         command("prepare", "--input", arguments.ratings, "--output", data, "--axis", "item")
         results = [train(data, Path(scratch) / preset, preset, arguments.epochs) for preset in arguments.presets]
     print(
-        f"\n{'preset':<10} {'first':>7} {'best':>7} {'median':>7}  (s, bar: {SECONDS_BAR:g})  "
-        f"{'ratings/s':>10} {'waiting':>9} {'first':>7} {'highest':>8}  (bar: {WAITING_BAR:.0%})"
+        f"\n{'preset':<10} {'first':>7} {'best':>7} {'median':>7}  (s)  "
+        f"{'ratings/s':>10} {'waiting':>9} {'first':>7} {'highest':>8}"
     )
     for figures in results:
         print(

@@ -33,7 +33,6 @@ from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.steps import Trainer
 from nnsparse_stream.training.stream import TrainingStream
 
-BAR = 5.0
 CPU = torch.device("cpu")
 
 
@@ -109,7 +108,7 @@ def main() -> None:
         print(
             f"{figures['preset']:<10} {best['entries_per_second'] / 1e6:>8.2f} {best['cores']:>6.2f} "
             f"{first['entries_per_second'] / 1e6:>12.2f} {figures['trainer_entries_per_second'] / 1e6:>8.2f}"
-            f"{figures['ratio']:>27.1f}  (bar: {BAR:g})"
+            f"{figures['ratio']:>27.1f}"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")

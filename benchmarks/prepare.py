@@ -31,14 +31,13 @@ if TYPE_CHECKING:
 
 SIDES = ("prepare", "duckdb", "polars")
 RATINGS_PER_SHARD = 500_000
-#: Of the faster of the others, by the log's format.
-BARS = {"parquet": 1.0, "csv": 1.1}
+FORMATS = ("parquet", "csv")
 #: The kinds of logs: how ids are written, and the share of ratings whose pair was rated before.
 LOGS = {"int": (None, 0.0), "int dup": (None, 0.1), "str": ("{}{:07d}", 0.0), "str dup": ("{}{:07d}", 0.1)}
-#: At ten times the ratings: of the time, of the peak, and of the peak in bytes.
-SCALE, SCALE_BARS = 10, (11, 1.2, 1.5e9)
-#: The share of all ratings that one row has, duplicates among them; and of the time that an even log takes.
-HEAVY, HEAVY_BAR = 0.2, 1.5
+#: How many times the ratings.
+SCALE = 10
+#: The share of all ratings that one row has, duplicates among them.
+HEAVY = 0.2
 _GROUP = 1 << 18
 
 
@@ -228,17 +227,17 @@ def others(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         pyarrow.csv.write_csv(table, scratch / "log.csv", pyarrow.csv.WriteOptions(quoting_style="none"))
         del table
         flags = ["--duplicates", "last"] if repeated else []
-        for kind, bar in BARS.items():
+        for kind in FORMATS:
             sides = {
                 f"{kind} {name} {side}": (side, scratch / f"log.{kind}", shards, flags if side == "prepare" else [])
                 for side in SIDES
             }
             found = in_turn(sides, arguments.rounds)
             ours, *theirs = (run["seconds"] for run in found.values())
-            results[f"{kind} {name}"] = {"runs": found, "ratio": ours / min(theirs), "bar": bar}
-    print("log, of the faster of the others (bar):")
+            results[f"{kind} {name}"] = {"runs": found, "ratio": ours / min(theirs)}
+    print("log, of the faster of the others:")
     for name, result in results.items():
-        print(f"{name:<16} {result['ratio']:.2f} ({result['bar']})", flush=True)
+        print(f"{name:<16} {result['ratio']:.2f}", flush=True)
     return results
 
 
@@ -258,11 +257,8 @@ def scale(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     cases = {one: ("prepare", small, shards, []), ten: ("prepare", large, SCALE * shards, [])}
     found = in_turn(cases, arguments.rounds)
     seconds, peak = (found[ten][name] / found[one][name] for name in ("seconds", "peak_bytes"))
-    print(
-        f"scale: {seconds:.1f} times the time (bar: {SCALE_BARS[0]}), {peak:.2f} times the peak "
-        f"(bar: {SCALE_BARS[1]}), {found[ten]['peak_bytes'] / 1e9:.2f} GB (bar: {SCALE_BARS[2] / 1e9})"
-    )
-    return {"runs": found, "seconds_ratio": seconds, "peak_ratio": peak, "bars": SCALE_BARS}
+    print(f"scale: {seconds:.1f} times the time, {peak:.2f} times the peak, {found[ten]['peak_bytes'] / 1e9:.2f} GB")
+    return {"runs": found, "seconds_ratio": seconds, "peak_ratio": peak}
 
 
 def heavy(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -277,8 +273,8 @@ def heavy(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         cases[name] = ("prepare", path, shards, ["--duplicates", "mean"])
     found = in_turn(cases, arguments.rounds)
     ratio = found["heavy"]["seconds"] / found["even"]["seconds"]
-    print(f"one row with {HEAVY:.0%} of all ratings: {ratio:.2f} times an even log (bar: {HEAVY_BAR})")
-    return {"runs": found, "ratio": ratio, "bar": HEAVY_BAR}
+    print(f"one row with {HEAVY:.0%} of all ratings: {ratio:.2f} times an even log")
+    return {"runs": found, "ratio": ratio}
 
 
 def engine(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:

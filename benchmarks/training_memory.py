@@ -31,7 +31,6 @@ from nnsparse_stream.ids.vocabulary import count_ids, merge_counts, order_counts
 from nnsparse_stream.ratings.folds import FOLDS, HashFolds
 from nnsparse_stream.storage import files as storage
 
-BAR = 1.1
 SHARD_ENTRIES = 500_000
 ROW_RATINGS = 100
 #: So few that a process which trains on them holds little but the libraries, Beam's runner and the kernels.
@@ -139,7 +138,7 @@ def main() -> None:
     fixed, smaller, larger = (run["peak_bytes"] for run in runs)
     assert runs[1]["columns"] == runs[2]["columns"]
     ratio, above = larger / smaller, (larger - fixed) / (smaller - fixed)
-    print(f"ratio of the last two: {ratio:.3f} (bar: {BAR}); of what they take above the first: {above:.3f}")
+    print(f"ratio of the last two: {ratio:.3f}; of what they take above the first: {above:.3f}")
     if arguments.json:
         arguments.json.write_text(
             json.dumps({"ratio": ratio, "ratio_above_fixed": above, "runs": runs}, indent=1) + "\n"

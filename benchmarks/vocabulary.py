@@ -40,7 +40,6 @@ from nnsparse_stream.storage import files as storage
 
 KINDS = ("dense", "sparse", "string")
 BLOCK = 1 << 16
-BAR = 1.3
 
 
 def ids_at(kind: str, index: np.ndarray, num_ids: int) -> pa.Array:
@@ -210,7 +209,7 @@ def main() -> None:
                 flush=True,
             )
     worst = max(run["encode_ratio"] for run in runs)
-    print(f"largest ratio of encoding, mapped to memory: {worst:.2f} (bar: {BAR})")
+    print(f"largest ratio of encoding, mapped to memory: {worst:.2f}")
     if arguments.json:
         arguments.json.write_text(json.dumps({"largest_encode_ratio": worst, "runs": runs}, indent=1) + "\n")
 

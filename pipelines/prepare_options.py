@@ -87,7 +87,7 @@ def check_fold_flags(args: argparse.Namespace) -> str:
 
 def timed_flag(args: argparse.Namespace) -> str | None:
     """A flag that needs the times of the ratings, if one is given."""
-    return next((f"--{flag}" for flag in _TIMED_FLAGS if getattr(args, flag) is not None), None)
+    return next((flag for flag in _TIMED_FLAGS if getattr(args, flag) is not None), None)
 
 
 def chosen_folds(args: argparse.Namespace, plan: InputPlan) -> Folds | None:

@@ -53,8 +53,8 @@ def assemble_manifest(
         filters: from `filters_to_json`.
         read, bad: records that were read, and those of them that could not be read as ratings.
         filtered: ratings left out before the vocabulary was built.
-        vocabulary: what `nnsparse_stream.transforms.BuildVocabulary` gave: `files` and `ratings`.
-        shards: what `nnsparse_stream.transforms.WriteShards` gave for each shard, in any order.
+        vocabulary: what `nnsparse_stream.data.vocabulary_files.describe_built` gave: `files` and `ratings`.
+        shards: what `nnsparse_stream.data.shard_steps.write_grouped` gave for each shard, in any order.
         earlier_vocabularies, input: see `Manifest`.
 
     Raises:

@@ -124,7 +124,7 @@ class TimeFolds:
 
     def __post_init__(self) -> None:
         if self.validation_from is None and self.test_from is None:
-            raise ValueError("neither validation_from nor test_from is given")
+            raise ValueError("neither `validation_from` nor `test_from` is given")
         if self.validation_from is not None and self.test_from is not None and self.validation_from >= self.test_from:
             raise ValueError(f"`validation_from` {self.validation_from} is not before `test_from` {self.test_from}")
 

@@ -107,7 +107,7 @@ def plan_inputs(
         dialect: what the user says of the dialect of text files.
         id_type: "auto", "int" or "string".
         duplicates: the policy; "first" and "last" need the time, or else the position, of each rating.
-        timed_for: what else needs the time of each rating, for the error's message; None where nothing does.
+        timed_for: names what else needs the time of each rating, for the error's message; None where nothing does.
         timestamp_unit: what times that are numbers count: "s", "ms", "us" or "ns" since 1970; "auto" keeps integers as
             they are, and takes decimals for seconds.
 
@@ -147,7 +147,7 @@ def plan_inputs(
         files = [file._replace(positions=(*file.positions, 3), time_form=form) for file in files]
         timed = True
     if timed_for and not timed:
-        raise InputError(f"{timed_for} needs the time of each rating; name its column by `timestamp_column`")
+        raise InputError(f"`{timed_for}` needs the time of each rating; name its column by `timestamp_column`")
     calendar = [file.url for file in files if file.time_form != OWN]
     if timed and 0 < len(calendar) < len(files):
         other = next(file.url for file in files if file.time_form == OWN)

@@ -62,7 +62,7 @@ def text_form(url: str, name: str, values: Sequence[object], unit: str = "auto")
     if present and not numbers:
         raise InputError(
             f"{url}: the timestamp column {name!r} begins with {str(present[0])[:100]!r}, which is neither a number "
-            "nor an ISO date or date and time, as 2026-01-31 12:00:00; pass --timestamp_column with another column, or "
+            "nor an ISO date or date and time, as 2026-01-31 12:00:00; pass `timestamp_column` with another column, or "
             "convert it"
         )
     if unit != "auto":

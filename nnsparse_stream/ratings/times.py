@@ -39,14 +39,14 @@ def parse_time(text: str) -> int | datetime:
     return int(text)
 
 
-def column_time(time: int | datetime, calendar: bool, flag: str, unit: str | None = None) -> int:
+def column_time(time: int | datetime, calendar: bool, field: str, unit: str | None = None) -> int:
     """A point in time as the blocks' times count it.
 
     Args:
         time: from `parse_time`. An integer counts what the column's numbers count; a date stands for Unix seconds among
             the column's own integers.
         calendar: whether the blocks' times are microseconds since 1970.
-        flag: that gave it, for the error's message.
+        field: that gave it, for the error's message.
         unit: what the column's numbers count, as "s"; None where it holds dates, or that is not known.
 
     Raises:
@@ -58,11 +58,11 @@ def column_time(time: int | datetime, calendar: bool, flag: str, unit: str | Non
     if calendar and unit is not None:
         times, unfit = to_times(pa.array([time], pa.int64()), unit)
         if unfit.any():
-            raise InputError(f"--{flag} {time} is beyond all times: the time column's numbers count {unit}")
+            raise InputError(f"`{field}` {time} is beyond all times: the time column's numbers count {unit}")
         return int(times[0].as_py())
     if calendar:
         raise InputError(
-            f"--{flag} {time} is an integer and the time column holds timestamps; give a date as 2026-01-31"
+            f"`{field}` {time} is an integer and the time column holds timestamps; give a date as 2026-01-31"
         )
     return time
 

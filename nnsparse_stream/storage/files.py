@@ -63,7 +63,8 @@ def info(url: str) -> dict[str, Any] | None:
     None: nothing is there.
 
     Raises:
-        InputError: it does not answer, or may not be asked.
+        InputError: it may not be asked.
+        StoreError: it does not answer.
     """
     fs, path = filesystem(url)
     with reading(url):
@@ -76,12 +77,12 @@ def info(url: str) -> dict[str, Any] | None:
 
 
 def exists(url: str) -> bool:
-    """Whether there is a file or a directory at the URL; an InputError where the store does not answer."""
+    """Whether there is a file or a directory at the URL; a StoreError where the store does not answer."""
     return info(url) is not None
 
 
 def is_directory(url: str) -> bool:
-    """Whether there is a directory at the URL; an InputError where the store does not answer."""
+    """Whether there is a directory at the URL; a StoreError where the store does not answer."""
     found = info(url)
     return found is not None and found["type"] == "directory"
 
@@ -90,7 +91,8 @@ def file_size(url: str) -> int:
     """Size of a file in bytes, or -1 where its store does not tell.
 
     Raises:
-        InputError: the file does not exist, cannot be reached, or is a directory.
+        InputError: the file does not exist, may not be read, or is a directory.
+        StoreError: the store does not answer.
     """
     found = info(url)
     if found is None:
@@ -106,7 +108,8 @@ def list_files(url: str) -> dict[str, int]:
     """All files in a directory and below: their sizes in bytes, by their names relative to it.
 
     Raises:
-        InputError: the store does not answer, or something in it may not be listed.
+        InputError: something in it may not be listed.
+        StoreError: the store does not answer.
     """
     fs, path = filesystem(url)
     with reading(url):
@@ -180,7 +183,7 @@ def check_size(url: str, found: int, expected: int) -> None:
 
 @contextmanager
 def reading(url: str) -> Iterator[None]:
-    """Turns the failure to reach a file into an InputError; every store's client has exceptions of its own."""
+    """Turns the failure to reach a file into an InputError or a StoreError; every client has its own exceptions."""
     try:
         yield
     except (InputError, StoreError):

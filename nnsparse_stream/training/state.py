@@ -149,7 +149,7 @@ class CheckpointState:
                 )
 
     def vocabulary_file(self) -> dict[str, Any]:
-        """The vocabulary as `transforms.SparsifyRatings` takes one: what `BuildVocabulary` would have returned."""
+        """The vocabulary as `nnsparse_stream.data.vocabulary_files.load_vocabulary` takes one."""
         return {"url": self.run, "files": self.state["columns"], "ratings": 0}
 
     def read_vocabulary(self) -> Vocabulary:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
@@ -65,3 +67,23 @@ def test_an_error_ends_all_work_before_it_is_raised() -> None:
         list(threads.map(work, range(5)))
     assert sorted(ended) == begun
     assert len(begun) < 4
+
+
+def test_a_second_interrupt_ends_no_sooner_than_the_work() -> None:
+    ended = []
+    threads = Threads(1)
+
+    def interrupt() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def work(piece: int) -> None:
+        interrupt()
+        assert threads._left.wait(60)
+        time.sleep(0.02)  # the main thread waits for this one by then, most likely
+        interrupt()
+        time.sleep(0.02)
+        ended.append(piece)
+
+    with pytest.raises(KeyboardInterrupt), threads:
+        list(threads.map(work, [1]))
+    assert ended == [1]

@@ -65,26 +65,25 @@ def command_line(pid: int) -> str:
 
 
 def pool_workers(servers: Servers) -> list[int]:
-    """The Python workers of an engine's pool that have begun to work: their connections say so.
+    """The Python workers of an engine's pool that have connected to it.
 
     Beam waits for a worker that ends before it has connected, on Flink for ever. And none but this pool's: the system
     gives the id of a worker that has ended to others.
     """
     ours = session_of(servers.running()["pool"])
     pids = [int(log.stem.partition("-")[2]) for log in servers.logs.glob("worker-*.log")]
-    # The first is that of control, those of data and state come with the first bundle.
-    return [pid for pid in pids if pid in ours and _connections(pid) > 1]
+    return [pid for pid in pids if pid in ours and _is_connected(pid)]
 
 
-def _connections(pid: int) -> int:
-    """How many TCP connections of a process are established; 0 where it has ended."""
+def _is_connected(pid: int) -> bool:
+    """Whether a process has a TCP connection that is established."""
     try:
         sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
         tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
     except OSError:
-        return 0
+        return False  # it has ended
     lines = [line.split() for table in tables for line in table.splitlines()[1:]]
-    return sum(line[3] == "01" and f"socket:[{line[9]}]" in sockets for line in lines)
+    return any(line[3] == "01" and f"socket:[{line[9]}]" in sockets for line in lines)
 
 
 def write_log(directory: Path, users: int, items: int, ratings: int, files: int) -> None:

@@ -91,7 +91,7 @@ def not_needed() -> np.ndarray:
 @given(st.lists(st.integers(-5, 5)), *[st.none() | st.integers(-4, 4)] * 2)
 def test_a_cut_in_time(times: list[int], validation_from: int | None, test_from: int | None) -> None:
     if validation_from is None and test_from is None:
-        with pytest.raises(ValueError, match="neither validation_from nor test_from"):
+        with pytest.raises(ValueError, match="neither `validation_from` nor `test_from`"):
             TimeFolds()
         return
     if validation_from is not None and test_from is not None and validation_from >= test_from:
@@ -184,7 +184,7 @@ def test_folds_that_json_leaves_out_have_their_defaults() -> None:
         ({"method": "last"}, "folds of method last lack the axis; give user or item"),
         ({"method": "last", "axis": "row"}, "axis of folds is 'row'; give user or item"),
         ({"method": "last", "axis": "user", "test": -1}, "test of folds is -1; give an integer from 0"),
-        ({"method": "time"}, "neither validation_from nor test_from is given; correct the folds"),
+        ({"method": "time"}, "neither `validation_from` nor `test_from` is given; correct the folds"),
         ({"method": "time", "test_from": "2001-01-01"}, "test_from of folds is '2001-01-01'; give an integer"),
     ],
 )

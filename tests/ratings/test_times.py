@@ -33,7 +33,7 @@ def test_dates_are_utc_unless_they_say_otherwise(text: str, seconds: int) -> Non
 
 def test_integers_are_the_columns_own() -> None:
     assert column_time(parse_time("-978300760"), False, "test_from") == -978300760
-    with pytest.raises(InputError, match="--test_from 5 is an integer and the time column holds timestamps"):
+    with pytest.raises(InputError, match="`test_from` 5 is an integer and the time column holds timestamps"):
         column_time(parse_time("5"), True, "test_from")
 
 

@@ -113,6 +113,12 @@ def test_a_web_server_that_fails_is_retried_or_named(
                 start = len(proxy.seen)
                 proxy.plan = lambda request, at=start + broken, fault=fault: fault if request.number == at else None
                 assert storage.read_file(f"{proxy.url}/a") == data
+        # Twice: the client itself asks in two ways.
+        last = len(proxy.seen) + 2
+        proxy.plan = lambda request: "503" if request.number <= last else None
+        before = proxy.counts["503"]
+        assert storage.can_seek(f"{proxy.url}/a") == storage.can_seek(f"{web}/a")
+        assert proxy.counts["503"] == before + 2
         assert {proxy.counts[fault] > 0 for fault in ("503", "reset", "cut", "short")} == {True}
         proxy.plan = lambda request: "503"
         with pytest.raises(StoreError, match=r"/a: cannot be read: .*8 tries"):
