@@ -241,6 +241,7 @@ def _encoding_name(encoding: str) -> str:
     try:
         name = codecs.lookup(encoding).name
         "a,1\n".encode(name).decode(name)
+        bytes(range(256)).decode(name, errors="replace")
     except (LookupError, UnicodeError) as error:
         raise InputError(f"`encoding` {encoding!r} is none of text; give for instance latin-1 or utf-16") from error
     return "utf-8" if name in ("ascii", "utf-8-sig") else name

@@ -53,6 +53,7 @@ class RatingFile(NamedTuple):
         dialect: of text, with nothing left to find out.
         rated: whether it has ratings; else every record counts as a 1, and names and positions hold none of them.
         one_piece: whether a text file must be read from its beginning to its end, for a record may have line breaks.
+        header: of delimited text, the record that names its columns; "" where there is none.
         json_ids: of JSON lines, "int64" or "string" for user and item where its first ids are all of that type, so that
             another one is a bad record; "" where both are taken.
     """
@@ -72,6 +73,7 @@ class RatingFile(NamedTuple):
     dialect: Dialect = Dialect()
     rated: bool = True
     one_piece: bool = False
+    header: str = ""
     json_ids: tuple[str, str] = ("", "")
 
 
@@ -136,7 +138,7 @@ def inspect_file(
     layout = find_layout(url, lines[place:], dialect, file_format, names)
     sample = sample_records(lines[place:], layout.dialect)
     if layout.dialect.header:
-        file = file._replace(body=_bytes_before(head, place + sample.ends[0]))
+        file = file._replace(body=_bytes_before(head, place + sample.ends[0]), header=sample.records[0])
     file = file._replace(
         format=layout.format,
         positions=layout.positions,
@@ -151,11 +153,14 @@ def inspect_file(
     parsed = [
         (f"{url}, line {place + at + 1}", fields)
         for at, record in zip(sample.places[header:], sample.records[header:], strict=True)
-        if len(fields := layout.dialect.split(record)[0]) == layout.num_fields
+        if len(fields := layout.dialect.split(record)[0]) == layout.num_fields and record != file.header
     ]
     if names.timestamp is not None:
         times = [fields[layout.positions[-1]] for _, fields in parsed]
         file = file._replace(time_form=text_form(url, names.timestamp, times, time_unit))
+    if layout.rated and names.rating is not None:
+        # What is no record for its rating, as a second line of units, says nothing of the ids.
+        parsed = [part for part in parsed if layout.dialect.is_number(part[1][layout.positions[2]])] or parsed
     users, items = (
         text_id_kind((where, fields[position]) for where, fields in parsed) for position in layout.positions[:2]
     )

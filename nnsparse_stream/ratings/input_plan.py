@@ -138,6 +138,7 @@ def plan_inputs(
     item_type = choose_id_type("item", [(file.url, kind) for file, _, kind in inspected], id_type)
     files = [_with_ids(file, kinds, id_type) for file, *kinds in inspected]
     _check_rated(files, names)
+    _check_order(files)
     ordered = duplicates in ("first", "last")
     wanted = ordered or timed_for is not None
     timed = wanted and names.timestamp is not None
@@ -217,6 +218,19 @@ def _check_rated(files: Sequence[RatingFile], names: FieldNames) -> None:
         raise InputError(
             f"{rated[0]} has ratings, and {bare[0]} has no column {names.rating!r}; read them apart, or pass "
             "`rating_column` none to count every record as a 1"
+        )
+
+
+def _check_order(files: Sequence[RatingFile]) -> None:
+    """Refuses a file without a header, read by the default positions, beside one whose header tells of others."""
+    text = [file for file in files if file.positions]
+    bare = next((file for file in text if not file.header), None)
+    named = next((file for file in text if file.header and bare and file.positions[:3] != bare.positions[:3]), None)
+    if bare and named:
+        raise InputError(
+            f"{named.url} has a header, which names the columns {', '.join(map(str, named.positions))} (from 0), and "
+            f"{bare.url} has none, so that its columns would be {', '.join(map(str, bare.positions))}; write the same "
+            "header into each, or read them apart"
         )
 
 

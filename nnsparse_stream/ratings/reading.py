@@ -239,7 +239,8 @@ def _text_records(split: Split, schema: BlockSchema) -> Iterator[tuple[Records, 
                 if data:
                     count = data.count(b"\n")
                     records = parse_lines(data, line, file, schema, split.is_whole)
-                    yield (_with_header_hint(records, line) if before or line == 1 else records), before + count
+                    at_start = (before or line == 1) and file.dialect.header is False and file.format != "jsonl"
+                    yield (_with_header_hint(records, line) if at_start else records), before + count
                     line, before = line + count, 0
             if rest or before:
                 yield parse_lines(rest, line, file, schema), before + rest.count(b"\n")

@@ -27,7 +27,8 @@ QUOTE_HINT = "pass `quote` none where quotes are ordinary characters"
 _INTEGER = re.compile(r"[ \t]*-?[0-9]{1,19}[ \t]*")
 _OTHER_INTEGER = re.compile(r"\s*[+-]?([0-9]+|0[xX][0-9a-fA-F]+)(\.0*)?\s*")
 _TOO_LARGE = 1e300
-_STRING_HINT = "; pass `id_type` string where ids are not integers"
+#: What to do where ids do not fit.
+STRING_HINT = "; pass `id_type` string where ids are not integers"
 
 
 def is_storable(ratings: np.ndarray) -> np.ndarray:
@@ -56,6 +57,8 @@ def parse_record(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int
     if file.format == "jsonl":
         values = json_values(text, file.names)
     else:
+        if file.header and text.removesuffix("\r") == file.header:
+            raise BadLineError("it repeats the header")
         if text.count("\r") > text.count("\r\n"):
             raise BadLineError("a carriage return inside the line")
         fields, loose = dialect.split(text)
@@ -139,7 +142,7 @@ def _time(value: object, file: RatingFile) -> int:
 def _check_json_type(name: str, value: object, usual: str) -> None:
     """Raises BadLineError for an id that is a string where the file's first ids are numbers, or the reverse."""
     if usual == "int64" and isinstance(value, str):
-        raise BadLineError(f"{name} is a string, and those before are numbers{_STRING_HINT}")
+        raise BadLineError(f"{name} is a string, and those before are numbers{STRING_HINT}")
     if usual == "string" and isinstance(value, int) and not isinstance(value, bool):
         raise BadLineError(
             f"{name} is a number, and those before are strings; pass `id_type` string to take both alike"
@@ -151,18 +154,18 @@ def _integer(name: str, value: object) -> int:
         if not PLAIN_INTEGER.fullmatch(value):
             other = _OTHER_INTEGER.fullmatch(value) is not None
             what = "is an integer in another spelling than the plain one" if other else "is not an integer"
-            raise BadLineError(f"{name} {what}{_STRING_HINT}")
+            raise BadLineError(f"{name} {what}{STRING_HINT}")
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadLineError(f"{name} is not an integer")
     if not -(2**63) <= value < 2**63:
-        raise BadLineError(f"{name} does not fit in 64 bits{_STRING_HINT}")
+        raise BadLineError(f"{name} does not fit in 64 bits{STRING_HINT}")
     return value
 
 
 def _string(name: str, value: object, file: RatingFile) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
-        value = str(_integer(name, value))
+        value = str(value)
     if not isinstance(value, str):
         raise BadLineError(f"{name} is neither a string nor an integer")
     if len(value.encode()) > LONGEST_ID:

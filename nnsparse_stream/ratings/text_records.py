@@ -215,6 +215,9 @@ def _parse_chunk_as(
     comment = file.dialect.comment.encode()
     if comment and (data.startswith(comment) or b"\n" + comment in data):
         return None
+    header = file.header.encode()
+    if not schema.rating and header and (data.startswith(header) or b"\n" + header in data):
+        return None  # a header that is repeated may pass for a record
     lines = np.arange(count)
     quote = (file.dialect.quote or "").encode()
     if quote and quote in data:
@@ -357,6 +360,9 @@ def _well_formed(lines: list[bytes], file: RatingFile, schema: BlockSchema) -> n
     fits = pc.match_substring_regex(pa.array(lines, type=pa.binary()), pattern).to_numpy(zero_copy_only=False)
     if dialect.comment:
         fits &= ~np.array([line.startswith(dialect.comment.encode()) for line in lines], dtype=bool)
+    if file.header:
+        header = file.header.encode()
+        fits &= np.array([line.removesuffix(b"\r") != header for line in lines], dtype=bool)
     return fits
 
 

@@ -94,7 +94,7 @@ class TimeRange:
 
 
 def check_bounds(span: TimeSpan | None, times: TimeRange, folds: Folds | None, calendar: bool | None = None) -> None:
-    """Refuses a bound that no rating's time comes near: it was most likely given in another unit.
+    """Refuses times of two units, and a bound that no rating's time comes near: most likely it has another unit.
 
     Args:
         span: of the times of all ratings, before any is left out; None where they have none.
@@ -103,10 +103,13 @@ def check_bounds(span: TimeSpan | None, times: TimeRange, folds: Folds | None, c
         calendar: whether times are microseconds since 1970; None where that is not known.
 
     Raises:
-        InputError: a bound of the range is outside of the span; or a cut is outside of what the range leaves of it.
+        InputError: the first time seems to count another unit than the last; a bound of the range is outside of the
+            span; or a cut is outside of what the range leaves of it.
     """
     if span is None:
         return
+    if not calendar:
+        _check_unit(span)
     bounds = {"time_from": times.start, "time_to": times.end}
     _check_inside(span, bounds, "the log", calendar)
     if not isinstance(folds, TimeFolds):
@@ -115,6 +118,15 @@ def check_bounds(span: TimeSpan | None, times: TimeRange, folds: Folds | None, c
     last = span.last if times.end is None else min(span.last, times.end - 1)
     what = "the log" if times == TimeRange() else "the log between `time_from` and `time_to`"
     _check_inside(TimeSpan(first, last), asdict(folds), what, calendar)
+
+
+def _check_unit(span: TimeSpan) -> None:
+    first, last = (_likely_unit(TimeSpan(time, time)) for time in span)
+    if first and last and first != last:
+        raise InputError(
+            f"the times of the log look like {_LIKELY[first]} at one place and {_LIKELY[last]} at another, from "
+            f"{span.first} to {span.last}; write them alike, or name a `timestamp_unit` that holds for all"
+        )
 
 
 def _check_inside(span: TimeSpan, bounds: Mapping[str, int | None], what: str, calendar: bool | None) -> None:

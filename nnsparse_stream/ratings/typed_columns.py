@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from nnsparse_stream.ids.hashing import LONGEST_ID
 from nnsparse_stream.ratings.formats import RatingFile, is_text
-from nnsparse_stream.ratings.record_values import is_storable
+from nnsparse_stream.ratings.record_values import STRING_HINT, is_storable
 from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema, Records
-from nnsparse_stream.ratings.time_columns import OWN, to_times
+from nnsparse_stream.ratings.time_columns import ISO, OWN, to_times
 
 
 def check_columns(columns: list[pa.Array], positions: np.ndarray, file: RatingFile, schema: BlockSchema) -> Records:
@@ -34,6 +34,8 @@ def check_columns(columns: list[pa.Array], positions: np.ndarray, file: RatingFi
         if name == "rating":
             column = column.cast(kind)
             problems.append(("rating is not finite", ~is_storable(column.fill_null(0.0).to_numpy())))
+        elif name in ("user", "item") and pa.types.is_integer(column.type) and pa.types.is_string(kind):
+            column = column.cast(kind)
         elif name in ("user", "item") and not is_text(column.type):
             column, unfit = _as_integer(column)
             problems += [(f"{name} {reason}", mask) for reason, mask in unfit]
@@ -47,7 +49,9 @@ def check_columns(columns: list[pa.Array], positions: np.ndarray, file: RatingFi
         else:
             if file.time_form != OWN or pa.types.is_uint64(column.type):
                 column, no_time = to_times(column, file.time_form)
-                problems.append(("timestamp is no time that fits in 64 bits", no_time))
+                iso = file.time_form == ISO
+                fit = "ISO date, or date and time, that the calendar has" if iso else "time that fits in 64 bits"
+                problems.append((f"timestamp is no {fit}", no_time))
             column = column.cast(kind, safe=False)
         converted.append(column)
     problems = [(reason, mask) for reason, mask in problems if mask.any()]
@@ -70,15 +74,17 @@ def _as_integer(column: pa.Array) -> tuple[pa.Array, list[tuple[str, np.ndarray]
     """
     kind = column.type
     if pa.types.is_uint64(kind):
-        too_large = pc.greater(column, pa.scalar(2**63 - 1, pa.uint64()))
-        return column.cast(pa.int64(), safe=False), [("does not fit in 64 bits", _mask(too_large.fill_null(False)))]
+        too_large = _mask(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())).fill_null(False))
+        return column.cast(pa.int64(), safe=False), [(f"does not fit in 64 bits{STRING_HINT}", too_large)]
     if pa.types.is_integer(kind):
         return column.cast(pa.int64()), []
+    if pa.types.is_float16(kind):
+        column = column.cast(pa.float32())  # Arrow cannot round float16
     broken = _mask(pc.invert(pc.equal(column, pc.floor(column))).fill_null(False))
     bits = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}.get(kind, 62)
     values = column.cast(pa.float64()).fill_null(0.0).to_numpy()
     too_large = ~broken & (np.abs(values) > 2.0**bits)
-    fit = pc.if_else(pa.array(broken | too_large), pa.scalar(None, kind), column)
+    fit = pc.if_else(pa.array(broken | too_large), pa.scalar(None, column.type), column)
     return fit.cast(pa.int64()), [("is not an integer", broken), ("is too large for an exact integer", too_large)]
 
 

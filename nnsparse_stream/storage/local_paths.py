@@ -27,7 +27,11 @@ def local_path(url: str) -> str | None:
         return None
     if path.startswith("~") and not os.path.lexists(path):
         path = os.path.expanduser(path)
-    path = os.path.join(os.getcwd(), path)
+    if not path.startswith("/"):
+        try:
+            path = os.path.join(os.getcwd(), path)
+        except FileNotFoundError:
+            raise InputError(f"{url} is a relative path, and the working directory is no more; go to another") from None
     return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 

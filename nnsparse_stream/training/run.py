@@ -162,7 +162,7 @@ class Run:
             sums["seconds"] = seconds_before + time.perf_counter() - started
             sums["waited"] = waited_before + self.stream.waited
             self.progress.batch_trained(sums, recipe)
-            if not math.isfinite(loss):
+            if not (math.isfinite(loss) and math.isfinite(squared or 0.0)):
                 raise self._diverged(epoch)
             if self._is_due():
                 self._save()
@@ -177,6 +177,8 @@ class Run:
         if not all(bool(parameter.isfinite().all()) for parameter in self.trainer.model.parameters()):
             raise self._diverged(epoch)
         validation = self._validate() if stage.layer is None else None
+        if validation and not math.isfinite(validation["rmse"]):
+            raise self._diverged(epoch)
         metrics = {
             "epoch": epoch,
             "step": state["step"],

@@ -31,6 +31,8 @@ QUOTED = Dialect(",", '"')
         (Dialect(skip_lines=-1), "`skip_lines` is -1"),
         (Dialect(encoding="klingon"), "`encoding` 'klingon' is none of text"),
         (Dialect(encoding="base64"), "`encoding` 'base64' is none of text"),
+        (Dialect(encoding="punycode"), "`encoding` 'punycode' is none of text"),
+        (Dialect(encoding="idna"), "`encoding` 'idna' is none of text"),
     ],
 )
 def test_a_dialect_that_cannot_be_is_refused(wish: Dialect, message: str) -> None:

@@ -40,6 +40,7 @@ def read(data: bytes | pa.Table, where: Path, **options: Any) -> tuple[dict[int,
 
 
 PLAIN = b"user,item,rating\n1,a,3.5\n2,b,4\n"
+CLICKS = ([(b"u", b"i", b"5"), (b"v", b"i", b"6")], [(b"u", b"j", b"7")])
 READ = {2: (1, "a", 3.5), 3: (2, "b", 4.0)}
 
 
@@ -115,6 +116,32 @@ def test_a_header_that_is_read_as_a_record_is_named(tmp_path: Path) -> None:
     assert bad[0][1:3] == (1, "rating is not a number; where the line is a header, pass `header` true")
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("header", [b"user,item,rating", b"user,item", b"user,item,time"])
+def test_a_header_that_is_repeated_is_a_bad_record(tmp_path: Path, header: bytes, end: bytes) -> None:
+    width = header.count(b",") + 1
+    first, second = (end.join([header, *(b",".join(row[:width]) for row in rows), b""]) for rows in CLICKS)
+    ratings, bad = read(first + second, tmp_path)
+    assert [row[:2] for row in ratings.values()] == [("u", "i"), ("v", "i"), ("u", "j")]
+    assert [record[1:] for record in bad] == [(4, "it repeats the header", header.decode())]
+    ratings, _ = read((first + second).replace(b"u,", b"1,").replace(b"v,", b"2,"), tmp_path)
+    assert [row[0] for row in ratings.values()] == [1, 2, 1]  # nor does it make strings of integers
+
+
+def test_a_line_that_is_no_record_for_its_rating_does_not_tell_the_type_of_ids(tmp_path: Path) -> None:
+    ratings, bad = read(b"user,item,rating\nid,id,stars\n1,2,3\n", tmp_path)
+    assert (ratings, len(bad)) == ({3: (1, 2, 3.0)}, 1)
+
+
+def test_a_file_without_a_header_follows_the_order_of_those_with_one_or_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"rating,user,item\n3,1,2\n")
+    (tmp_path / "b.csv").write_bytes(b"4,1,3\n")
+    with pytest.raises(InputError, match=r"a.csv has a header, .* 1, 2, 0 \(from 0\), and .*b.csv has none"):
+        plan_inputs([str(tmp_path)])
+    (tmp_path / "a.csv").write_bytes(b"user,item,rating,time\n1,2,3,4\n")
+    plan_inputs([str(tmp_path)])
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -160,6 +187,22 @@ def test_json_numbers_and_strings_are_not_one_id(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r'as a number and as a string: 1 in .*line 1, "1" in .*line 2'):
         read(early, tmp_path)
     assert read(early, tmp_path, id_type="string") == ({1: ("1", "7", 5.0), 2: ("1", "7", 5.0)}, [])
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_integers_beyond_64_bits_are_read_as_strings(tmp_path: Path, form: str) -> None:
+    table = pa.table({"user": pa.array([2**64 - 1, 7], pa.uint64()), "item": ["a", "b"], "rating": [1.0, 2.0]})
+    data = "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode() if form == "jsonl" else table
+    assert read(data, tmp_path, id_type="string") == ({1: (str(2**64 - 1), "a", 1.0), 2: ("7", "b", 2.0)}, [])
+    ratings, bad = read(data, tmp_path)
+    assert ratings == {2: (7, "b", 2.0)}
+    assert bad[0].reason.startswith("user does not fit in 64 bits; pass `id_type` string")
+
+
+def test_half_floats_are_ids(tmp_path: Path) -> None:
+    table = pa.table({"user": pa.array([1.0, 2.5], pa.float32()).cast(pa.float16()), "item": [1, 1], "rating": [1, 2]})
+    ratings, bad = read(table, tmp_path)
+    assert (ratings, bad[0].reason) == ({1: (1, 1, 1.0)}, "user is not an integer")
 
 
 def test_whole_numbers_of_parquet_are_integers_whatever_their_type(tmp_path: Path) -> None:

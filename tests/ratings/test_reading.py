@@ -140,7 +140,7 @@ def test_parquet_nulls_and_the_like_are_named(tmp_path: Path) -> None:
         (2, "user is null"),
         (3, "item is empty"),
         (4, "item is null"),
-        (5, "user does not fit in 64 bits"),
+        (5, "user does not fit in 64 bits; pass `id_type` string where ids are not integers"),
         (6, "rating is not finite"),
     ]
     assert json.loads(bad[0].text) == {"user": None, "item": "b", "rating": 2.0}

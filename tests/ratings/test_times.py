@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.times import TimeRange, column_time, parse_time
+from nnsparse_stream.ratings.times import TimeRange, TimeSpan, check_bounds, column_time, parse_time
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,11 @@ def test_a_range_holds_its_start_and_not_its_end(times: list[int], start: int | 
 def test_a_range_without_bounds_needs_no_times() -> None:
     block = pa.record_batch({"user": [random.randrange(9)]})
     assert TimeRange().filter(block) is block
+
+
+def test_times_of_two_units_are_refused() -> None:
+    mixed = TimeSpan(1_577_836_801, 1_577_836_808_000)
+    with pytest.raises(InputError, match="look like seconds at one place and milliseconds at another"):
+        check_bounds(mixed, TimeRange(), None)
+    check_bounds(mixed, TimeRange(), None, calendar=True)
+    check_bounds(TimeSpan(1, 1_577_836_808_000), TimeRange(), None)

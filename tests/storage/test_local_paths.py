@@ -135,3 +135,13 @@ def test_outputs_and_inputs_are_compared_by_where_they_lie(tree: Path, output: s
     else:
         with pytest.raises(InputError, match="lies in"):
             storage.check_apart(output, [url])
+
+
+def test_a_working_directory_that_is_no_more_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "a.csv").write_text("1,2,3\n")
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match=r"b.csv is a relative path, and the working directory is no more"):
+        storage.match_files(["b.csv"])
+    assert len(storage.match_files([str(tmp_path / "a.csv")])) == 1

@@ -320,6 +320,14 @@ def test_divergence_is_an_error_that_says_what_to_do_and_leaves_nothing(trained,
     assert not (tmp_path / "run").exists()
 
 
+def test_ratings_whose_squared_errors_overflow_are_named(trained, tmp_path):
+    log, data = tmp_path / "huge.csv", str(tmp_path / "data")
+    log.write_text("user,item,rating\n" + "".join(f"{k % 5},{k // 5},{k % 3 + 1}e37\n" for k in range(40)))
+    assert cli.main(["prepare", "--input", str(log), "--output", data, "--axis", "user"]) == 0
+    with pytest.raises(InputError, match=r"diverged in epoch 1, .* extreme ratings .* between 1e\+37 and 3e\+37"):
+        train(request(trained, tmp_path / "run", data=data, recipe=recipe("cfn", hidden=(4,), epochs=1)))
+
+
 def test_a_failure_before_the_first_checkpoint_leaves_nothing_and_removes_nothing(trained, tmp_path):
     data, run = tmp_path / "data", tmp_path / "run"
     shutil.copytree(trained.data, data)
