@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nnsparse_stream.data.dataset import Manifest, write_shard, write_vocabulary
+from nnsparse_stream.data.dataset import write_shard, write_vocabulary
 from nnsparse_stream.data.grouping import encode_block, group_rows
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.statistics import RatingStatistics, add_statistics
 from nnsparse_stream.ids.hashing import hash_ids
 from nnsparse_stream.ids.vocabulary import count_ids, merge_counts, order_counts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nnsparse_stream.data.dataset import Dataset as Dataset
-    from nnsparse_stream.data.dataset import Manifest as Manifest
+    from nnsparse_stream.data.manifest import Manifest as Manifest
     from nnsparse_stream.errors import InputError as InputError
     from nnsparse_stream.errors import StoreError as StoreError
     from nnsparse_stream.nn.autoencoder import RatingAutoencoder as RatingAutoencoder
@@ -42,7 +42,7 @@ _MODULE_OF = {
     "DynamicSparseTensor": "sparse.dynamic",
     "InputError": "errors",
     "StoreError": "errors",
-    "Manifest": "data.dataset",
+    "Manifest": "data.manifest",
     "MaskCriterion": "nn.criteria",
     "RatingAutoencoder": "nn.autoencoder",
     "RowAdagrad": "nn.optimisers",

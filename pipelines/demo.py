@@ -161,10 +161,11 @@ def _examples(dataset: Dataset, scores: str) -> list[tuple[str, list[tuple[str, 
     import pyarrow.parquet as pq
 
     from nnsparse_stream.storage import files as storage
+    from nnsparse_stream.storage.matching import match_files
 
     batch = next(dataset.batches())
     ids = dataset.vocabulary().ids
-    parts = [pa.BufferReader(storage.read_file(part)) for part in storage.match_files([scores])]
+    parts = [pa.BufferReader(storage.read_file(part)) for part in match_files([scores])]
     # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
     top = pa.concat_tables([pq.ParquetFile(part).read(use_threads=False) for part in parts])
     users = []

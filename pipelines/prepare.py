@@ -23,8 +23,8 @@ from nnsparse_stream.pipelines.prepare_options import (
 if TYPE_CHECKING:
     import apache_beam as beam
 
-    from nnsparse_stream.data.dataset import Manifest
     from nnsparse_stream.data.local_run import Sizes
+    from nnsparse_stream.data.manifest import Manifest
     from nnsparse_stream.ratings.folds import Folds
     from nnsparse_stream.ratings.input_plan import InputPlan
     from nnsparse_stream.ratings.times import TimeRange
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     from nnsparse_stream.pipelines.running import written_by_job
     from nnsparse_stream.ratings.input_plan import plan_inputs
     from nnsparse_stream.ratings.layout import FieldNames
-    from nnsparse_stream.storage.files import check_apart
+    from nnsparse_stream.storage.matching import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
 
     output = OutputDirectory(args.output, contents=contents(), overwrite=args.overwrite)
@@ -143,8 +143,8 @@ def _base(args: argparse.Namespace, plan: InputPlan) -> Manifest | None:
     """The manifest of the data set whose vocabulary goes on."""
     if args.vocabulary is None:
         return None
-    from nnsparse_stream.data.dataset import Manifest
-    from nnsparse_stream.storage.files import check_apart
+    from nnsparse_stream.data.manifest import Manifest
+    from nnsparse_stream.storage.matching import check_apart
 
     if args.min_column_ratings > 1:
         raise InputError("--vocabulary keeps every earlier column, so --min_column_ratings contradicts it; drop one")
@@ -165,7 +165,7 @@ def _base(args: argparse.Namespace, plan: InputPlan) -> Manifest | None:
 
 
 def _earlier_vocabularies(base: Manifest | None) -> tuple[dict[str, Any], ...]:
-    from nnsparse_stream.data.dataset import vocabulary_fingerprint
+    from nnsparse_stream.data.manifest import vocabulary_fingerprint
 
     if base is None:
         return ()

@@ -127,11 +127,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.ratings.dead_letters import check_bad_records
     from nnsparse_stream.scoring.manifest import NAME, scores_manifest
     from nnsparse_stream.storage import files as storage
+    from nnsparse_stream.storage.matching import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
     from nnsparse_stream.training.state import read_state
 
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
-    storage.check_apart(args.output, [*args.model, *(args.data or args.input), *(args.pairs or [])])
+    check_apart(args.output, [*args.model, *(args.data or args.input), *(args.pairs or [])])
     output.check()
     checkpoints = [read_state(url) for url in args.model]
     checkpoint = checkpoints[0]
@@ -149,7 +150,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     if args.pairs:
         pairs = _plan(args, args.pairs, checkpoint, with_rating=False)
     matched = [file.url for plan in (ratings, pairs) if plan for file in plan.files]
-    storage.check_apart(args.output, matched)  # what globs matched
+    check_apart(args.output, matched)  # what globs matched
     with written_by_job(output, beam_flags):
         build = functools.partial(
             build_scoring,
@@ -198,7 +199,7 @@ def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...])
         InputError: it holds other columns or shards, or ids of other types, or folds that would show the model ratings
             that are hidden from the first.
     """
-    from nnsparse_stream.data.dataset import vocabulary_fingerprint
+    from nnsparse_stream.data.manifest import vocabulary_fingerprint
 
     one, two = first.manifest, other.manifest
     if one.axis == two.axis:

@@ -10,7 +10,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from nnsparse_stream.data.dataset import Manifest
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.evaluation.baselines import PASSES, Baselines
 from nnsparse_stream.evaluation.comparison import PartErrors

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from nnsparse_stream import transforms
 from nnsparse_stream.data.assembly import DATA_FILES, DEAD_LETTERS, assemble_manifest, filters_to_json
-from nnsparse_stream.data.dataset import AXES
+from nnsparse_stream.data.manifest import AXES
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.dead_letters import check_bad_records, letters_file, remove_other_letters, span_of_times
 from nnsparse_stream.ratings.dialect import Dialect

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 
-from nnsparse_stream.data.dataset import Manifest
 from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.scoring.blocks import ShardBlocks, pair_block, shard_block
 from nnsparse_stream.scoring.files import codes_file, codes_schema, score_schema, write_codes, write_scores

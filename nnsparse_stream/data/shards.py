@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from nnsparse_stream.data.dataset import Manifest, ShardFile, shard_batches
+from nnsparse_stream.data.dataset import shard_batches
+from nnsparse_stream.data.manifest import Manifest, ShardFile
 
 
 class Shard(NamedTuple):

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from nnsparse_stream.data.dataset import Manifest, write_columns
+from nnsparse_stream.data.dataset import write_columns
 from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.ids.mapped_lookup import open_vocabulary
 from nnsparse_stream.ids.vocabulary import (
     Vocabulary,

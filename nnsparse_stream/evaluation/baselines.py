@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from nnsparse_stream.data.dataset import Manifest
 from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.evaluation.prediction_errors import ErrorSums
 from nnsparse_stream.sparse.rows import SparseRows
 

@@ -20,7 +20,7 @@ from nnsparse_stream.ratings.layout import FieldNames
 from nnsparse_stream.ratings.reading import MOST_FILES, RECORD_BITS, Split, first_rating, split_file
 from nnsparse_stream.ratings.text_records import BlockSchema
 from nnsparse_stream.ratings.time_columns import OWN, UNITS
-from nnsparse_stream.storage.files import check_named_once, match_files
+from nnsparse_stream.storage.matching import check_named_once, match_files
 
 _Asked = TypeVar("_Asked")
 _Answer = TypeVar("_Answer")

@@ -11,10 +11,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,7 +21,7 @@ import fsspec
 
 from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.storage.byte_ranges import open_ranges
-from nnsparse_stream.storage.local_paths import check_no_pipe, local_files
+from nnsparse_stream.storage.local_paths import check_no_pipe
 from nnsparse_stream.storage.retries import GaveUpError, describe_failure, http_status, is_transient
 from nnsparse_stream.storage.stores import (
     ATOMIC_WRITES,
@@ -49,7 +48,7 @@ def join(url: str, *names: str) -> str:
 def parent(url: str) -> str:
     """The URL of the directory that something lies in."""
     fs, path = filesystem(url)
-    return _as_url(fs, fs._parent(path))
+    return as_url(fs, fs._parent(path))
 
 
 def one_line(error: BaseException) -> str:
@@ -113,7 +112,7 @@ def list_files(url: str) -> dict[str, int]:
     """
     fs, path = filesystem(url)
     with reading(url):
-        found = _find(fs, url, path)
+        found = find(fs, url, path)
     prefix = path.rstrip("/") + "/"
     return {name[len(prefix) :]: entry["size"] for name, entry in found.items() if name.startswith(prefix)}
 
@@ -349,7 +348,8 @@ def check_writable(url: str) -> None:
         raise InputError(f"{url} cannot be written: {one_line(error)}") from error
 
 
-def _find(fs: fsspec.AbstractFileSystem, url: str, path: str) -> dict[str, dict[str, Any]]:
+def find(fs: fsspec.AbstractFileSystem, url: str, path: str) -> dict[str, dict[str, Any]]:
+    """The files below a directory of a store, at any depth: what fsspec tells of each, by its path."""
     return dict(request(fs, url, lambda: fs.find(path, detail=True, **strict_listing(fs))))
 
 
@@ -385,88 +385,6 @@ def read_json(url: str, what: str) -> dict[str, Any]:
     return value
 
 
-def match_files(urls: Collection[str], what: str = "input") -> list[str]:
-    """The files that URLs name: each a file, a glob, or a directory (all files in it and below).
-
-    Names that start with "." or "_" are left out of globs and directories, as Spark and Hadoop do. A directory that a
-    glob matches is read whole. Symbolic links are followed.
-
-    Args:
-        urls: URLs.
-        what: the flag or the role of these files, for the error's message.
-
-    Returns:
-        URLs of files; those of one glob or directory in the order of their names.
-
-    Raises:
-        InputError: a URL matches no file, or a pipe; a file is named twice; a symbolic link leads nowhere.
-    """
-    found: list[str] = []
-    for url in urls:
-        fs, path = filesystem(url)
-        with reading(url):
-            matches = local_files(path) if "file" in kinds(fs) else _match(fs, url, path)
-        if matches is None:
-            raise InputError(f"{url}: no such file ({what})")
-        if not matches:
-            raise InputError(f"{url} matches no files ({what})")
-        found += [url] if matches == [path] else [_as_url(fs, match) for match in matches]
-    check_named_once(found, what)
-    return found
-
-
-def canonical(url: str) -> str:
-    """The one spelling of a URL: two URLs of one file have the same. Local symbolic links and ".." are resolved."""
-    fs, path = filesystem(url)
-    return f"file://{os.path.realpath(path)}" if "file" in kinds(fs) else str(fs.unstrip_protocol(path))
-
-
-def check_apart(output: str, inputs: Sequence[str]) -> None:
-    """Raises InputError where an input lies in the output directory, which is cleaned, or the output in an input."""
-    ours = canonical(output).rstrip("/")
-    for url in inputs:
-        theirs = canonical(url).rstrip("/")
-        if (theirs + "/").startswith(ours + "/"):
-            raise InputError(f"{url} is input and lies in `output` {output}, which is to be written: name another")
-        if ours.startswith(theirs + "/"):
-            raise InputError(f"`output` {output} lies in the input {url} and would be read as such: name another")
-
-
-def check_named_once(urls: Sequence[str], what: str) -> None:
-    """Raises InputError where two URLs name one file, if it holds anything: its records would count twice."""
-    seen: dict[str, str] = {}
-    for url in urls:
-        name = canonical(url)
-        if name in seen and file_size(url):
-            other = "" if seen[name] == url else f", also as {seen[name]}"
-            raise InputError(f"{url} is named more than once ({what}{other}): it would count twice; name it once")
-        seen[name] = url
-
-
-def _match(fs: fsspec.AbstractFileSystem, url: str, path: str) -> list[str] | None:
-    """Paths of the files, or None where the path names a thing that does not exist."""
-    found = info(url)
-    if found is not None and found["type"] == "file":
-        return [path]
-    if found is not None:
-        return sorted(_visible_below(fs, url, path))
-    if not any(character in path for character in "*?["):
-        return None
-    listing = request(fs, url, lambda: fs.glob(path, detail=True, **strict_listing(fs)))
-    names: set[str] = set()
-    for name, entry in listing.items():
-        if _is_visible(name.rsplit("/", 1)[-1]):
-            names.update([name] if entry["type"] == "file" else _visible_below(fs, url, name))
-    return sorted(names)
-
-
-def _visible_below(fs: fsspec.AbstractFileSystem, url: str, path: str) -> list[str]:
-    return [name for name in _find(fs, url, path) if _is_visible(name[len(path) :])]
-
-
-def _is_visible(path: str) -> bool:
-    return not any(name.startswith((".", "_")) for name in path.split("/"))
-
-
-def _as_url(fs: fsspec.AbstractFileSystem, path: str) -> str:
+def as_url(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """The URL of a path of a store; a local path is one."""
     return path if "file" in kinds(fs) else str(fs.unstrip_protocol(path))

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from nnsparse_stream.data.dataset import Dataset, vocabulary_fingerprint
+from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.data.manifest import vocabulary_fingerprint
 from nnsparse_stream.data.shard_reader import Survey, survey
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.autoencoder import ModelConfig, RatingAutoencoder

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict
 
-from nnsparse_stream.data.dataset import ColumnsFile, Manifest, vocabulary_fingerprint
+from nnsparse_stream.data.manifest import ColumnsFile, Manifest, vocabulary_fingerprint
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary
 from nnsparse_stream.nn.autoencoder import ModelConfig

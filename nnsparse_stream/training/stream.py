@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from nnsparse_stream.data.dataset import Dataset, Manifest
+from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shard_reader import ShardReader
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.sparse.rows import SparseRows

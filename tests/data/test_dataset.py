@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nnsparse_stream.data.dataset import Dataset, Manifest, shard_schema, write_shard, write_vocabulary
+from nnsparse_stream.data.dataset import Dataset, shard_schema, write_shard, write_vocabulary
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import count_ids, order_counts
 

@@ -12,7 +12,8 @@ import pytest
 from samples import Trained
 
 from nnsparse_stream.data import dataset as dataset_module
-from nnsparse_stream.data.dataset import Dataset, Manifest, write_shard, write_vocabulary
+from nnsparse_stream.data.dataset import Dataset, write_shard, write_vocabulary
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shard_reader import ShardReader, survey
 from nnsparse_stream.storage import files as storage
 

@@ -21,7 +21,8 @@ from killing import kill
 from preparing import files_of, prepare, ratings_of
 from samples import ROOT
 
-from nnsparse_stream.data.dataset import Dataset, vocabulary_fingerprint
+from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.data.manifest import vocabulary_fingerprint
 from nnsparse_stream.ratings.folds import FOLDS
 from nnsparse_stream.storage import files as storage
 

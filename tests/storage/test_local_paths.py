@@ -9,6 +9,7 @@ import pytest
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
+from nnsparse_stream.storage import matching
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(*urls: str) -> list[str]:
-    return [os.path.relpath(url) for url in storage.match_files(urls)]
+    return [os.path.relpath(url) for url in matching.match_files(urls)]
 
 
 def test_links_are_followed(tree: Path) -> None:
@@ -63,7 +64,7 @@ def test_links_that_lead_nowhere_are_named(tree: Path, url: str, target: str) ->
 )
 def test_one_file_under_two_names_is_refused(tree: Path, one: str, other: str) -> None:
     with pytest.raises(InputError, match=r"named more than once .input, also as .*would count twice"):
-        storage.match_files([one.format(tree), other])
+        matching.match_files([one.format(tree), other])
 
 
 def test_one_file_that_holds_nothing_may_have_two_names(tree: Path) -> None:
@@ -94,7 +95,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tree: Path) -> None:
         with pytest.raises(
             InputError, match=r"is no regular file \(it is a (pipe|device)\), and input is read more than"
         ):
-            storage.match_files([url])
+            matching.match_files([url])
     for ask in (storage.read_file, storage.file_size, storage.open_input):
         with pytest.raises(InputError, match="is no regular file"):
             ask("days/pipe.csv")
@@ -106,10 +107,10 @@ def test_standard_input_is_the_file_that_it_is_or_refused(tree: Path) -> None:
     try:
         os.dup2(readable, 0)
         with pytest.raises(InputError, match="is no regular file"):
-            storage.match_files(["/dev/stdin"])
+            matching.match_files(["/dev/stdin"])
         with open("days/1.csv", "rb") as stream:
             os.dup2(stream.fileno(), 0)
-            assert storage.match_files(["/dev/stdin"]) == [str(tree / "days" / "1.csv")]
+            assert matching.match_files(["/dev/stdin"]) == [str(tree / "days" / "1.csv")]
     finally:
         os.dup2(outer, 0)
         for file in (readable, writable, outer):
@@ -131,10 +132,10 @@ def test_standard_input_is_the_file_that_it_is_or_refused(tree: Path) -> None:
 def test_outputs_and_inputs_are_compared_by_where_they_lie(tree: Path, output: str, url: str, apart: bool) -> None:
     (tree / "link").symlink_to("days")
     if apart:
-        storage.check_apart(output, [url])
+        matching.check_apart(output, [url])
     else:
         with pytest.raises(InputError, match="lies in"):
-            storage.check_apart(output, [url])
+            matching.check_apart(output, [url])
 
 
 def test_a_working_directory_that_is_no_more_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,5 +144,5 @@ def test_a_working_directory_that_is_no_more_is_named(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     with pytest.raises(InputError, match=r"b.csv is a relative path, and the working directory is no more"):
-        storage.match_files(["b.csv"])
-    assert len(storage.match_files([str(tmp_path / "a.csv")])) == 1
+        matching.match_files(["b.csv"])
+    assert len(matching.match_files([str(tmp_path / "a.csv")])) == 1

@@ -9,6 +9,7 @@ import pytest
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
+from nnsparse_stream.storage import matching
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -80,7 +81,7 @@ def test_match_files_takes_files_globs_and_directories(base: str) -> None:
         storage.write_file(storage.join(base, name), b"1")
 
     def names(*urls: str) -> list[str]:
-        matched = storage.match_files([storage.join(base, url) for url in urls])
+        matched = matching.match_files([storage.join(base, url) for url in urls])
         return [url.split("/in/")[1] for url in matched]
 
     assert names("in/*.csv") == ["[x].csv", "a.csv", "b.csv"]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from shuffles import carries_blocks, coders_of_shuffles, falls_back
 
-from nnsparse_stream.data.dataset import ShardFile
+from nnsparse_stream.data.manifest import ShardFile
 from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.ratings.folds import LastFolds
 from nnsparse_stream.ratings.formats import RatingFile

@@ -18,8 +18,8 @@ from preparing import files_of, prepare
 
 import nnsparse_stream.transforms.sparsify
 from nnsparse_stream.data import vocabulary_files
-from nnsparse_stream.data.dataset import ColumnsFile
 from nnsparse_stream.data.grouping import fold_block
+from nnsparse_stream.data.manifest import ColumnsFile
 from nnsparse_stream.data.shard_steps import shard_count
 from nnsparse_stream.data.vocabulary_files import load_vocabulary
 from nnsparse_stream.errors import InputError
