@@ -22,7 +22,7 @@ TOP_K_BYTES = 64 << 20
 # What a row takes, in bytes, for each column of a tile (its score and, until it is ranked, copies of it and masks) and
 # for each column of its list: amply, as allocators keep some of what was freed.
 _BYTES_PER_SCORE, _BYTES_PER_RANK = 48, 400
-_MOST_ROWS = 128
+_MOST_ROWS = 64
 # Rows encoded at once for pairs: bounds the codes to rows x hidden units.
 _PAIR_ROWS = 2048
 
