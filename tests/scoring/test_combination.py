@@ -45,7 +45,8 @@ def test_a_fit_weighs_models_by_their_errors_and_undoes_a_bias():
     fitted = moments(predictions + np.array([[0.0], [1.0], [0.0]]), ratings).fit()
     # Independent errors are weighed by the inverse of their variances, and the whole is drawn to the mean.
     assert fitted.weights == pytest.approx([0.69, 0.16, 0.07], abs=0.05)
-    assert fitted.intercept == pytest.approx(ratings.mean() - fitted.weights @ (predictions.mean(1) + [0, 1, 0]))
+    biased = predictions.mean(1) + np.array([0.0, 1.0, 0.0])
+    assert fitted.intercept == pytest.approx(ratings.mean() - fitted.weights @ biased)
 
 
 def test_a_fit_is_better_than_each_model_and_than_the_mean_on_other_ratings():
