@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 import pyarrow as pa
 
-from nnsparse_stream.data.dataset import Dataset
-from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.ratings.folds import FOLDS
-from nnsparse_stream.transforms.list_shards import ListShards, with_position
+from nnsparse_stream.scoring.combination import Combination
+from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.predict_fold import PredictFold
 
 if TYPE_CHECKING:
     from nnsparse_stream.evaluation.comparison import PartErrors
@@ -55,41 +55,23 @@ class _BesideBaselines(beam.PTransform):
         )
 
 
-class _PredictShard(beam.DoFn):
-    """Predictions of one model for a shard, cut by the rows of the first model."""
-
-    def __init__(self, checkpoints: list[CheckpointHandle], fold: str, axis: str, parts: int) -> None:
-        self._checkpoints, self._fold = checkpoints, FOLDS.index(fold)
-        self._axis, self._parts = axis, parts
-
-    def process(self, place: tuple[int, Shard]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        from nnsparse_stream.scoring.blending import predict_fold
-
-        position, shard = place
-        checkpoint = self._checkpoints[position].get()
-        axis = checkpoint.state["axis"]
-        for batch in shard.batches():
-            block = predict_fold(checkpoint.model, checkpoint.vocabulary, axis, batch, self._fold, position)
-            yield from partition(block, self._axis, self._parts)
-
-
-def _judge_part(keyed: tuple[int, Iterable[pa.RecordBatch]], weights: list[float], axis: str) -> PartErrors:
+def _judge_part(keyed: tuple[int, Iterable[pa.RecordBatch]], combination: Combination, axis: str) -> PartErrors:
     from nnsparse_stream.evaluation.comparison import MODEL
     from nnsparse_stream.scoring.blending import judge_blend
 
     part, blocks = keyed
-    return MODEL, part, judge_blend(list(blocks), weights, axis)
+    return MODEL, part, judge_blend(list(blocks), combination, axis)
 
 
 class EvaluateBlend(beam.PTransform):
-    """Judges the weighted mean of several models' predictions on one fold: the root of a pipeline, or of a branch.
+    """Judges several models' predictions, combined, on one fold: the root of a pipeline, or of a branch.
 
     The models may be of either axis; their data sets hold the same ratings in the judged fold.
 
     Args:
         checkpoints: URLs of checkpoints' directories.
         data: URLs of their data sets, in the same order.
-        weights: one a model; divided by their sum.
+        combination: of the models' predictions.
         fold: "train", "validation" or "test".
         axis: the axis of the first model's rows, whose training ratings make the buckets.
 
@@ -100,27 +82,15 @@ class EvaluateBlend(beam.PTransform):
         InputError: in a worker, where the data sets hold other ratings in the fold.
     """
 
-    def __init__(self, checkpoints: list[str], data: list[str], weights: list[float], fold: str, axis: str) -> None:
+    def __init__(self, checkpoints: list[str], data: list[str], combination: Combination, fold: str, axis: str) -> None:
         super().__init__()
-        self._checkpoints, self._data, self._weights = checkpoints, data, weights
-        self._fold, self._axis = fold, axis
+        self._predict = PredictFold(checkpoints, data, fold, axis)
+        self._data, self._combination, self._fold, self._axis = data, combination, fold, axis
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
-        predict = _PredictShard(
-            [CheckpointHandle(url) for url in self._checkpoints],
-            self._fold,
-            self._axis,
-            max(len(Dataset(url).shards) for url in self._data),
-        )
-        shards = {at: begin | f"Shards of model {at}" >> ListShards(url) for at, url in enumerate(self._data)}
-        judged = (
-            with_position(shards)
-            | "Predict" >> beam.ParDo(predict).with_output_types(tuple[int, pa.RecordBatch])
-            | beam.GroupByKey()
-            | beam.Map(_judge_part, self._weights, self._axis)
-        )
-        return (judged, shards[0]) | _BesideBaselines(self._data[0], self._fold)
+        judged = begin | self._predict | "Judge" >> beam.Map(_judge_part, self._combination, self._axis)
+        return (judged, begin | ListShards(self._data[0])) | _BesideBaselines(self._data[0], self._fold)
 
 
 class EvaluateRatings(beam.PTransform):

@@ -161,11 +161,6 @@ def _ended(request: TrainingRequest) -> dict[str, Any]:
     return storage.read_json(storage.join(request.output, "run.json"), "a run")
 
 
-def _fingerprint(dataset: Dataset) -> str:
-    """Identifies a data set by its manifest, which holds the checksums of its files."""
-    return storage.sha256(dataset.manifest.to_json())
-
-
 def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpoint:
     manifest, recipe = dataset.manifest, request.recipe
     # Known: there are training ratings.
@@ -194,7 +189,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpo
         "column_id_type": manifest.column_id_type,
         "vocabulary": vocabulary_fingerprint(manifest),
         "columns": columns_of(manifest),
-        "data": _fingerprint(dataset),
+        "data": dataset.manifest.fingerprint(),
         "recipe": recipe.to_json(),
         "seed": request.seed,
         "epoch": 0,
@@ -213,7 +208,7 @@ def _resumed(request: TrainingRequest, dataset: Dataset) -> CheckpointState | No
     if not found:
         return None
     checkpoint = read_state(found[-1])
-    if checkpoint.state["data"] != _fingerprint(dataset):
+    if checkpoint.state["data"] != dataset.manifest.fingerprint():
         raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
     before = {**checkpoint.state["recipe"], "seed": checkpoint.state["seed"]}
     now = {**request.recipe.to_json(), "seed": request.seed}
