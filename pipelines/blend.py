@@ -112,11 +112,16 @@ def _bounds(models: NamedModels) -> tuple[float, float]:
     Raises:
         InputError: a model's scores are no ratings.
     """
-    bounds = []
+    ranges = []
     for checkpoint in models.checkpoints:
-        held = checkpoint.config
-        bounds.append((held.rating_min, held.rating_max))
-    return min(low for low, _ in bounds), max(high for _, high in bounds)
+        held = checkpoint.config.rating_range
+        if held is None:
+            raise InputError(
+                f"the scores of the model in {checkpoint.url} are no ratings; weights are learned for predicted ratings, "
+                "and given by hand (--weights of evaluate and score) for other scores"
+            )
+        ranges.append(held)
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
 def _check_fold(models: NamedModels) -> None:
