@@ -117,8 +117,8 @@ def _bounds(models: NamedModels) -> tuple[float, float]:
         held = checkpoint.config.rating_range
         if held is None:
             raise InputError(
-                f"the scores of the model in {checkpoint.url} are no ratings; weights are learned for predicted ratings, "
-                "and given by hand (--weights of evaluate and score) for other scores"
+                f"the scores of the model in {checkpoint.url} are no ratings, and weights are learned only for these; "
+                "those of other models are given by hand (--weights of evaluate and score)"
             )
         ranges.append(held)
     return min(low for low, _ in ranges), max(high for _, high in ranges)
