@@ -84,52 +84,20 @@ class PredictionMoments:
         return math.sqrt(max(float(error @ self.sums @ error), 0.0) / self.count)
 
     def fit(self) -> Combination:
-        """The combination of least squared error whose weights are not negative.
+        """The combination of least squared error, drawn to equal weights where ratings are too few to tell.
 
-        It is ridge regression with an intercept, drawn to equal weights: a normal prior around 1 / models with standard
-        deviation .3, and normal errors whose variance is that of the equally weighted mean. Stacked regressions
-        (Breiman 1996) with weights of 0 or more, without the constraint on their sum.
+        It is ridge regression: a normal prior of each weight around 1 / models with standard deviation .3, and normal
+        errors whose variance is that of the equally weighted mean. A weight may be negative: a model that errs as
+        another one does, but more, is good for taking that error out.
 
         Raises:
             ValueError: there is no rating.
         """
-        equal = Combination.mean([1.0] * self.models)
-        ridge = self.rmse(equal) ** 2 / _PRIOR_STD**2
+        ridge = self.rmse(Combination.mean([1.0] * self.models)) ** 2 / _PRIOR_STD**2
         means = self.sums[0] / self.count
         centred = self.sums - self.count * np.outer(means, means)
         gram = centred[1:-1, 1:-1] + ridge * np.eye(self.models)
-        weights = non_negative_solution(gram, centred[1:-1, -1] + ridge / self.models)
+        # Without an error there is no ridge, and perhaps more than one solution.
+        weights = np.linalg.lstsq(gram, centred[1:-1, -1] + ridge / self.models, rcond=None)[0]
         intercept = self.origin * (1.0 - weights.sum()) + means[-1] - weights @ means[1:-1]
         return Combination(tuple(weights.tolist()), float(intercept))
-
-
-def non_negative_solution(gram: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The x >= 0 that minimises x' gram x / 2 - right' x, by Lawson and Hanson's active set (1974, algorithm NNLS).
-
-    Args:
-        gram: float64 (n, n), symmetric, positive semidefinite.
-        right: float64 (n,).
-    """
-    x = np.zeros(len(right))
-    passive = np.zeros(len(right), dtype=bool)
-    tolerance = 1e-12 * float(np.abs(right).max(initial=0.0))
-    # Each round ends in another passive set with a smaller objective; the bound is for rounding errors.
-    for _ in range(3 * len(right)):
-        gradient = np.where(passive, -np.inf, right - gram @ x)
-        if passive.all() or gradient.max() <= tolerance:
-            break
-        passive[gradient.argmax()] = True
-        while True:
-            wanted = np.zeros_like(x)
-            wanted[passive] = np.linalg.lstsq(gram[np.ix_(passive, passive)], right[passive], rcond=None)[0]
-            negative = passive & (wanted <= 0.0)
-            if not negative.any():
-                x = wanted
-                break
-            # As far as none becomes negative; the one that gets to 0 first leaves the passive set.
-            steps = np.full_like(x, np.inf)
-            steps[negative] = x[negative] / (x[negative] - wanted[negative])
-            x = x + steps.min() * (wanted - x)
-            passive[steps.argmin()] = False
-            x[~passive] = 0.0
-    return x
