@@ -61,7 +61,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.data.manifest import Manifest
     from nnsparse_stream.errors import InputError
     from nnsparse_stream.pipelines.running import run_pipeline
-    from nnsparse_stream.scoring.blend import named_models
+    from nnsparse_stream.scoring.blend import is_blend, named_models
     from nnsparse_stream.storage import files as storage
 
     if args.json:
@@ -69,9 +69,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         if storage.exists(args.json) and not _is_evaluation(args.json):
             raise InputError(f"--json {args.json} exists and holds no evaluation; name another file")
         storage.check_writable(args.json)
+    if not (args.data or is_blend(args.model[0])):
+        raise InputError("--data is missing: the data set that the model was trained on; only a blend knows its own")
     models = named_models(args.model, args.data, args.weights)
-    if not models.data:
-        raise InputError("--data is missing: the data set of the model; only a blend knows its own")
     for data in models.data:
         if not Manifest.read(data).fold_entries[args.fold]:
             raise InputError(f"{data} has no rating in its {args.fold} fold; judge another --fold")

@@ -111,13 +111,14 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         InputError: the user's input or flags are at fault; nothing is left at the output.
     """
     started = time.monotonic()
-    if args.data and args.input:
+    from nnsparse_stream.scoring.blend import is_blend, named_models
+
+    if (args.data and args.input) or not (args.data or args.input or is_blend(args.model[0])):
         raise InputError("pass either --data or --input: where the rows' known ratings come from")
 
     from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
     from nnsparse_stream.ratings.dead_letters import check_bad_records
-    from nnsparse_stream.scoring.blend import named_models
     from nnsparse_stream.scoring.manifest import NAME, scores_manifest
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.matching import check_apart
@@ -135,8 +136,6 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         )
     ratings = pairs = None
     if not args.input:
-        if not models.data:
-            raise InputError("pass --data or --input: where the rows' known ratings come from; only a blend knows that")
         check_apart(args.output, models.data)
         datasets = [Dataset(url) for url in models.data]
         for dataset in datasets:

@@ -177,7 +177,7 @@ def test_flags_that_do_not_go_with_a_blend(trained, item_side, blend, tmp_path, 
     assert "has its own --weights" in refused("evaluate", "--model", blend, "--weights", "1,1")
     assert "prepare the files once for each axis" in refused("score", "--model", blend, "--input", trained.log, *scores)
     assert "--data is missing" in refused("evaluate", "--model", trained.run)
-    assert "pass --data or --input" in refused("score", "--model", trained.run, *scores)
+    assert "pass either --data or --input" in refused("score", "--model", trained.run, *scores)
     assert "--overwrite" in refused("blend", *flags(trained, item_side), "--output", blend)
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "mine.txt").write_text("x")
