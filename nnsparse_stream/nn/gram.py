@@ -1,0 +1,130 @@
+"""The weighted Gram matrix X'WX of interactions, in whole numbers: the same sum in any order, on any engine.
+
+X has a row for each row and a column for each column, 1 where a row has a training entry of any value, and W the rows'
+weights, n^-p for a row of n entries, divided by their mean. Weights are rounded down to multiples of a power of two,
+the least that sums in int32 allow, so that a matrix takes 4 bytes for each pair of columns, from the first row to the
+solution (`linear.item_weights`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnsparse_stream.kernels import item_weights as kernels
+from nnsparse_stream.kernels.row_gradient import Transposed
+from nnsparse_stream.sparse.indices import ascend_strictly, places
+from nnsparse_stream.sparse.rows import SparseRows
+
+# Row weights, at most 1, are first summed up in multiples of 2^-30.
+_WEIGHT_BITS = 30
+
+
+@dataclass(frozen=True)
+class RowSums:
+    """What must be known of all rows before their Gram matrix is summed up; adds up over blocks, shards and workers.
+
+    Attributes:
+        counts: int64 (columns,), entries of each column.
+        weights: int64 (columns,), sums of their rows' weights, in 2^-30.
+        rows: rows with an entry.
+        row_weights: sum of these rows' weights, in 2^-30.
+    """
+
+    counts: np.ndarray
+    weights: np.ndarray
+    rows: int = 0
+    row_weights: int = 0
+
+    @classmethod
+    def none(cls, num_columns: int) -> RowSums:
+        """Of no rows."""
+        return cls(np.zeros(num_columns, np.int64), np.zeros(num_columns, np.int64))
+
+    @classmethod
+    def of(cls, rows: SparseRows, power: float) -> RowSums:
+        """Of a block of rows, whose weights are (its number of entries)^-power.
+
+        Raises:
+            ValueError: a column is out of range.
+        """
+        lengths, columns = rows.lengths().numpy(), rows.validate().columns.numpy()
+        weights = _weights(lengths, power)
+        counts = np.bincount(columns, minlength=rows.num_columns)
+        sums = np.zeros(rows.num_columns, np.int64)
+        np.add.at(sums, columns, weights.repeat(lengths))
+        return cls(counts, sums, int(np.count_nonzero(lengths)), int(weights.sum()))
+
+    def __add__(self, other: RowSums) -> RowSums:
+        return RowSums(
+            self.counts + other.counts,
+            self.weights + other.weights,
+            self.rows + other.rows,
+            self.row_weights + other.row_weights,
+        )
+
+
+def _weights(lengths: np.ndarray, power: float) -> np.ndarray:
+    """(rows,) row weights in 2^-30, int64; 0 of rows without an entry."""
+    weights = np.maximum(lengths, 1).astype(np.float64) ** -power * (lengths > 0)
+    return np.floor(weights * 2.0**_WEIGHT_BITS).astype(np.int64)
+
+
+class GramMatrix:
+    """A weighted Gram matrix that is summed up block by block, over the columns that have an entry at all.
+
+    Takes (columns with an entry)^2 x 4 bytes.
+
+    Attributes:
+        matrix: int32 (trained, trained), the sums in whole numbers; what lies below the diagonal is 0.
+    """
+
+    def __init__(self, sums: RowSums, power: float) -> None:
+        """A matrix of no rows yet.
+
+        Args:
+            sums: of all rows that will be added, anywhere.
+            power: of the row weights, as in `RowSums.of`.
+        """
+        self._power = power
+        # A sum of weights, each rounded down, is no more than the highest of a column.
+        self._shift = max(0, int(sums.weights.max(initial=0)).bit_length() - 31)
+        self._unit = sums.rows / max(sums.row_weights, 1) * 2.0**self._shift
+        self._place = column_places(torch.from_numpy(sums.counts))
+        size = int(np.count_nonzero(sums.counts))
+        self.matrix = torch.zeros(size, size, dtype=torch.int32)
+
+    def add(self, rows: SparseRows) -> None:
+        """Adds the rows of a block; O(sum of their squared lengths).
+
+        Raises:
+            ValueError: columns do not ascend within a row, or one has no entry by the sums that were given.
+        """
+        if not ascend_strictly(places(rows)):
+            raise ValueError("columns must ascend within each row, each once: sort_by_column")
+        columns = self._place[rows.validate().columns.long()]
+        if len(columns) and int(columns.min()) < 0:
+            raise ValueError("a column of these rows has no entry by the sums of all rows")
+        weights = (_weights(rows.lengths().numpy(), self._power) >> self._shift).astype(np.int32)
+        block = SparseRows(rows.offsets, columns, rows.values, len(self.matrix))
+        by = Transposed.of(block)
+        kernels.add_co_occurrences(
+            block.offsets.numpy(), block.columns.numpy(), weights, by.order.numpy(), by.rows.numpy(),
+            by.columns.numpy(), by.offsets.numpy(), self.matrix.numpy(),
+        )  # fmt: skip
+
+    def to_floats(self) -> Tensor:
+        """The matrix in float32, in the memory of the whole numbers, which are gone then; below its diagonal zeros."""
+        floats = self.matrix.view(torch.float32)
+        for whole, row in zip(self.matrix, floats, strict=True):
+            row.copy_(whole.double() * self._unit)
+        return floats
+
+
+def column_places(counts: Tensor) -> Tensor:
+    """int32 (columns,), the place of each column among those that have an entry, by `counts`; -1 for the others."""
+    trained = counts > 0
+    return torch.where(trained, trained.cumsum(0) - 1, -1).to(torch.int32)
