@@ -8,7 +8,8 @@ solution (`linear.item_weights`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,28 +22,21 @@ from nnsparse_stream.sparse.rows import SparseRows
 
 # Row weights, at most 1, are first summed up in multiples of 2^-30.
 _WEIGHT_BITS = 30
+#: Sums of a part, and no more than those of one row beyond that: 1 MiB.
+PART_CELLS = 1 << 18
 
 
-@dataclass(frozen=True)
 class RowSums:
-    """What must be known of all rows before their Gram matrix is summed up; adds up over blocks, shards and workers.
+    """What must be known of all rows before their Gram matrix is summed up.
 
     Attributes:
-        counts: int64 (columns,), entries of each column.
-        weights: int64 (columns,), sums of their rows' weights, in 2^-30.
-        rows: rows with an entry.
-        row_weights: sum of these rows' weights, in 2^-30.
+        array: int64 (2, columns + 1), which adds up over blocks, shards and workers: of each column its entries and the
+            sum of their rows' weights; at the end the rows with an entry and the sum of the weights of these. Weights
+            are in 2^-30.
     """
 
-    counts: np.ndarray
-    weights: np.ndarray
-    rows: int = 0
-    row_weights: int = 0
-
-    @classmethod
-    def none(cls, num_columns: int) -> RowSums:
-        """Of no rows."""
-        return cls(np.zeros(num_columns, np.int64), np.zeros(num_columns, np.int64))
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
 
     @classmethod
     def of(cls, rows: SparseRows, power: float) -> RowSums:
@@ -53,18 +47,24 @@ class RowSums:
         """
         lengths, columns = rows.lengths().numpy(), rows.validate().columns.numpy()
         weights = _weights(lengths, power)
-        counts = np.bincount(columns, minlength=rows.num_columns)
-        sums = np.zeros(rows.num_columns, np.int64)
-        np.add.at(sums, columns, weights.repeat(lengths))
-        return cls(counts, sums, int(np.count_nonzero(lengths)), int(weights.sum()))
+        array = np.zeros((2, rows.num_columns + 1), np.int64)
+        array[0, :-1] = np.bincount(columns, minlength=rows.num_columns)
+        np.add.at(array[1], columns, weights.repeat(lengths))
+        array[:, -1] = np.count_nonzero(lengths), weights.sum()
+        return cls(array)
 
     def __add__(self, other: RowSums) -> RowSums:
-        return RowSums(
-            self.counts + other.counts,
-            self.weights + other.weights,
-            self.rows + other.rows,
-            self.row_weights + other.row_weights,
-        )
+        return RowSums(self.array + other.array)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 (columns,), entries of each column."""
+        return self.array[0, :-1]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows with an entry."""
+        return int(self.array[0, -1])
 
 
 def _weights(lengths: np.ndarray, power: float) -> np.ndarray:
@@ -91,8 +91,8 @@ class GramMatrix:
         """
         self._power = power
         # A sum of weights, each rounded down, is no more than the highest of a column.
-        self._shift = max(0, int(sums.weights.max(initial=0)).bit_length() - 31)
-        self._unit = sums.rows / max(sums.row_weights, 1) * 2.0**self._shift
+        self._shift = max(0, int(sums.array[1, :-1].max(initial=0)).bit_length() - 31)
+        self._unit = sums.num_rows / max(int(sums.array[1, -1]), 1) * 2.0**self._shift
         self._place = column_places(torch.from_numpy(sums.counts))
         size = int(np.count_nonzero(sums.counts))
         self.matrix = torch.zeros(size, size, dtype=torch.int32)
@@ -115,6 +115,27 @@ class GramMatrix:
             block.offsets.numpy(), block.columns.numpy(), weights, by.order.numpy(), by.rows.numpy(),
             by.columns.numpy(), by.offsets.numpy(), self.matrix.numpy(),
         )  # fmt: skip
+
+    def parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Copies of its parts: the number and the sums of each, int32 (cells,), which add up over matrices.
+
+        All that lies on the diagonal or above is in one part, some rows of the matrix in each.
+        """
+        for number, (start, stop) in enumerate(self._cuts()):
+            yield number, np.concatenate([self.matrix[row, row:].numpy() for row in range(start, stop)])
+
+    def set_part(self, number: int, sums: np.ndarray) -> None:
+        """Sets the part of a number to what such parts have added up to."""
+        for row in range(*self._cuts()[number]):
+            cells, sums = np.split(sums, [len(self.matrix) - row])
+            self.matrix[row, row:] = torch.from_numpy(cells.copy())
+
+    def _cuts(self) -> list[tuple[int, int]]:
+        """First row, and the row behind the last, of each part."""
+        size = len(self.matrix)
+        before = np.cumsum(np.arange(size, 0, -1)) // PART_CELLS
+        starts = np.flatnonzero(np.diff(before, prepend=-1)).tolist()
+        return list(pairwise([*starts, size]))
 
     def to_floats(self) -> Tensor:
         """The matrix in float32, in the memory of the whole numbers, which are gone then; below its diagonal zeros."""

@@ -23,7 +23,7 @@ from nnsparse_stream.sparse.rows import SparseRows
 _DENSE_ROWS = 64
 
 
-def item_weights(gram: Tensor, l2: float, hide_ratio: float = 0.0) -> Tensor:
+def item_weights(gram: Tensor, l2: float, hide_ratio: float = 0.0) -> float:
     """The weights of a linear denoising autoencoder of no hidden units, in the memory of the Gram matrix.
 
     They are the B of a zero diagonal for which ||W^1/2 (X - X B)||^2 + ||L^1/2 B||^2 is least, where the diagonal of L
@@ -37,20 +37,25 @@ def item_weights(gram: Tensor, l2: float, hide_ratio: float = 0.0) -> Tensor:
         hide_ratio: share of a row's entries that are as if hidden from the input.
 
     Returns:
-        `gram`, which holds B.
+        The least value; `gram` holds B.
 
     Raises:
         ValueError: the regularised matrix is not positive definite in this precision.
     """
-    gram.diagonal().mul_(1 / (1 - hide_ratio)).add_(l2)
+    diagonal = gram.diagonal().double()
+    strengths = diagonal * (hide_ratio / (1 - hide_ratio)) + l2
+    gram.diagonal().copy_(diagonal + strengths)
     # LAPACK's order: its lower triangle is the upper one here.
     matrix, failed = gram.t(), torch.zeros((), dtype=torch.int32, device=gram.device)
     torch.linalg.cholesky_ex(matrix, out=(matrix, failed))
     if failed:
         raise ValueError(f"the Gram matrix is not positive definite with l2 {l2:g} and hide_ratio {hide_ratio:g}")
     torch.cholesky_inverse(matrix, out=matrix)
-    gram.div_(-gram.diagonal().clone())
-    return gram.fill_diagonal_(0.0)
+    scale = gram.diagonal().clone()
+    gram.div_(-scale).fill_diagonal_(0.0)
+    # Column j of I - B is that of P / P[j, j], so that its part of the sum is 1 / P[j, j] less what the diagonal of the
+    # identity adds.
+    return float((1 / scale.double() - strengths).sum())
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import operator
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import sparse_rows
+from strategies import random_rows, sparse_rows
 
 from nnsparse_stream.nn import gram as module
 from nnsparse_stream.nn.gram import GramMatrix, RowSums
@@ -65,7 +64,23 @@ def test_rows_that_the_sums_do_not_know_or_that_do_not_ascend_are_refused():
         gram.add(SparseRows.from_rows([(torch.tensor([2]), torch.zeros(1))], num_columns=3))
 
 
+def test_matrices_add_up_part_by_part(monkeypatch):
+    monkeypatch.setattr(module, "PART_CELLS", 5)
+    rows = random_rows(20, 7, 3)
+    sums = RowSums.of(rows, 0.5)
+    halves = [GramMatrix(sums, 0.5), GramMatrix(sums, 0.5)]
+    for half, part in zip(halves, (rows[:9], rows[9:]), strict=True):
+        half.add(part)
+    total = GramMatrix(sums, 0.5)
+    for (number, one), (same, other) in zip(halves[0].parts(), halves[1].parts(), strict=True):
+        assert number == same
+        assert len(one) <= 5 + 7
+        total.set_part(number, one + other)
+    assert number > 2
+    assert torch.equal(total.matrix, summed([rows], 0.5).matrix)
+
+
 def test_no_rows_have_no_columns():
-    gram = GramMatrix(RowSums.none(5), 0.5)
+    gram = summed([SparseRows.from_rows([], num_columns=5)], 0.5)
     assert gram.to_floats().shape == (0, 0)
-    assert np.array_equal(RowSums.none(5).counts, np.zeros(5))
+    assert not list(gram.parts())
