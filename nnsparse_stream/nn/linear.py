@@ -109,7 +109,7 @@ class LinearItemModel(Model):
             clip: of no effect: scores have no range.
         """
         self.check_pair(known, at)
-        places = column_places(self.column_counts)[at.columns.long()]
+        places = self._places()[at.columns.long()]
         scores = self.weights.new_zeros(at.num_entries)
         if is_compiled(self.weights):
             trained = self._trained(known)
@@ -130,7 +130,7 @@ class LinearItemModel(Model):
     @torch.no_grad()
     def tiles(self, known: SparseRows) -> ScoreTile:
         """Scores of rows at ranges of columns; see `Model.tiles`. O(known entries x columns)."""
-        trained, places, popularity = self._trained(known), column_places(self.column_counts), self._popularity()
+        trained, places, popularity = self._trained(known), self._places(), self._popularity()
         cold = (trained.lengths() == 0).nonzero()[:, 0]
         sums = self._sums(trained)
 
@@ -151,6 +151,11 @@ class LinearItemModel(Model):
         """Zeros, (rows,)."""
         return self.weights.new_zeros(known.num_rows)
 
+    def _places(self) -> Tensor:
+        """int32 (columns,), the place of each column among those that have weights; -1 where it has none."""
+        places = column_places(self.column_counts)
+        return places.masked_fill_(places >= self.config.trained_columns, -1)  # all, before the model is solved for
+
     def _popularity(self) -> Tensor:
         """The share of the training rows that have each column, (columns,)."""
         return (self.column_counts / max(self.config.trained_rows, 1)).to(self.weights.dtype)
@@ -158,7 +163,7 @@ class LinearItemModel(Model):
     def _trained(self, known: SparseRows) -> SparseRows:
         """The entries in trained columns, by their places among these."""
         self.check(known)
-        places = column_places(self.column_counts)[known.columns.long()]
+        places = self._places()[known.columns.long()]
         kept = places >= 0
         lengths = torch.zeros_like(known.offsets[1:]).index_add_(0, known.row_indices().long(), kept.to(torch.int32))
         return SparseRows(offsets_of(lengths), places[kept], known.values[kept], self.config.trained_columns)

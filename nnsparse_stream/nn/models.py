@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nnsparse_stream.nn.autoencoder import RatingAutoencoder
+from nnsparse_stream.nn.linear import LinearItemModel
 from nnsparse_stream.nn.model import Model
 
-MODELS: dict[str, type[Model]] = {model.kind: model for model in (RatingAutoencoder,)}
+MODELS: dict[str, type[Model]] = {model.kind: model for model in (RatingAutoencoder, LinearItemModel)}
