@@ -36,7 +36,7 @@ class RowSums:
     """
 
     def __init__(self, array: np.ndarray) -> None:
-        self.array = array
+        self.array = array.reshape(2, -1)
 
     @classmethod
     def of(cls, rows: SparseRows, power: float) -> RowSums:
@@ -93,7 +93,7 @@ class GramMatrix:
         # A sum of weights, each rounded down, is no more than the highest of a column.
         self._shift = max(0, int(sums.array[1, :-1].max(initial=0)).bit_length() - 31)
         self._unit = sums.num_rows / max(int(sums.array[1, -1]), 1) * 2.0**self._shift
-        self._place = column_places(torch.from_numpy(sums.counts))
+        self._place = column_places(torch.tensor(sums.counts))
         size = int(np.count_nonzero(sums.counts))
         self.matrix = torch.zeros(size, size, dtype=torch.int32)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -23,8 +24,8 @@ from nnsparse_stream.training.progress import Progress
 from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.run import Run, TrainingRequest
 
-#: What has the sums over all rows: made anew on each call, or read from where workers have put it.
-SummedUp = Callable[[], ClosedForm]
+#: Gives the sums over all rows; None where the run is to end before they are there.
+SummedUp = Callable[[], ClosedForm | None]
 
 
 def closed_form_of(recipe: Recipe) -> type[ClosedForm]:
@@ -43,7 +44,7 @@ def training_rows(batches: Iterable[pa.RecordBatch], num_columns: int) -> Iterat
 class ClosedFormRun(Run):
     """A run of a `ClosedForm`: one epoch of one step, whatever the number of rows.
 
-    A run that was killed or stopped before its end begins anew when it is resumed.
+    A run that was killed, or stopped before its solution, begins anew when it is resumed.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ClosedFormRun(Run):
         """
         super().__init__(request, checkpoint, dataset, found, device, progress, stop)
         self._summed_up = summed_up or self._sum_up
+        self._sums = None if summed_up or self.is_over() else self._counted()
 
     def _train(self, directory: OutputDirectory) -> None:
         state, entries = self.checkpoint.state, self.dataset.manifest.fold_entries["train"]
@@ -72,51 +74,43 @@ class ClosedFormRun(Run):
             return
         self.progress.epoch_begun(1, 0, entries)
         started = time.perf_counter()
-        try:
-            sums = self._summed_up()
-        except _StoppedError:
+        sums = self._summed_up()
+        if sums is None:
             return
         model, figures = sums.solve(self.device)
-        del sums
+        self._sums = sums = None  # a matrix as large as the model
         self.checkpoint.model = model.to(self.device)
         state["step"] = 1
         state["sums"] |= {"entries": entries, "seconds": time.perf_counter() - started}
         self._keep(directory, self._judge(None, 0.0, figures, 1.0))
 
-    def _sum_up(self) -> ClosedForm:
-        """The sums over all rows, added up here.
-
-        Raises:
-            _StoppedError: the run is to end.
-        """
+    def _counted(self) -> ClosedForm:
+        """Room for the sums; the memory is checked before anything of an earlier run is removed."""
         recipe, objective = self.request.recipe, closed_form_of(self.request.recipe)
-        counts: np.ndarray | None = None
-        for rows in self._rows():
-            counted = objective.count(recipe, rows)
-            counts = counted if counts is None else counts + counted
-        assert counts is not None  # there are training entries
-        sums = objective(recipe, counts)
+        return objective(
+            recipe, functools.reduce(operator.add, (objective.count(recipe, rows) for rows in self._rows()))
+        )
+
+    def _sum_up(self) -> ClosedForm | None:
+        """The sums over all rows, added up here; None where the run is to end before."""
+        assert self._sums is not None
         told: dict[str, Any] = {"entries": 0, "rows": 0, "batches": 0, "waited": 0.0}
         started = time.perf_counter()
         for rows in self._rows():
-            sums.add(rows)
+            if self.stop():
+                return None
+            self._sums.add(rows)
             for name, value in (("entries", rows.num_entries), ("rows", rows.num_rows), ("batches", 1)):
                 told[name] += value
             told["seconds"] = time.perf_counter() - started
             self.progress.batch_trained(told, lambda: {"fill": 1.0})
-        return sums
+        return None if self.stop() else self._sums
 
     def _rows(self) -> Iterator[SparseRows]:
         """All training entries, in the order of the data set."""
         for shard, entry in enumerate(self.dataset.shards):
-            for group in range(len(entry.row_groups)):
-                if self.stop():
-                    raise _StoppedError
-                yield from training_rows([self.shards.read(shard, group)], self.dataset.manifest.num_columns)
+            batches = (self.shards.read(shard, group) for group in range(len(entry.row_groups)))
+            yield from training_rows(batches, self.dataset.manifest.num_columns)
 
     def _diverged(self, epoch: int) -> InputError:
         return InputError("the solution is not finite; raise `l2`")
-
-
-class _StoppedError(Exception):
-    """The run is to end before it is over."""

@@ -65,11 +65,13 @@ class LinearObjective(ClosedForm):
     def solve(self, device: torch.device) -> tuple[LinearItemModel, dict[str, float]]:
         """The model; and its loss, a row's mean weighted squared error with its share of the regularisation."""
         weights = self._gram.to_floats().to(device)
+        counts, rows = torch.tensor(self._counts.counts), self._counts.num_rows
+        # The best strength grows with the entries of a row, from which the others are estimated.
+        l2 = self._recipe.l2 * float(counts.sum()) / rows
         try:
-            least = item_weights(weights, self._recipe.l2, self._recipe.hide_ratio)
+            least = item_weights(weights, l2, self._recipe.hide_ratio)
         except ValueError as error:
             raise InputError(f"{error}; raise `l2`") from error
-        counts, rows = torch.from_numpy(self._counts.counts), self._counts.num_rows
         model = LinearItemModel(LinearConfig(len(counts), len(weights), rows), weights.cpu())
         model.column_counts.copy_(counts)
         return model, {"loss": least / rows}

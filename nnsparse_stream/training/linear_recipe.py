@@ -15,7 +15,7 @@ class LinearRecipe(Recipe):
 
     objective = "linear"
 
-    l2: float = recipe_field(400.0, "L2 of the weights from each column, in mean weights of a row")
+    l2: float = recipe_field(3.0, "L2 of the item-to-item weights, in mean training entries of a row")
     hide_ratio: float = recipe_field(0.5, "fraction of a row's entries that are as if hidden from the input")
     row_power: float = recipe_field(0.5, "a row of n entries has the weight n^-this; 0: all rows have the same")
     matrix_gb: float = recipe_field(8.0, "the most that the matrix of all pairs of columns may take, 4 bytes a pair")

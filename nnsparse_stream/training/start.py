@@ -26,6 +26,8 @@ from nnsparse_stream.training.steps import pick_device
 from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
+#: Sums over the rows that workers have added up for this run; removed at its end.
+SUMS_FILES = "_sums/part-#.bin"
 #: Patterns of the files that training writes, and the one that makes a run whole; for `OutputDirectory`.
 CONTENTS = (
     *(f"checkpoints/step-#/{name}" for name in FILES),
@@ -33,6 +35,7 @@ CONTENTS = (
     "metrics.jsonl",
     EVENTS_FILE,
     "report.html",
+    SUMS_FILES,
 )
 COMPLETING = "run.json"
 
@@ -126,16 +129,16 @@ def train(
         return _ended(request)
     found = survey(dataset)
     checkpoint = load_tensors(resumed) if resumed else _fresh(request, dataset, found)
+    run: Run
+    if issubclass(objective_of(request.recipe), ClosedForm):
+        run = ClosedFormRun(request, checkpoint, dataset, found, device, progress, stop, summed_up)
+    else:
+        run = StepRun(request, checkpoint, dataset, found, device, progress, stop)
     directory.begin(resume=request.resume)
     try:
         # The run's models are to be used without the data set.
         for part, data in dataset.vocabulary_parts():
             directory.write(part.path, data)
-        run: Run
-        if issubclass(objective_of(request.recipe), ClosedForm):
-            run = ClosedFormRun(request, checkpoint, dataset, found, device, progress, stop, summed_up)
-        else:
-            run = StepRun(request, checkpoint, dataset, found, device, progress, stop)
         run.go(directory)
     except BaseException:
         if not checkpoints_of(request.output):
@@ -160,6 +163,7 @@ def train(
         "metrics": state["history"][-1] if state["history"] else None,
         **({} if job is None else {"job": job}),
     }
+    directory.remove_matching(SUMS_FILES)
     directory.write(
         "report.html", run_report(state["history"], request.recipe, f"{request.data}, seed {request.seed}").encode()
     )

@@ -86,8 +86,3 @@ def test_lists_leave_out_what_a_row_has_and_what_was_never_trained():
     assert columns[1].tolist() == [0, 1, 3, 4, 5, -1]  # by popularity, ties by column
     assert set(columns[0].tolist()) == {1, 4, -1}
     assert scores[1, :2].tolist() == [0.5, 0.375]
-
-
-def test_blocks_of_another_catalogue_are_refused():
-    with pytest.raises(ValueError, match="have 5 columns"):
-        make_model().top_k(SparseRows.from_rows([], num_columns=5), 3)

@@ -17,7 +17,7 @@ from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.start import train
 
 #: Of each objective a recipe that is trained in a moment.
-EXAMPLES: dict[str, Recipe] = {"rating": recipe("best", hidden=(8,), epochs=3)}
+EXAMPLES: dict[str, Recipe] = {"rating": recipe("best", hidden=(8,), epochs=3), "linear": recipe("linear")}
 
 
 @pytest.fixture(params=OBJECTIVES)
