@@ -15,7 +15,9 @@ import torch
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.shard_reader import Survey
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.evaluation.prediction_errors import ErrorSums, evaluate_batch
+from nnsparse_stream.evaluation.judging import judge_batch
+from nnsparse_stream.evaluation.metric_sums import MetricSums
+from nnsparse_stream.evaluation.metrics import parse_metrics
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import Checkpoint, remove_checkpoint, save_checkpoint
@@ -206,10 +208,11 @@ class Run:
         """RMSE and MAE of the validation fold; None where the data set has none."""
         if not self.dataset.manifest.fold_entries["validation"]:
             return None
-        sums = ErrorSums()
+        metrics = parse_metrics(("rmse", "mae"))
+        sums = MetricSums.of(metrics, self.dataset.manifest.num_columns)
         for place in self._validated:
-            sums += evaluate_batch(self.trainer.model, self.stream.shards.read(*place), 1)
-        return {"rmse": sums.rmse, "mae": sums.mae}
+            sums += judge_batch(self.trainer.model, self.stream.shards.read(*place), 1, metrics)
+        return sums.values()
 
     def _diverged(self, epoch: int) -> InputError:
         ratings = self.dataset.manifest.ratings
