@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="NAME[,NAME...]",
         help="what to judge by: rmse, mae; of lists of any length K ndcg@K, ndcg_graded@K, recall@K, recall_all@K, "
-        "precision@K, hit@K, mrr@K, map@K, coverage@K, popularity@K, gini@K (default: rmse,mae)",
+        "precision@K, hit@K, mrr@K, map@K, coverage@K, popularity@K, gini@K (default: those of the model's objective)",
     )
     parser.add_argument(
         "--json",
@@ -78,12 +78,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.evaluation.metrics import parse_metrics
     from nnsparse_stream.pipelines.running import run_pipeline
     from nnsparse_stream.storage import files as storage
+    from nnsparse_stream.training.objectives import objective_of, recipe_from_json
     from nnsparse_stream.training.state import read_state
 
     weights = blend_weights(args.model, args.data, args.weights)
-    asked = parse_metrics(args.metrics or ["rmse", "mae"])
-    check_metrics(asked, args.fold)
-    metrics = [metric.name for metric in asked]
     if args.json:
         storage.check_regular(args.json)
         if storage.exists(args.json) and not _is_evaluation(args.json):
@@ -96,6 +94,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         checkpoints[-1].check_data(dataset.manifest, data)
         if not dataset.manifest.fold_entries[args.fold]:
             raise InputError(f"{data} has no rating in its {args.fold} fold; judge another --fold")
+    objective = objective_of(recipe_from_json(checkpoints[0].state["recipe"]))
+    asked = parse_metrics(args.metrics or objective.metrics)
+    check_metrics(asked, args.fold)
+    metrics = [metric.name for metric in asked]
 
     import apache_beam as beam
 

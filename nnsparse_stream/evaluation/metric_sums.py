@@ -89,13 +89,11 @@ class MetricSums:
 
     def values(self) -> dict[str, float]:
         """Each metric by its name; NaN where nothing was judged."""
-        of_terms = self._of_terms(self.terms.sum(1))
-        return {
-            metric.name: metric.of_columns(self.listed[metric.k])
-            if isinstance(metric, ColumnMetric)
-            else of_terms[metric.name]
-            for metric in self.metrics
-        }
+        values = self._of_terms(self.terms.sum(1))
+        for metric in self.metrics:
+            if isinstance(metric, ColumnMetric):
+                values[metric.name] = metric.of_columns(self.listed[metric.k]) if self.judged.any() else math.nan
+        return {metric.name: values[metric.name] for metric in self.metrics}
 
     def report(self) -> dict[str, Any]:
         """The figures as JSON values, NaN as null.

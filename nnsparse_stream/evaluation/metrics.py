@@ -13,7 +13,6 @@ where the row has a judged entry there. Below, n is the number of a row's judged
 
 from __future__ import annotations
 
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -248,7 +247,7 @@ class ColumnMetric(Metric, ABC):
 
     @abstractmethod
     def of_columns(self, listed: np.ndarray) -> float:
-        """The metric, from the number of lists that each column is in, int64 (columns,); NaN where all are empty."""
+        """The metric, from the number of lists that each column is in, int64 (columns,)."""
 
 
 class Coverage(ColumnMetric):
@@ -256,11 +255,11 @@ class Coverage(ColumnMetric):
 
     def of_columns(self, listed: np.ndarray) -> float:
         """Listed columns / columns."""
-        return float(np.count_nonzero(listed) / len(listed)) if listed.any() else math.nan
+        return float(np.count_nonzero(listed) / len(listed))
 
 
 class Gini(ColumnMetric):
-    """Gini coefficient of the number of lists that each column is in: 0 where all are in equally many.
+    """Gini coefficient of the numbers of lists that the columns are in: 0 where all are in equally many.
 
     With these numbers ascending, x_1 to x_C: sum of (2 i - C - 1) x_i / (C sum of x_i).
     """
@@ -271,7 +270,7 @@ class Gini(ColumnMetric):
         """The coefficient."""
         columns, total = len(listed), float(listed.sum())
         weights = 2.0 * np.arange(1, columns + 1) - columns - 1
-        return float((weights * np.sort(listed)).sum() / (columns * total)) if total else math.nan
+        return float((weights * np.sort(listed)).sum() / (columns * total)) if total else 0.0
 
 
 #: The metrics by name; those of lists are asked for with their K, as `ndcg@100`.
