@@ -164,8 +164,10 @@ def table(figures: dict[str, Any], names: list[str]) -> str:
     if better:
         text.append(f"The model is better than the baselines by {', '.join(better)}.")
     text += [
-        f"The model is NOT better than {' and '.join(baselines)} by {name}: train it differently, or do without it."
-        for name, baselines in not_beaten(figures).items()
+        f"The model is NOT better than {baseline} by {', '.join(sorted(worse, key=names.index))}: "
+        "train it differently, or do without it."
+        for baseline, worse in not_beaten(figures).items()
+        if worse
     ]
     return "\n".join(text)
 

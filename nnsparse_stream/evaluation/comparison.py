@@ -65,14 +65,14 @@ def compare(
 
 
 def not_beaten(found: dict[str, Any]) -> dict[str, list[str]]:
-    """Of each metric by which the model is not better than all baselines, their names; of what `compare` returned."""
-    names = [name for name, better in found["better"].items() if better is False]
+    """The metrics by which the model is not better than each of the baselines, of what `compare` returned."""
+    worse = [name for name, better in found["better"].items() if better is False]
     return {
-        name: [
-            baseline["name"]
-            for baseline in found["baselines"]
+        baseline["name"]: [
+            name
+            for name in worse
             if name in baseline["metrics"]
             and not parse_metric(name).is_better(found["metrics"][name], baseline["metrics"][name])
         ]
-        for name in names
+        for baseline in found["baselines"]
     }
