@@ -22,7 +22,7 @@ bias + column's bias; for lists the columns with the most entries. The last line
 """
 
 # Of an evaluation's file, in bytes, with room to spare.
-_LONGEST_EVALUATION = 1 << 16
+_LONGEST_EVALUATION = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
