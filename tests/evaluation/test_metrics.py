@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import pytrec_eval
@@ -156,6 +158,29 @@ def test_sums_add_up_and_bound_the_buckets() -> None:
     nothing = {"rmse": None, "hit@1": None, "mae": None, "coverage@1": None}
     empty = MetricSums.of(metrics, COLUMNS).report()
     assert empty == {"count": 0, "rmse": None, "mae": None, "metrics": nothing, "buckets": []}
+
+
+@pytest.mark.parametrize("name", known_names())
+@given(rows=listed_and_judged(), cut=st.integers(0, 6))
+def test_every_metric_adds_up_over_parts_that_travel(
+    name: str, rows: tuple[list[list[int]], list[dict[int, float]]], cut: int
+) -> None:
+    metrics = parse_metrics([name.replace("K", "4")])
+
+    def of(part: slice) -> MetricSums:
+        listed, judged = rows[0][part], rows[1][part]
+        sums = MetricSums.of(metrics, COLUMNS)
+        if listed:
+            lists, known = lists_of(listed, judged), np.arange(len(listed))
+            sums.add_rows(known, lists.lengths)
+            sums.add_lists(known, lists)
+            of_entries = np.repeat(known, lists.lengths)
+            sums.add_errors(known, of_entries, lists.judged.values.numpy() - 3)
+        return pickle.loads(pickle.dumps(sums))
+
+    parts = (of(slice(0, cut)) + of(slice(cut, None))).values()
+    assert parts == pytest.approx(of(slice(None)).values())
+    assert all(map(np.isfinite, parts.values()))
 
 
 def test_names() -> None:
