@@ -151,6 +151,24 @@ class LinearItemModel(Model):
         """Zeros, (rows,)."""
         return self.weights.new_zeros(known.num_rows)
 
+    @torch.no_grad()
+    def contributions(self, known: SparseRows, columns: Tensor) -> Tensor:
+        """What each known entry adds to scores of its row: exact, they add up to the score of a row that is not cold.
+
+        Args:
+            known: the rows' known entries; their values are not read.
+            columns: int64 (rows, k), columns of each row; -1 for none.
+
+        Returns:
+            (entries of `known`, k); 0 where the entry's column or the scored one has no weights.
+        """
+        self.check(known)
+        places = self._places()
+        sources, targets = places[known.columns.long()], torch.where(columns >= 0, places[columns], -1)
+        targets = targets[known.row_indices().long()]
+        weights = self.weights[sources[:, None].clamp(min=0).long(), targets.clamp(min=0).long()]
+        return weights.masked_fill_((sources[:, None] < 0) | (targets < 0), 0.0)
+
     def _places(self) -> Tensor:
         """int32 (columns,), the place of each column among those that have weights; -1 where it has none."""
         places = column_places(self.column_counts)

@@ -86,3 +86,15 @@ def test_lists_leave_out_what_a_row_has_and_what_was_never_trained():
     assert columns[1].tolist() == [0, 1, 3, 4, 5, -1]  # by popularity, ties by column
     assert set(columns[0].tolist()) == {1, 4, -1}
     assert scores[1, :2].tolist() == [0.5, 0.375]
+
+
+def test_contributions_of_known_entries_add_up_to_the_scores():
+    model = make_model()
+    columns = torch.tensor([[1, 2, 5], [0, 1, -1], [0, 1, 3], [4, 0, -1]])
+    found = model.contributions(KNOWN, columns)
+    sums = torch.zeros(4, 3).index_add_(0, KNOWN.row_indices().long(), found)
+    scores = expected(model)
+    torch.testing.assert_close(sums[0], scores[0, columns[0]])
+    torch.testing.assert_close(sums[3, :2], scores[3, columns[3, :2]])
+    assert not sums[1:3].any()  # these rows have popularity, which no entry explains
+    assert sums[3, 2] == 0
