@@ -82,7 +82,9 @@ class RankingAutoencoder(nn.Module):
 
     column_counts: Tensor
 
-    def __init__(self, config: RankingConfig, generator: torch.Generator | None = None, initial_std: float = 0.02) -> None:
+    def __init__(
+        self, config: RankingConfig, generator: torch.Generator | None = None, initial_std: float = 0.02
+    ) -> None:
         """Draws normal initial weights; biases are 0.
 
         Args:
