@@ -138,6 +138,51 @@ def transpose(offsets: Array, columns: Array, num_columns: int) -> tuple[Array, 
 
 
 @_compiled
+def merge(
+    columns: Array,
+    offsets: Array,
+    rows: Array,
+    order: Array,
+    other_columns: Array,
+    other_offsets: Array,
+    other_rows: Array,
+    other_order: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """Merges the transposes of two blocks by column, entries of the first before those of the second: O(entries).
+
+    Args:
+        columns, offsets, rows, order: int32, of the first block, as `Transposed` describes them.
+        other_columns, other_offsets, other_rows, other_order: of the second; its rows and the numbers of its entries
+            are those that they have behind the first's.
+
+    Returns:
+        As `transpose`.
+    """
+    count, others = len(columns), len(other_columns)
+    num_entries = len(order) + len(other_order)
+    merged_order, merged_rows = np.empty(num_entries, np.int32), np.empty(num_entries, np.int32)
+    distinct, starts = np.empty(count + others, np.int32), np.zeros(count + others + 1, np.int32)
+    mine = other = place = total = 0
+    while mine < count or other < others:
+        take = mine < count and (other == others or columns[mine] <= other_columns[other])
+        take_other = other < others and (mine == count or other_columns[other] <= columns[mine])
+        distinct[total] = columns[mine] if take else other_columns[other]
+        if take:
+            for entry in range(offsets[mine], offsets[mine + 1]):
+                merged_order[place], merged_rows[place] = order[entry], rows[entry]
+                place += 1
+            mine += 1
+        if take_other:
+            for entry in range(other_offsets[other], other_offsets[other + 1]):
+                merged_order[place], merged_rows[place] = other_order[entry], other_rows[entry]
+                place += 1
+            other += 1
+        total += 1
+        starts[total] = place
+    return merged_order, merged_rows, distinct[:total].copy(), starts[: total + 1].copy()
+
+
+@_compiled
 def _weighted_sum(first: int, last: int, columns: Array, weights: Array, matrix: Array, total: Array) -> None:
     """Sums `weights[e] * matrix[columns[e]]` over entries `first:last` into `total` (units,)."""
     total[:] = 0

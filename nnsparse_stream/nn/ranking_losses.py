@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from nnsparse_stream.kernels.operations import Transposed
 from nnsparse_stream.nn.ranking_model import Estimates
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -23,23 +26,29 @@ class Negatives:
 
     Attributes:
         rows: the minibatch.
+        transposed: its transpose.
         columns: int32 (sampled,), distinct and ascending.
         num_columns: how many columns they were sampled from.
     """
 
     rows: SparseRows
+    transposed: Transposed
     columns: Tensor
     num_columns: int
 
     @cached_property
     def hits(self) -> tuple[Tensor, Tensor]:
         """Where a row has a sampled column: rows and places in `columns`, both int64 (hits,)."""
-        if not len(self.columns):
-            empty = torch.zeros(0, dtype=torch.int64, device=self.columns.device)
-            return empty, empty
-        places = torch.searchsorted(self.columns, self.rows.columns).clamp_(max=len(self.columns) - 1)
-        entries = (self.columns[places] == self.rows.columns).nonzero()[:, 0]
-        return self.rows.row_indices()[entries].long(), places[entries]
+        by = self.transposed
+        sampled = torch.isin(by.columns, self.columns, assume_unique=True)
+        places = torch.searchsorted(self.columns, by.columns[sampled])
+        counts = by.offsets.diff()
+        entries = sampled.repeat_interleave(counts, output_size=len(by.rows))
+        return by.rows[entries].long(), places.repeat_interleave(counts[sampled])
+
+    def without_hits(self, scores: Tensor, value: float) -> Tensor:
+        """The scores (rows, sampled), in place, with a value where a row has the column."""
+        return scores.index_put_(self.hits, scores.new_tensor(value))
 
     @cached_property
     def weights(self) -> Tensor:
@@ -57,15 +66,14 @@ RankingLoss = Callable[[Estimates, Tensor, Negatives], Tensor]
 def squared(estimates: Estimates, weights: Tensor, negatives: Negatives) -> Tensor:
     """(1 - s)^2 at what a row has, s^2 at all that it lacks (Hu, Koren & Volinsky, 2008, with one confidence)."""
     found = _row_sums(negatives.rows, weights * (1 - estimates.observed).square())
-    missed = estimates.sampled.index_put(negatives.hits, estimates.sampled.new_zeros(()))
-    return found + negatives.weights * missed.square().sum(1)
+    return found + negatives.weights * _SquaresOfRows.apply(negatives.without_hits(estimates.sampled, 0.0))
 
 
 def logistic(estimates: Estimates, weights: Tensor, negatives: Negatives) -> Tensor:
     """The binary cross entropy of each column, with the sigmoid of its score as probability."""
     found = _row_sums(negatives.rows, weights * softplus(-estimates.observed))
-    missed = softplus(estimates.sampled).index_put(negatives.hits, estimates.sampled.new_zeros(()))
-    return found + negatives.weights * missed.sum(1)
+    missed = negatives.without_hits(softplus(estimates.sampled), 0.0).sum(1)
+    return found + negatives.weights * missed
 
 
 def multinomial(estimates: Estimates, weights: Tensor, negatives: Negatives) -> Tensor:
@@ -77,17 +85,26 @@ def multinomial(estimates: Estimates, weights: Tensor, negatives: Negatives) -> 
     """
     rows = negatives.rows
     row = rows.row_indices().long()
-    corrected = estimates.sampled + negatives.weights.log()[:, None]
-    corrected = corrected.index_put(negatives.hits, corrected.new_full((), -torch.inf))
-    with torch.no_grad():
-        highest = estimates.observed.new_full((rows.num_rows,), -torch.inf)
-        highest = highest.scatter_reduce(0, row, estimates.observed, "amax")
-        if corrected.shape[1]:
-            highest = torch.maximum(highest, corrected.amax(1))
-        highest = torch.where(highest.isfinite(), highest, 0.0)
-    total = _row_sums(rows, (estimates.observed - highest[row]).exp())
-    partition = (total + (corrected - highest[:, None]).exp().sum(1)).log() + highest
+    others = negatives.without_hits(estimates.sampled, -torch.inf).logsumexp(1) + negatives.weights.log()
+    highest = torch.segment_reduce(estimates.observed.detach(), "max", offsets=rows.offsets.long(), unsafe=True)
+    own = _row_sums(rows, (estimates.observed - highest[row]).exp()).log() + highest
+    partition = torch.logaddexp(own, others)
     return _row_sums(rows, weights * (partition[row] - estimates.observed))
+
+
+class _SquaresOfRows(torch.autograd.Function):
+    """The sum of the squares of each row of a matrix, in one pass forward and one back."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        ctx.save_for_backward(matrix)
+        return torch.linalg.vecdot(matrix, matrix)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (matrix,) = ctx.saved_tensors
+        return (2 * grads[0])[:, None] * matrix
 
 
 LOSSES: dict[str, RankingLoss] = {"squared": squared, "logistic": logistic, "multinomial": multinomial}

@@ -159,7 +159,7 @@ class RankingAutoencoder(nn.Module):
             code = code * (self.config.temperature * _inverse_roots(squares))[:, None]
         else:
             own = own_products(self.encoder, self.output_matrix, transposed)
-            ratios = (counts.to(rows.dtype) / others.clamp(min=1)).pow(self.config.code_power)
+            ratios = (counts.to(rows.dtype) / others.clamp(min=1)).pow_(self.config.code_power)
             observed = (products - weights * own) * ratios + biases
         return Estimates(observed, decode_columns(code, self.output_matrix, self.decoder_bias, columns))
 
