@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -17,29 +16,31 @@ from nnsparse_stream.kernels.row_gradient import RowGradient, Transposed
 from nnsparse_stream.sparse.rows import SparseRows
 
 
-def sample_columns(num_columns: int, count: int, random: np.random.Generator) -> Tensor:
+def sample_columns(num_columns: int, count: int, generator: torch.Generator) -> Tensor:
     """Draws distinct columns uniformly without replacement, in O(count log count) whatever the number of columns.
 
     Args:
         num_columns: columns to draw from.
         count: how many; all columns where there are no more.
-        random: source of the draw.
+        generator: source of the draw, on the device of the result.
 
     Returns:
         int32 (min(count, num_columns),), ascending.
     """
+    device = generator.device
     if 2 * count >= num_columns:
-        drawn = random.permutation(num_columns)[:count]
-    else:
-        # The first `count` distinct ones of a long enough sequence of independent draws.
-        drawn = np.empty(0, np.int64)
-        while True:
-            drawn = np.concatenate([drawn, random.integers(num_columns, size=2 * count)])
-            first = np.sort(np.unique(drawn, return_index=True)[1])
-            if len(first) >= count:
-                break
-        drawn = drawn[first[:count]]
-    return torch.from_numpy(np.sort(drawn).astype(np.int32))
+        drawn = torch.randperm(num_columns, generator=generator, device=device)[:count]
+        return drawn.sort().values.to(torch.int32)
+    # The first `count` distinct ones of independent draws; in 2 * count there are as many but for some one in e^count.
+    drawn = torch.empty(0, dtype=torch.int64, device=device)
+    first = drawn
+    while len(first) < count:
+        drawn = torch.cat([drawn, torch.randint(num_columns, (2 * count,), generator=generator, device=device)])
+        ascending, places = drawn.sort(stable=True)
+        new = torch.ones_like(ascending, dtype=torch.bool)
+        new[1:] = ascending[1:] != ascending[:-1]
+        first = places[new].sort().values
+    return drawn[first[:count]].sort().values.to(torch.int32)
 
 
 def _one_each(columns: Tensor) -> Transposed:

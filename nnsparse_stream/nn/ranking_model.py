@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
 from nnsparse_stream.kernels.sampled import bias_at, decode_columns, own_products
-from nnsparse_stream.nn.ranking import TILE_COLUMNS, best_columns
+from nnsparse_stream.nn.model import FactorModel, ModelConfig
 from nnsparse_stream.sparse.rows import SparseRows
 
 # Under the root of a squared norm, so that the code of no entries is 0 and has a gradient.
@@ -18,11 +18,11 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class RankingConfig:
+class RankingConfig(ModelConfig):
     """What a model of lists is, apart from its weights.
 
     Attributes:
-        num_columns: columns of the catalogue that it was trained on.
+        num_rows: rows of the data set that it was trained on.
         units: units of the code.
         tied: whether one matrix encodes and decodes.
         temperature: where not None, the matrix, which must be tied, has rows of norm 1 and a score is this times the
@@ -30,7 +30,7 @@ class RankingConfig:
         code_power: without a temperature, a code is divided by so much a power of the row's number of entries.
     """
 
-    num_columns: int
+    num_rows: int
     units: int
     tied: bool = False
     temperature: float | None = None
@@ -41,15 +41,6 @@ class RankingConfig:
             raise ValueError(f"units must be 1 or more, got {self.units}")
         if self.temperature is not None and not (self.tied and self.temperature > 0):
             raise ValueError(f"temperature must be positive and the model tied, got {self.temperature}, {self.tied}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> RankingConfig:
-        """The configuration that `to_json` wrote."""
-        return cls(**fields)
 
 
 class Estimates(NamedTuple):
@@ -64,7 +55,7 @@ class Estimates(NamedTuple):
     sampled: Tensor
 
 
-class RankingAutoencoder(nn.Module):
+class RankingAutoencoder(FactorModel):
     """Scores the columns that a row has not by those that it has, whatever their values.
 
     The code of a row is z = n^-p * the sum of the encoder's rows of its n entries; the score of a column is z times the
@@ -80,7 +71,9 @@ class RankingAutoencoder(nn.Module):
     is never listed, and its score is the lowest bias.
     """
 
-    column_counts: Tensor
+    kind: ClassVar[str] = "ranking"
+    config_type: ClassVar[type[ModelConfig]] = RankingConfig
+    config: RankingConfig
 
     def __init__(
         self, config: RankingConfig, generator: torch.Generator | None = None, initial_std: float = 0.02
@@ -92,8 +85,7 @@ class RankingAutoencoder(nn.Module):
             generator: source of the initial weights; torch's default one where None.
             initial_std: their standard deviation; rows of a model with a temperature are normalised after.
         """
-        super().__init__()
-        self.config = config
+        super().__init__(config)
 
         def weight() -> nn.Parameter:
             drawn = torch.empty(config.num_columns, config.units).normal_(0, initial_std, generator=generator)
@@ -103,18 +95,11 @@ class RankingAutoencoder(nn.Module):
         if not config.tied:
             self.decoder = weight()
         self.decoder_bias = nn.Parameter(torch.zeros(config.num_columns))
-        # Training entries of each column: a column without one keeps its random weights, which must not rank.
-        self.register_buffer("column_counts", torch.zeros(config.num_columns, dtype=torch.int64))
 
     @property
     def output_matrix(self) -> Tensor:
         """What decodes, (columns, units)."""
         return self.encoder if self.config.tied else self.decoder
-
-    @property
-    def num_columns(self) -> int:
-        """Columns of the catalogue."""
-        return self.config.num_columns
 
     def entry_weights(self, rows: SparseRows, visible: Tensor | None = None) -> Tensor:
         """n^-p at each of the row's n visible entries, 0 at the others, (entries,).
@@ -163,10 +148,15 @@ class RankingAutoencoder(nn.Module):
             observed = (products - weights * own) * ratios + biases
         return Estimates(observed, decode_columns(code, self.output_matrix, self.decoder_bias, columns))
 
+    @property
+    def code_units(self) -> int:
+        """Numbers of a code: the units."""
+        return self.config.units
+
     @torch.no_grad()
     def codes(self, known: SparseRows) -> Tensor:
-        """What the scores of rows are made of, (rows, units): code times decoder's row plus bias."""
-        self._check(known)
+        """What is multiplied by the decoder's rows, (rows, units); see `FactorModel.codes`."""
+        self.check(known)
         code = encode(self.encoder, known.with_values(self.entry_weights(known)))
         if self.config.temperature is not None:
             code *= (self.config.temperature * _inverse_roots(code.square().sum(1)))[:, None]
@@ -174,25 +164,27 @@ class RankingAutoencoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, columns: slice | Tensor) -> Tensor:
-        """Scores of rows at some columns, dense (rows, columns named).
-
-        Args:
-            codes: (rows, units), from `codes`.
-            columns: a slice of the columns, or an int64 index of them.
-        """
-        return torch.addmm(self.decoder_bias[columns], codes, self.output_matrix[columns].t())
+        """Scores of rows at some columns; see `FactorModel.decode`."""
+        scores = torch.addmm(self.decoder_bias[columns], codes, self.output_matrix[columns].t())
+        untrained = self.column_counts[columns] == 0
+        return scores.masked_fill_(untrained, self._lowest_bias()) if untrained.any() else scores
 
     @torch.no_grad()
-    def top_k(self, known: SparseRows, k: int, tile_columns: int = TILE_COLUMNS) -> tuple[Tensor, Tensor]:
-        """See best_columns."""
-        code = self.codes(known)
-        return best_columns(
-            lambda start, stop: self.decode(code, slice(start, stop)), known, self.column_counts > 0, k, tile_columns
-        )
+    def predict_at(self, known: SparseRows, at: SparseRows, clip: bool = True) -> Tensor:
+        """Scores at given entries, an entry of the row itself among them with its own contribution; never clipped."""
+        self.check_pair(known, at)
+        scores = decode_at(self.codes(known), self.output_matrix, self.decoder_bias, at)
+        return torch.where(self.column_counts[at.columns.long()] > 0, scores, self._lowest_bias())
 
-    def _check(self, rows: SparseRows) -> None:
-        if rows.num_columns != self.config.num_columns:
-            raise ValueError(f"rows have {rows.num_columns} columns, but the model has {self.config.num_columns}")
+    @torch.no_grad()
+    def at_unknown(self, known: SparseRows) -> Tensor:
+        """The score of a column that nothing is known of, (rows,): the lowest bias, as that of one never trained."""
+        self.check(known)
+        return self._lowest_bias().expand(known.num_rows)
+
+    def _lowest_bias(self) -> Tensor:
+        trained = self.decoder_bias[self.column_counts > 0]
+        return trained.min() if len(trained) else self.decoder_bias.new_zeros(())
 
 
 def visible_counts(rows: SparseRows, visible: Tensor | None) -> Tensor:

@@ -21,7 +21,7 @@ EACH = pytest.mark.parametrize("kind", KINDS)
 
 
 def model_of(kind):
-    config = RankingConfig(COLUMNS, 4, **KINDS[kind])
+    config = RankingConfig(COLUMNS, 7, 4, **KINDS[kind])
     model = RankingAutoencoder(config, torch.Generator().manual_seed(1), 0.5).double()
     with torch.no_grad():
         model.decoder_bias.normal_(generator=torch.Generator().manual_seed(2))
