@@ -103,3 +103,36 @@ def test_losses_and_gradients_equal_those_of_each_row_without_its_entry(kind, lo
             if kind == "cosine" and parameter == "encoder":  # what the optimiser leaves of it for rows of norm 1
                 dense -= (dense * model.encoder).sum(1, keepdim=True) * model.encoder
             torch.testing.assert_close(dense, reference)
+
+
+@EACH
+def test_lists_are_ordered_by_the_scores_of_the_whole_row(kind):
+    model, rows = model_of(kind), minibatch()
+    model.column_counts += 1
+    dense = torch.stack([score_without(model, row) for row in rows.to_dense().bool()])
+    torch.testing.assert_close(model.tiles(rows)(0, COLUMNS), dense)
+
+
+@EACH
+def test_a_cold_row_has_the_biases_and_a_column_never_trained_the_lowest(kind):
+    model = model_of(kind)
+    model.column_counts[3:] = 2
+    biases = model.decoder_bias.detach().clone()
+    biases[:3] = biases[3:].min()
+    cold = minibatch()[-1:]
+    assert not cold.num_entries
+    torch.testing.assert_close(model.tiles(cold)(0, COLUMNS)[0], biases)
+    assert model.at_unknown(cold).tolist() == [biases.min()]
+
+
+def test_one_entry_is_foretold_by_nothing_in_float32_too():
+    """The code without it is 0, of which rounding must not make a direction."""
+    model = model_of("cosine").float()
+    rows = random_rows(1, COLUMNS, 1, dtype=torch.float32)
+    observed = model.estimate(rows, SAMPLED, Transposed.of(rows)).observed
+    assert torch.equal(observed, model.decoder_bias[rows.columns.long()])
+
+
+def test_cosines_need_one_matrix():
+    with pytest.raises(ValueError, match=r"temperature must be positive and the model tied, got 3\.0, False"):
+        RankingConfig(5, 2, 4, temperature=3.0)
