@@ -1,8 +1,8 @@
 """Synthetic logs: ratings of which the best reachable error is known, and interactions for lists.
 
-Of the ratings: users have tastes for genres, items belong to genres, both have biases; items' popularity follows a power law. A rating
-is the sum of these and of normal noise, rounded to half stars between 0.5 and 5: so the expected rating of any user for
-any item, and with it the lowest RMSE that any predictor can reach, can be computed.
+Users who rate have tastes for genres, items belong to genres, both have biases; items' popularity follows a power law.
+A rating is the sum of these and of normal noise, rounded to half stars between 0.5 and 5: so the expected rating of any
+user for any item, and with it the lowest RMSE that any predictor can reach, can be computed.
 """
 
 from __future__ import annotations
