@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from nnsparse_stream.kernels import best as best_kernels
+from nnsparse_stream.kernels.parts import by_rows
 from nnsparse_stream.kernels.row_gradient import is_compiled
 from nnsparse_stream.sparse.rows import SparseRows
 
 #: Scores of the columns from start to stop, a dense (rows, stop - start) tensor that the caller may write to.
 ScoreTile = Callable[[int, int], Tensor]
-#: Columns scored at once: the scores of a thousand rows stay in a processor's cache.
-TILE_COLUMNS = 2048
+#: Rows and columns scored at once: enough for a matrix product at full speed, and 8 MiB of scores, which stay in a
+#: processor's last cache until they are ranked.
+ROWS_AT_ONCE, TILE_COLUMNS = 1024, 2048
 
 
 def best_columns(
@@ -38,12 +39,11 @@ def best_columns(
     """
     k = min(k, rated.num_columns)
     best: _Best = (_CompiledBest if is_compiled(rated.values) else _TorchBest)(rated, eligible, k)
-    with best:
-        for start in range(0, rated.num_columns, tile_columns):
-            stop = min(start + tile_columns, rated.num_columns)
-            if eligible[start:stop].any():
-                best.add(start, stop, score(start, stop))
-        return best.result()
+    for start in range(0, rated.num_columns, tile_columns):
+        stop = min(start + tile_columns, rated.num_columns)
+        if eligible[start:stop].any():
+            best.add(start, stop, score(start, stop))
+    return best.result()
 
 
 class _Best(Protocol):
@@ -51,32 +51,19 @@ class _Best(Protocol):
 
     def __init__(self, rated: SparseRows, eligible: Tensor, k: int) -> None: ...
 
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
     def add(self, start: int, stop: int, scores: Tensor) -> None: ...
 
     def result(self) -> tuple[Tensor, Tensor]: ...
 
 
 class _CompiledBest:
-    """By the compiled kernel, on as many threads as torch has, each with some of the rows."""
+    """By the compiled kernel."""
 
     def __init__(self, rated: SparseRows, eligible: Tensor, k: int) -> None:
         rated = rated.validate().sort_by_column()
         self._offsets, self._known, self._k = rated.offsets.numpy(), rated.columns.numpy(), k
         self._eligible = eligible
         self._best = best_kernels.Best.empty(self._offsets, rated.num_columns, k, rated.values.numpy().dtype)
-        threads = torch.get_num_threads()
-        self._parts = range(0, rated.num_rows, max(1, -(-rated.num_rows // threads)))
-        self._pool = ThreadPoolExecutor(threads)
-
-    def __enter__(self) -> object:
-        return self._pool.__enter__()
-
-    def __exit__(self, *exception: object) -> None:
-        self._pool.shutdown()
 
     def add(self, start: int, stop: int, scores: Tensor) -> None:
         tile = scores.contiguous().numpy()
@@ -84,11 +71,12 @@ class _CompiledBest:
         # Where all are, the kernel need not look.
         mask = eligible[: 0 if eligible.all() else None].numpy()
 
-        def keep(first: int) -> None:
-            part = tile[first : first + self._parts.step]
-            best_kernels.keep_best(part, start, first, mask, self._offsets, self._known, self._k, self._best)
+        def keep(first: int, last: int) -> None:
+            best_kernels.keep_best(
+                tile[first:last], start, first, mask, self._offsets, self._known, self._k, self._best
+            )
 
-        list(self._pool.map(keep, self._parts))
+        by_rows(keep, len(tile))
 
     def result(self) -> tuple[Tensor, Tensor]:
         best_kernels.cut_best(self._k, self._best)
@@ -108,12 +96,6 @@ class _TorchBest:
         self._rows = rated.row_indices().long()[order]
         self._scores = rated.values.new_empty(rated.num_rows, 0)
         self._best = torch.empty(rated.num_rows, 0, dtype=torch.int64, device=rated.device)
-
-    def __enter__(self) -> object:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
 
     def add(self, start: int, stop: int, scores: Tensor) -> None:
         scores.masked_fill_(~self._eligible[start:stop] | scores.isnan(), -torch.inf)
