@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.fold_rows import fold_rows, known_folds
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.evaluation.prediction_errors import ErrorSums
 from nnsparse_stream.sparse.rows import SparseRows
@@ -84,7 +84,10 @@ class Baselines:
             fold: 0 train, 1 validation, 2 test.
             biases: float64 (columns,), the column biases.
         """
-        known, judged = fold_rows(batch, (0,), self.num_columns), fold_rows(batch, (fold,), self.num_columns)
+        known, judged = (
+            fold_rows(batch, known_folds(fold), self.num_columns),
+            fold_rows(batch, (fold,), self.num_columns),
+        )
         rows, centred = judged.row_indices().numpy(), self._centred(judged)
         biased = self._row_biases(known, biases)[rows] + biases[judged.columns.numpy()]
         errors = {GLOBAL_MEAN: ErrorSums(), BIASES: ErrorSums()}

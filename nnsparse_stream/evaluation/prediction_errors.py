@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.fold_rows import fold_rows, known_folds
 from nnsparse_stream.nn.autoencoder import RatingAutoencoder
 
 #: Lower bounds of the buckets of rows by their number of training ratings.
@@ -90,7 +90,7 @@ def _root_mean(total: float, count: float) -> float:
 
 
 def evaluate_batch(model: RatingAutoencoder, batch: pa.RecordBatch, fold: int) -> ErrorSums:
-    """Judges a model on one fold of a batch of a shard; it sees the rows' training ratings only.
+    """Judges a model on one fold of a batch of a shard; it sees the rows' known ratings only.
 
     Args:
         model: the model, on any device.
@@ -99,7 +99,7 @@ def evaluate_batch(model: RatingAutoencoder, batch: pa.RecordBatch, fold: int) -
     """
     device = next(model.parameters()).device
     num_columns = model.config.num_columns
-    known, judged = fold_rows(batch, (0,), num_columns), fold_rows(batch, (fold,), num_columns)
+    known, judged = fold_rows(batch, known_folds(fold), num_columns), fold_rows(batch, (fold,), num_columns)
     sums = ErrorSums()
     for start in range(0, judged.num_rows, _ROWS_AT_ONCE):
         ratings, at = known[start : start + _ROWS_AT_ONCE], judged[start : start + _ROWS_AT_ONCE]

@@ -21,7 +21,8 @@ def counted(**changed: Any) -> dict[str, Any]:
     """20 records: 1 bad, 4 left out by time, 6 by shards, 3 merged, 6 stored."""
     vocabulary = {"files": [{"path": "columns/0", "rows": 5, "bytes": 9, "sha256": "y"}], "ratings": 15}
     shards = [shard(1, 4, [3, 0, 1]), shard(0, 2, [1, 1, 0]), shard(2, 0, [0, 0, 0])]
-    known = {"axis": "item", "user_type": "int64", "item_type": "string", "folds": None, "duplicates": "mean"}
+    known = {"axis": "item", "user_type": "int64", "item_type": "string", "folds": None}
+    known |= {"feedback": "implicit", "duplicates": "mean"}
     counts = {"read": 20, "bad": 1, "filtered": 4, "vocabulary": vocabulary, "shards": shards}
     return {**known, **counts, "filters": {"time_to": 3}, **changed}
 

@@ -32,13 +32,14 @@ from nnsparse_stream.ratings.dead_letters import check_bad_records
 from nnsparse_stream.ratings.folds import Folds, HashFolds, LastFolds, TimeFolds
 from nnsparse_stream.ratings.input_plan import InputPlan, plan_inputs
 from nnsparse_stream.ratings.reading import BLOCK_BYTES
+from nnsparse_stream.ratings.selection import Selection
 from nnsparse_stream.ratings.synthetic import make_ratings
 from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.storage.files import join
 from nnsparse_stream.transforms import (
     AssignFolds,
     BuildVocabulary,
-    FilterByTime,
+    FilterRatings,
     ReadRatings,
     SparsifyRatings,
     WriteShards,
@@ -252,7 +253,7 @@ def test_filters_leave_out_and_count(tmp_path: Path) -> None:
     def build(pipeline: beam.Pipeline) -> None:
         blocks = [*timed_blocks(1, 17), late]
         ratings = pipeline | beam.Create(blocks).with_output_types(pa.RecordBatch)
-        kept = ratings | FilterByTime(TimeRange(2, 9))
+        kept = ratings | FilterRatings(Selection(TimeRange(2, 9)))
         _ = kept.filtered | "Filtered" >> collect(tmp_path, "filtered")
         vocabulary = kept.ratings | BuildVocabulary("item", "string", str(tmp_path), min_ratings=13)
         _ = vocabulary | "Vocabulary" >> collect(tmp_path, "vocabulary")
