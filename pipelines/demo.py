@@ -213,7 +213,7 @@ def _report(
     epochs = [line["epoch"] for line in history]
     curve = report.line_chart(
         [
-            report.Series("training, corrupted input", epochs, [line["train_rmse"] for line in history]),
+            report.Series("training, corrupted input", epochs, [line["train"]["rmse"] for line in history]),
             report.Series("validation", epochs, [line["validation"]["rmse"] for line in history]),
         ],
         "epoch",

@@ -41,11 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "one), best (rows are items), best-user (rows are users), best-small and best-small-user (the same for some "
         "hundred thousand ratings)",
     )
-    from nnsparse_stream.training.recipe import Recipe
-
     recipe = parser.add_argument_group("recipe", "replaces parts of the preset")
-    for field in dataclasses.fields(Recipe):
-        recipe.add_argument(f"--{field.name}", type=_TYPES[str(field.type)], metavar="X", help=field.metadata["help"])
+    for name, (kind, told) in _recipe_fields().items():
+        recipe.add_argument(f"--{name}", type=_TYPES[kind], metavar="X", help=told)
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, order and corruption (default: 0)")
     run.add_argument(
@@ -73,6 +71,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --output")
 
 
+def _recipe_fields() -> dict[str, tuple[str, str]]:
+    """Of each field of any recipe: its annotation, and what it means, to whichever objectives have it."""
+    from nnsparse_stream.training.objectives import recipe_types
+
+    meanings: dict[str, dict[str, list[str]]] = {}
+    kinds: dict[str, str] = {}
+    for recipe in recipe_types():
+        for field in dataclasses.fields(recipe):
+            kinds[field.name] = str(field.type)
+            meanings.setdefault(field.name, {}).setdefault(field.metadata["help"], []).append(recipe.objective)
+    everywhere = len(recipe_types())
+    told = {
+        name: "; ".join(
+            text if len(objectives) == everywhere else f"({', '.join(objectives)}) {text}"
+            for text, objectives in by_text.items()
+        )
+        for name, by_text in meanings.items()
+    }
+    return {name: (kinds[name], told[name]) for name in kinds}
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     return tuple(positive_int(part) for part in text.split(","))
 
@@ -93,7 +112,7 @@ def _flag(text: str) -> bool:
     return text.lower() == "true"
 
 
-# By the annotations of Recipe's fields.
+# By the annotations of the recipes' fields.
 _TYPES: dict[str, Callable[[str], Any]] = {
     "tuple[int, ...]": _sizes,
     "bool": _flag,
@@ -141,10 +160,15 @@ def _request(args: argparse.Namespace) -> TrainingRequest:
     Raises:
         InputError: there is no such preset, or a value does not fit.
     """
-    from nnsparse_stream.training.presets import recipe
-    from nnsparse_stream.training.recipe import Recipe
+    from nnsparse_stream.training.presets import CHOICES, chosen_preset, recipe
 
-    chosen = recipe(args.preset, **{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
+    preset = args.preset
+    if preset in CHOICES:
+        from nnsparse_stream.data.manifest import Manifest
+
+        preset = chosen_preset(preset, Manifest.read(args.data))
+        print(f"preset {args.preset}: {preset}", flush=True)
+    chosen = recipe(preset, **{name: getattr(args, name) for name in _recipe_fields()})
 
     from nnsparse_stream.training.run import TrainingRequest
 

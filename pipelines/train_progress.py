@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
 from nnsparse_stream.training.progress import Progress, epoch_line, sums_text
-from nnsparse_stream.training.recipe import Recipe
 
 
 class Shown(Progress):
@@ -29,12 +29,12 @@ class Shown(Progress):
                 total=total, initial=entries, unit=" ratings", unit_scale=True, desc=f"epoch {epoch}", leave=False
             )
 
-    def batch_trained(self, sums: dict[str, Any], recipe: Recipe) -> None:
+    def batch_trained(self, sums: dict[str, Any], figures: Callable[[], dict[str, float]]) -> None:
         """Moves the bar."""
         if self._bar is not None:
             self._bar.update(sums["entries"] - self._bar.n)
             # The first minibatch's at once, the others' when the bar is drawn next.
-            self._bar.set_postfix_str(sums_text(sums, recipe), refresh=sums["batches"] == 1)
+            self._bar.set_postfix_str(sums_text(sums, figures()), refresh=sums["batches"] == 1)
 
     def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
         """Prints the epoch's line."""

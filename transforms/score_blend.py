@@ -99,14 +99,14 @@ class _EncodeShard(beam.DoFn):
         self._members, self._output, self._folds = members, output, folds
 
     def process(self, place: tuple[int, Shard]) -> Iterator[str]:
-        from nnsparse_stream.scoring.predictors import encoded_tables
+        from nnsparse_stream.scoring.predictors import encoded_tables, factor_model
 
         position, shard = place
         member = self._members[position]
-        model = member.checkpoint.get().model
+        model = factor_model(member.checkpoint.get())
         url = codes_file(self._output, position, shard.number, member.num_shards)
         tables = encoded_tables(model, shard.batches(), self._folds)
-        write_codes(url, tables, codes_schema(member.row_id_type, model.config.hidden[0]))
+        write_codes(url, tables, codes_schema(member.row_id_type, model.code_units))
         yield url
 
 

@@ -84,10 +84,7 @@ class Baselines:
             fold: 0 train, 1 validation, 2 test.
             biases: float64 (columns,), the column biases.
         """
-        known, judged = (
-            fold_rows(batch, known_folds(fold), self.num_columns),
-            fold_rows(batch, (fold,), self.num_columns),
-        )
+        known, judged = (fold_rows(batch, folds, self.num_columns) for folds in (known_folds(fold), (fold,)))
         rows, centred = judged.row_indices().numpy(), self._centred(judged)
         biased = self._row_biases(known, biases)[rows] + biases[judged.columns.numpy()]
         errors = {GLOBAL_MEAN: ErrorSums(), BIASES: ErrorSums()}

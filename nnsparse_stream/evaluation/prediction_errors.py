@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from nnsparse_stream.data.fold_rows import fold_rows, known_folds
-from nnsparse_stream.nn.autoencoder import RatingAutoencoder
+from nnsparse_stream.nn.model import Model
 
 #: Lower bounds of the buckets of rows by their number of training ratings.
 BUCKETS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -89,7 +89,7 @@ def _root_mean(total: float, count: float) -> float:
     return math.sqrt(total / count) if count else math.nan
 
 
-def evaluate_batch(model: RatingAutoencoder, batch: pa.RecordBatch, fold: int) -> ErrorSums:
+def evaluate_batch(model: Model, batch: pa.RecordBatch, fold: int) -> ErrorSums:
     """Judges a model on one fold of a batch of a shard; it sees the rows' known ratings only.
 
     Args:
@@ -97,8 +97,7 @@ def evaluate_batch(model: RatingAutoencoder, batch: pa.RecordBatch, fold: int) -
         batch: rows as a shard holds them.
         fold: 0 train, 1 validation, 2 test.
     """
-    device = next(model.parameters()).device
-    num_columns = model.config.num_columns
+    device, num_columns = model.device, model.num_columns
     known, judged = fold_rows(batch, known_folds(fold), num_columns), fold_rows(batch, (fold,), num_columns)
     sums = ErrorSums()
     for start in range(0, judged.num_rows, _ROWS_AT_ONCE):

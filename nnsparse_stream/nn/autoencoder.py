@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
-from nnsparse_stream.nn.ranking import TILE_COLUMNS, best_columns
+from nnsparse_stream.nn.model import FactorModel, ModelConfig
 from nnsparse_stream.sparse.rows import SparseRows
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,8 +27,8 @@ _STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """What a model is, apart from its weights.
+class AutoencoderConfig(ModelConfig):
+    """What an autoencoder is, apart from its weights.
 
     Attributes:
         num_columns: columns of the catalogue that it was trained on.
@@ -51,7 +50,6 @@ class ModelConfig:
             is in float32.
     """
 
-    num_columns: int
     hidden: tuple[int, ...]
     activation: str = "tanh"
     output_activation: str = "tanh"
@@ -80,17 +78,8 @@ class ModelConfig:
                 f"unit must be positive and mean_damping not negative, got {self.unit}, {self.mean_damping}"
             )
 
-    def to_json(self) -> dict[str, Any]:
-        """The configuration as JSON values."""
-        return {**asdict(self), "hidden": list(self.hidden)}
 
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
-        """The configuration that `to_json` wrote."""
-        return cls(**{**fields, "hidden": tuple(fields["hidden"])})
-
-
-class RatingAutoencoder(nn.Module):
+class RatingAutoencoder(FactorModel):
     """Predicts a row's ratings from those that it has (the autoencoder of CFN, Strub & Mary 2015, Strub et al. 2016).
 
     A row's observed ratings, less their mean and divided by `unit`, are encoded by the rows of `encoder` that occur,
@@ -102,11 +91,13 @@ class RatingAutoencoder(nn.Module):
     predicted as the row's mean, and is never recommended.
     """
 
-    column_counts: Tensor
+    kind = "autoencoder"
+    config_type = AutoencoderConfig
+    config: AutoencoderConfig
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: AutoencoderConfig,
         generator: torch.Generator | None = None,
         initial_std: float | None = None,
     ) -> None:
@@ -118,8 +109,7 @@ class RatingAutoencoder(nn.Module):
             initial_std: standard deviation of normal weights, with biases of 0; where None, weights and biases are
                 uniform in +-1/sqrt(inputs), as those of the original's layers.
         """
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         sizes = config.hidden
 
         def weight(*shape: int, inputs: int) -> nn.Parameter:
@@ -148,8 +138,6 @@ class RatingAutoencoder(nn.Module):
             if matrix is not None:
                 matrix.data = matrix.data.to(_STORAGE[config.storage])
         self.row_offset = nn.Parameter(torch.zeros(sizes[0])) if config.row_offset else None
-        # Training ratings of each column: a column without one keeps its random weights, which must not predict.
-        self.register_buffer("column_counts", torch.zeros(config.num_columns, dtype=torch.int64))
 
     def row_means(self, ratings: SparseRows) -> Tensor:
         """The (damped) mean rating of each row, (rows,); the mean training rating where a row has none."""
@@ -236,96 +224,69 @@ class RatingAutoencoder(nn.Module):
         return at.with_values(_ACTIVATIONS[self.config.output_activation](output))
 
     @torch.no_grad()
-    def predict_at(self, ratings: SparseRows, at: SparseRows, clip: bool = True) -> Tensor:
-        """Predicts ratings at given entries.
+    def predict_at(self, known: SparseRows, at: SparseRows, clip: bool = True) -> Tensor:
+        """Predicted ratings at given entries, in rating units; see `Model.predict_at`.
 
         Args:
-            ratings: the rows' known raw ratings.
+            known: the rows' known raw ratings.
             at: the entries to predict, a block of as many rows; its values are not read.
             clip: keep predictions within the range of the data set's ratings.
-
-        Returns:
-            (entries of `at`,), in rating units.
-
-        Raises:
-            ValueError: the blocks differ in their number of rows, or in columns from the model.
         """
-        self._check(ratings)
-        self._check(at)
-        if at.num_rows != ratings.num_rows:
-            raise ValueError(f"{ratings.num_rows} rows of ratings, but entries of {at.num_rows} rows to predict")
-        means = self.row_means(ratings)
-        estimates = self.estimate(self.residuals(ratings, means), at).values
+        self.check_pair(known, at)
+        means = self.row_means(known)
+        estimates = self.estimate(self.residuals(known, means), at).values
+        # A column without a training rating keeps its random weights, which must not predict.
         estimates = torch.where(self.column_counts[at.columns.long()] > 0, estimates, 0.0)
-        return self.to_ratings(estimates, means[at.row_indices()], clip)
+        return self._ratings(estimates, means[at.row_indices()], clip)
 
     @torch.no_grad()
-    def predict(self, ratings: SparseRows, clip: bool = True) -> Tensor:
+    def predict(self, known: SparseRows, clip: bool = True) -> Tensor:
         """Predicts the ratings of all columns, a dense (rows, columns) tensor in rating units.
 
         Args:
-            ratings: the rows' known raw ratings.
+            known: the rows' known raw ratings.
             clip: keep predictions within the range of the data set's ratings.
         """
-        code, means = self.encode_rows(ratings)
-        return self.to_ratings(self.decode(code, slice(None)), means[:, None], clip)
+        ratings = self.decode(self.codes(known), slice(None))
+        return ratings.clamp_(self.config.rating_min, self.config.rating_max) if clip else ratings
 
     @torch.no_grad()
-    def top_k(self, ratings: SparseRows, k: int, tile_columns: int = TILE_COLUMNS) -> tuple[Tensor, Tensor]:
-        """The k columns of the highest predicted ratings that a row has not rated.
+    def at_unknown(self, known: SparseRows) -> Tensor:
+        """The rows' means, (rows,)."""
+        return self.row_means(known)
 
-        Scores are computed a tile of columns at a time: memory is O(rows x (tile + k)), not O(rows x columns). Columns
-        without a training rating are never returned.
-
-        Args:
-            ratings: the rows' known raw ratings; their columns are excluded.
-            k: how many columns a row.
-            tile_columns: columns scored at once.
-
-        Returns:
-            Columns int64 (rows, k) and scores (rows, k), in rating units and not clipped, since clipped scores would
-            tie; by descending score, then ascending column. Where a row has fewer than k such columns, the rest are -1
-            with a score of -inf. A k beyond the number of columns is cut to it.
-        """
-        code, means = self.encode_rows(ratings)
-        columns, estimates = best_columns(
-            lambda start, stop: self.decode(code, slice(start, stop)), ratings, self.column_counts > 0, k, tile_columns
-        )
-        return columns, self.to_ratings(estimates, means[:, None], clip=False)
+    @property
+    def code_units(self) -> int:
+        """Those of the outermost layer, and the row's mean."""
+        return self.config.hidden[0] + 1
 
     @torch.no_grad()
-    def encode_rows(self, ratings: SparseRows) -> tuple[Tensor, Tensor]:
-        """What predictions of a row are made of: its code (rows, hidden[0]) and its mean (rows,).
-
-        Args:
-            ratings: the rows' known raw ratings.
-        """
-        self._check(ratings)
-        means = self.row_means(ratings)
-        return self.code(self.residuals(ratings, means)), means
+    def codes(self, known: SparseRows) -> Tensor:
+        """What predictions of a row are made of, (rows, code_units): the last code of the layers, then its mean."""
+        self.check(known)
+        means = self.row_means(known)
+        return torch.cat([self.code(self.residuals(known, means)), means[:, None]], 1)
 
     @torch.no_grad()
-    def decode(self, code: Tensor, columns: slice | Tensor) -> Tensor:
-        """Estimated residuals of rows at some columns, dense (rows, columns named); 0 at columns never trained.
+    def decode(self, codes: Tensor, columns: slice | Tensor) -> Tensor:
+        """Predicted ratings of rows at some columns, not clipped; the row's mean at columns never trained.
 
         Args:
-            code: (rows, hidden[0]), from `encode_rows`.
+            codes: (rows, code_units), from `codes`.
             columns: a slice of the columns, or an int64 index of them.
         """
+        code, means = codes[:, :-1], codes[:, -1:]
         output = torch.addmm(self.decoder_bias[columns], code, self.decoder[columns].to(code.dtype).t())
         if self.row_offset is not None:
             output += (code @ self.row_offset)[:, None]
         output = _ACTIVATIONS[self.config.output_activation](output)
-        return output.masked_fill_(self.column_counts[columns] == 0, 0.0)
+        output.masked_fill_(self.column_counts[columns] == 0, 0.0)
+        return self._ratings(output, means, clip=False)
 
-    def to_ratings(self, residuals: Tensor, means: Tensor, clip: bool) -> Tensor:
-        """Estimated residuals as ratings; `means`, those of the rows, must broadcast to their shape."""
-        ratings = residuals * self.config.unit + means
+    def _ratings(self, residuals: Tensor, means: Tensor, clip: bool) -> Tensor:
+        """Estimated residuals as ratings, in place; `means`, those of the rows, must broadcast to their shape."""
+        ratings = residuals.mul_(self.config.unit).add_(means)
         return ratings.clamp(self.config.rating_min, self.config.rating_max) if clip else ratings
-
-    def _check(self, rows: SparseRows) -> None:
-        if rows.num_columns != self.config.num_columns:
-            raise ValueError(f"rows have {rows.num_columns} columns, but the model has {self.config.num_columns}")
 
 
 def _shares(rows: SparseRows, visible: Tensor | None) -> Tensor:

@@ -16,13 +16,13 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.prediction_errors import ErrorSums
 from nnsparse_stream.ids.ranks import rank_ids
 from nnsparse_stream.ids.vocabulary import Vocabulary
-from nnsparse_stream.nn.autoencoder import RatingAutoencoder
+from nnsparse_stream.nn.model import Model
 
 _ROWS_AT_ONCE = 2048
 
 
 def predict_fold(
-    model: RatingAutoencoder, vocabulary: Vocabulary, axis: str, batch: pa.RecordBatch, fold: int, position: int
+    model: Model, vocabulary: Vocabulary, axis: str, batch: pa.RecordBatch, fold: int, position: int
 ) -> pa.RecordBatch:
     """A model's predictions for one fold of a batch of a shard; it sees the rows' known ratings only.
 
@@ -38,8 +38,7 @@ def predict_fold(
         Columns user, item, rating and prediction (float32), known (int32: the row's number of training ratings), model
         (uint8: `position`).
     """
-    device = next(model.parameters()).device
-    num_columns = model.config.num_columns
+    device, num_columns = model.device, model.num_columns
     known, judged = fold_rows(batch, known_folds(fold), num_columns), fold_rows(batch, (fold,), num_columns)
     parts = [np.zeros(0, dtype=np.float32)]
     for start in range(0, judged.num_rows, _ROWS_AT_ONCE):

@@ -44,9 +44,9 @@ def codes_file(output: str, position: int, shard: int, num_shards: int) -> str:
 
 
 def codes_schema(row_type: str, units: int) -> pa.Schema:
-    """Columns row (the id), mean (float32) and code (float32, a list of the model's hidden units)."""
+    """Columns row (the id), fallback (float32, its score of unknown columns) and code (float32, a list of `units`)."""
     return pa.schema(
-        [("row", pa.type_for_alias(row_type)), ("mean", pa.float32()), ("code", pa.list_(pa.float32(), units))]
+        [("row", pa.type_for_alias(row_type)), ("fallback", pa.float32()), ("code", pa.list_(pa.float32(), units))]
     )
 
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary
-from nnsparse_stream.nn.autoencoder import RatingAutoencoder
+from nnsparse_stream.nn.model import FactorModel, Model
 from nnsparse_stream.nn.ranking import ScoreTile
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import Checkpoint
@@ -33,17 +34,6 @@ class TilePredictor(Protocol):
         """Predictions for the rows of these ids, tile by tile: in rating units, not clipped."""
 
 
-def row_tiles(model: RatingAutoencoder, ratings: SparseRows) -> ScoreTile:
-    """A model's predictions for its own rows, tile by tile: in rating units, not clipped.
-
-    Args:
-        model: the model.
-        ratings: the rows' known raw ratings, on the model's device.
-    """
-    code, means = model.encode_rows(ratings)
-    return lambda start, stop: model.to_ratings(model.decode(code, slice(start, stop)), means[:, None], clip=False)
-
-
 class RowPredictor:
     """A model of the same axis and vocabulary as the blend's first, which finds a row's ratings in its own data set.
 
@@ -55,9 +45,9 @@ class RowPredictor:
         folds: the folds of a row's ratings that the model sees.
     """
 
-    def __init__(self, model: RatingAutoencoder, batches: Iterable[pa.RecordBatch], folds: Sequence[int]) -> None:
+    def __init__(self, model: Model, batches: Iterable[pa.RecordBatch], folds: Sequence[int]) -> None:
         self._model = model
-        num_columns = model.config.num_columns
+        num_columns = model.num_columns
         held = list(batches)
         self._rows = SparseRows.concatenate([*(fold_rows(b, folds, num_columns) for b in held), _no_ratings(model)])
         self._ids = [batch.column("row") for batch in held]
@@ -66,7 +56,7 @@ class RowPredictor:
         """Predictions for the rows of these ids, tile by tile: in rating units, not clipped."""
         held = pa.chunked_array(self._ids, type=ids.type).combine_chunks()
         position = pc.index_in(ids, value_set=held).fill_null(len(held)).to_numpy().astype(np.int64)
-        return row_tiles(self._model, self._rows.select(torch.from_numpy(position)).to(_device(self._model)))
+        return self._model.tiles(self._rows.select(torch.from_numpy(position)).to(self._model.device))
 
 
 class ColumnPredictor:
@@ -84,16 +74,18 @@ class ColumnPredictor:
     """
 
     def __init__(self, checkpoint: Checkpoint, vocabulary: Vocabulary, tables: Iterable[pa.Table]) -> None:
-        self._model, self._vocabulary = checkpoint.model, checkpoint.vocabulary
-        code, mean = self._model.encode_rows(_no_ratings(self._model).to(_device(self._model)))
-        self._codes, self._means = code.repeat(len(vocabulary), 1), mean.repeat(len(vocabulary))
+        self._model, self._vocabulary = factor_model(checkpoint), checkpoint.vocabulary
+        none = _no_ratings(self._model).to(self._model.device)
+        self._codes = self._model.codes(none).repeat(len(vocabulary), 1)
+        self._fallback = self._model.at_unknown(none).repeat(len(vocabulary))
         for table in tables:
             index = vocabulary.encode(table["row"].combine_chunks())
             known = index >= 0
-            columns = torch.from_numpy(index[known]).long().to(code.device)
-            codes = table["code"].combine_chunks().flatten().to_numpy().reshape(-1, code.shape[1])[known]
-            self._codes[columns] = torch.from_numpy(codes).to(code.device)
-            self._means[columns] = torch.from_numpy(table["mean"].to_numpy()[known]).to(code.device)
+            columns = torch.from_numpy(index[known]).long().to(none.device)
+            codes = table["code"].combine_chunks().flatten().to_numpy().reshape(-1, self._codes.shape[1])[known]
+            self._codes[columns] = torch.from_numpy(codes).to(none.device)
+            fallback = table["fallback"].to_numpy()[known]
+            self._fallback[columns] = torch.from_numpy(fallback).to(none.device)
 
     def tiles(self, ids: pa.Array) -> ScoreTile:
         """Predictions for the rows of these ids, tile by tile: in rating units, not clipped."""
@@ -101,16 +93,13 @@ class ColumnPredictor:
         unknown, index = index < 0, index.clamp(min=0)
 
         def tile(start: int, stop: int) -> Tensor:
-            residuals = self._model.decode(self._codes[start:stop], index).t()
-            residuals.masked_fill_(unknown[:, None], 0.0)
-            return self._model.to_ratings(residuals, self._means[start:stop], clip=False)
+            scores = self._model.decode(self._codes[start:stop], index).t()
+            return torch.where(unknown[:, None], self._fallback[start:stop], scores)
 
         return tile
 
 
-def encoded_tables(
-    model: RatingAutoencoder, batches: Iterable[pa.RecordBatch], folds: Sequence[int]
-) -> Iterator[pa.Table]:
+def encoded_tables(model: FactorModel, batches: Iterable[pa.RecordBatch], folds: Sequence[int]) -> Iterator[pa.Table]:
     """Rows as `ColumnPredictor` takes them.
 
     Args:
@@ -121,21 +110,30 @@ def encoded_tables(
     Yields:
         Tables of `files.codes_schema`, in the order of the rows.
     """
-    device = _device(model)
     for batch in batches:
-        ratings = fold_rows(batch, folds, model.config.num_columns)
+        ratings = fold_rows(batch, folds, model.num_columns)
         for start in range(0, ratings.num_rows, _ENCODED_ROWS):
-            code, mean = model.encode_rows(ratings[start : start + _ENCODED_ROWS].to(device))
-            codes = pa.FixedSizeListArray.from_arrays(code.cpu().numpy().ravel(), code.shape[1])
-            rows = batch.column("row").slice(start, len(code))
-            yield pa.table([rows, mean.cpu().numpy(), codes], names=["row", "mean", "code"])
+            known = ratings[start : start + _ENCODED_ROWS].to(model.device)
+            codes = pa.FixedSizeListArray.from_arrays(model.codes(known).cpu().numpy().ravel(), model.code_units)
+            rows, fallback = batch.column("row").slice(start, known.num_rows), model.at_unknown(known)
+            yield pa.table([rows, fallback.cpu().numpy(), codes], names=["row", "fallback", "code"])
 
 
-def _no_ratings(model: RatingAutoencoder) -> SparseRows:
+def factor_model(checkpoint: Checkpoint) -> FactorModel:
+    """A checkpoint's model, where its rows can be the columns of a blend's first model.
+
+    Raises:
+        InputError: it is of a kind whose rows have no code.
+    """
+    if not isinstance(checkpoint.model, FactorModel):
+        raise InputError(
+            f"{checkpoint.url} holds a {checkpoint.model.kind} model, whose rows must be those of the blend: name a "
+            "model of its axis first"
+        )
+    return checkpoint.model
+
+
+def _no_ratings(model: Model) -> SparseRows:
     """One row without ratings."""
     offsets, columns = torch.zeros(2, dtype=torch.int32), torch.zeros(0, dtype=torch.int32)
-    return SparseRows(offsets, columns, torch.zeros(0), model.config.num_columns)
-
-
-def _device(model: RatingAutoencoder) -> torch.device:
-    return next(model.parameters()).device
+    return SparseRows(offsets, columns, torch.zeros(0), model.num_columns)

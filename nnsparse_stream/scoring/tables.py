@@ -13,7 +13,7 @@ from torch import Tensor
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.nn.ranking import TILE_COLUMNS, best_columns
 from nnsparse_stream.scoring.blending import shares_of
-from nnsparse_stream.scoring.predictors import TilePredictor, row_tiles
+from nnsparse_stream.scoring.predictors import TilePredictor
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import Checkpoint
 
@@ -69,7 +69,7 @@ def blended_top_k_tables(
     model, (share, *shares) = checkpoint.model, shares_of(weights).tolist()
 
     def rank(ids: pa.Array, known: SparseRows) -> tuple[Tensor, Tensor]:
-        first, rest = row_tiles(model, known), [other.tiles(ids) for other in others]
+        first, rest = model.tiles(known), [other.tiles(ids) for other in others]
 
         def score(start: int, stop: int) -> Tensor:
             mean = first(start, stop).mul_(share)
@@ -91,14 +91,13 @@ def _ranked_tables(
 ) -> Iterator[pa.Table]:
     """Tables of what `rank_rows` makes of some rows' ids and known ratings: columns and scores, the best first."""
     model = checkpoint.model
-    device = next(model.parameters()).device
-    bytes_per_row = _BYTES_PER_SCORE * TILE_COLUMNS + _BYTES_PER_RANK * min(k, model.config.num_columns)
+    bytes_per_row = _BYTES_PER_SCORE * TILE_COLUMNS + _BYTES_PER_RANK * min(k, model.num_columns)
     at_once = max(1, min(TOP_K_BYTES // bytes_per_row, _MOST_ROWS))
     for batch in batches:
-        known = fold_rows(batch, folds, model.config.num_columns)
+        known = fold_rows(batch, folds, model.num_columns)
         for start in range(0, known.num_rows, at_once):
             ids = batch.column("row").slice(start, at_once)
-            columns, scores = rank_rows(ids, known[start : start + at_once].to(device))
+            columns, scores = rank_rows(ids, known[start : start + at_once].to(model.device))
             row, rank = (columns >= 0).cpu().nonzero(as_tuple=True)
             yield pa.table(
                 {
@@ -128,7 +127,7 @@ def pair_table(
         Columns row_id, column_id, score (float32, clipped to the range of the training ratings), ascending by row id,
         then column id.
     """
-    num_columns = checkpoint.model.config.num_columns
+    num_columns = checkpoint.model.num_columns
     pairs = pairs.sort_by([("row", "ascending"), ("column", "ascending")])
     scores = np.empty(len(pairs), dtype=np.float32)
     waiting = pairs.append_column("place", pa.array(np.arange(len(pairs))))
@@ -153,7 +152,6 @@ def pair_table(
 def _predict_pairs(checkpoint: Checkpoint, known: SparseRows, column_ids: pa.Array, row: np.ndarray) -> np.ndarray:
     """Predictions, float32 (pairs,), at columns of rows that lie at the positions `row`, int64 (pairs,), of `known`."""
     model = checkpoint.model
-    device = next(model.parameters()).device
     order = np.argsort(row, kind="stable")
     row, column = row[order], checkpoint.vocabulary.encode(column_ids).astype(np.int64)[order]
     ordered = np.empty(len(row), dtype=np.float32)
@@ -161,16 +159,16 @@ def _predict_pairs(checkpoint: Checkpoint, known: SparseRows, column_ids: pa.Arr
         first, last = np.searchsorted(row, [start, start + _PAIR_ROWS])
         if first == last:
             continue
-        ratings = known[start : start + _PAIR_ROWS].to(device)
+        ratings = known[start : start + _PAIR_ROWS].to(model.device)
         rows, columns = row[first:last] - start, column[first:last]
-        scores = model.row_means(ratings).cpu().numpy()[rows]
+        scores = model.at_unknown(ratings).cpu().numpy()[rows]
         in_vocabulary = columns >= 0
         # Entries ascend and are distinct within a row, as decoding asks; a pair that is named twice is looked up twice.
-        width = model.config.num_columns
+        width = model.num_columns
         keys, inverse = np.unique(rows[in_vocabulary] * width + columns[in_vocabulary], return_inverse=True)
         offsets = np.searchsorted(keys // width, np.arange(ratings.num_rows + 1))
         at = SparseRows(torch.from_numpy(offsets), torch.from_numpy(keys % width), torch.zeros(len(keys)), width).to(
-            device
+            model.device
         )
         scores[in_vocabulary] = model.predict_at(ratings, at).cpu().numpy()[inverse]
         ordered[first:last] = scores

@@ -9,7 +9,8 @@ import torch
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary
-from nnsparse_stream.nn.autoencoder import RatingAutoencoder
+from nnsparse_stream.nn.model import Model
+from nnsparse_stream.nn.models import MODELS
 from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.training.state import STATE_FILE, CheckpointState, read_state, write_state
@@ -29,7 +30,7 @@ class Checkpoint(CheckpointState):
         model: the model, where it was read on the CPU.
     """
 
-    model: RatingAutoencoder
+    model: Model
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -52,8 +53,9 @@ def save_checkpoint(url: str, checkpoint: Checkpoint, optimizer: RowOptimizer) -
         "optimizer": write_tensors(storage.join(url, _OPTIMIZER), buffers),
         "model": write_tensors(storage.join(url, _WEIGHTS), checkpoint.model.state_dict()),
     }
+    model = {"kind": checkpoint.model.kind, **checkpoint.model.config.to_json()}
     tensors = {name: asdict(file) for name, file in files.items()}
-    write_state(url, {**checkpoint.state, "model": checkpoint.model.config.to_json(), "tensors": tensors})
+    write_state(url, {**checkpoint.state, "model": model, "tensors": tensors})
 
 
 def load_optimizer(checkpoint: CheckpointState, optimizer: RowOptimizer) -> None:
@@ -121,11 +123,9 @@ def load_tensors(state: CheckpointState) -> Checkpoint:
     # Without memory and random weights: what is read takes their place.
     try:
         with torch.device("meta"):
-            model = RatingAutoencoder(state.config)
+            model = MODELS[state.state["model"]["kind"]](state.config)
     except (RuntimeError, OverflowError, TypeError) as error:
-        raise InputError(
-            f"{state.url} is damaged: there is no model of layers of {state.config.hidden} units"
-        ) from error
+        raise InputError(f"{state.url} is damaged: there is no model of these sizes: {state.state['model']}") from error
     path = storage.join(state.url, _WEIGHTS)
     model.load_state_dict(read_tensors(path, _noted(state, "model"), model.state_dict()), assign=True)
     model.eval()

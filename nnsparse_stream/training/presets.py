@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
 
 # CFN on MovieLens-1M (Strub, Gaudel & Mary, "Hybrid Recommender System based on Autoencoders", 2016; the numbers
 # are those of the application's own configuration file, but for the learning rate, the decay and the epochs, which
 # docs/quickstart.md explains).
-_CFN = Recipe(
+_CFN = RatingRecipe(
     hidden=(700,),
     output_activation="tanh",
     alpha=1.108,
@@ -27,7 +30,7 @@ _CFN = Recipe(
 )
 
 # Our own, for rows of items: scaled input, SELU, Adam with one second moment a row, decay by popularity, cosine.
-_BEST = Recipe(
+_BEST = RatingRecipe(
     hidden=(512,),
     activation="selu",
     unit=1.0,
@@ -97,19 +100,32 @@ PRESETS: dict[str, Recipe] = {
 }
 
 
+#: Presets that are another one by name, depending on the data set; each with the function that says which.
+CHOICES: dict[str, Callable[[Manifest], str]] = {}
+
+
+def chosen_preset(preset: str, manifest: Manifest) -> str:
+    """The name in `PRESETS` of what a preset is for a data set: itself, or what `CHOICES` says."""
+    return CHOICES[preset](manifest) if preset in CHOICES else preset
+
+
 def recipe(preset: str, **overrides: Any) -> Recipe:
     """The preset's recipe with some fields replaced.
 
     Args:
         preset: a name in `PRESETS`.
-        **overrides: fields of `Recipe`; those that are None keep the preset's value.
+        **overrides: fields of its recipe; those that are None keep the preset's value.
 
     Raises:
-        InputError: there is no such preset, or a field has no such value.
+        InputError: there is no such preset, its objective has no such field, or a field has no such value.
     """
     if preset not in PRESETS:
-        raise InputError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+        raise InputError(f"there is no preset {preset!r}; there are {', '.join([*PRESETS, *CHOICES])}")
+    found = PRESETS[preset]
+    given = {name: value for name, value in overrides.items() if value is not None}
+    for name in given.keys() - {field.name for field in fields(found)}:
+        raise InputError(f"the objective of preset {preset!r}, {found.objective}, has no `{name}`; leave it out")
     try:
-        return replace(PRESETS[preset], **{name: value for name, value in overrides.items() if value is not None})
+        return replace(found, **given)
     except ValueError as error:
         raise InputError(str(error)) from error

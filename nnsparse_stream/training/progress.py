@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ class Progress:
     def epoch_begun(self, epoch: int, entries: int, total: int) -> None:
         """An epoch, from 1, is trained on; so many of its `total` ratings were before the run was resumed."""
 
-    def batch_trained(self, sums: dict[str, Any], recipe: Recipe) -> None:
+    def batch_trained(self, sums: dict[str, Any], figures: Callable[[], dict[str, float]]) -> None:
         """A minibatch was trained on.
 
         Args:
-            sums: over the epoch so far: `entries`, `rows`, `batches`, `loss`, `squared` (errors), `seconds`, and of
-                these those that were `waited` for minibatches.
-            recipe: of the run.
+            sums: over the epoch so far: `entries`, `rows`, `batches`, `seconds`, and of these those that were `waited`
+                for minibatches.
+            figures: gives what the objective tells of the epoch so far, by name, and `fill`, rows of a minibatch by
+                those that it may have.
         """
 
     def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
@@ -43,50 +44,47 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def sums_text(sums: dict[str, Any], recipe: Recipe) -> str:
+def sums_text(sums: dict[str, Any], figures: dict[str, float]) -> str:
     """An epoch so far, in words; see `Progress.batch_trained`."""
+    told = "".join(f"{name} {value:.4f}, " for name, value in figures.items() if name != "fill")
     return (
-        f"loss {sums['loss'] / sums[recipe.loss_average]:.4f}, "
-        f"rmse {math.sqrt(sums['squared'] / sums['entries']):.4f}, "
-        f"fill {sums['rows'] / sums['batches'] / recipe.batch_rows:.0%}, "
+        f"{told}fill {figures['fill']:.0%}, "
         f"waiting {sums['waited'] / max(sums['seconds'], 1e-9):.0%}, {peak_memory() / 1e6:,.0f} MB"
     )
 
 
 def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
     """An epoch that has ended, as a line; see `Progress.epoch_ended`."""
-    validation = metrics["validation"]
-    judged = f"validation RMSE {validation['rmse']:.4f} MAE {validation['mae']:.4f}  " if validation else ""
+    trained = "  ".join(f"{name} {value:.4f}" for name, value in metrics["train"].items())
+    validation = " ".join(f"{name} {value:.4f}" for name, value in (metrics["validation"] or {}).items())
+    judged = f"validation {validation}  " if validation else ""
     stage = f"layer {metrics['layer']}  " if metrics["layer"] else ""
-    trained = "" if metrics["train_rmse"] is None else f"train RMSE {metrics['train_rmse']:.4f}  "
     return (
-        f"epoch {metrics['epoch']:>3}/{epochs}  {stage}loss {metrics['loss']:.4f}  "
-        f"{trained}{judged}{metrics['seconds']:.1f} s  {metrics['ratings_per_second']:,} ratings/s  "
+        f"epoch {metrics['epoch']:>3}/{epochs}  {stage}{trained}  {judged}"
+        f"{metrics['seconds']:.1f} s  {metrics['ratings_per_second']:,} ratings/s  "
         f"waiting {metrics['waiting_for_data']:.0%}  peak {metrics['peak_memory_bytes'] / 1e6:,.0f} MB"
     )
 
 
 def run_report(history: list[dict[str, Any]], recipe: Recipe, lead: str) -> str:
     """The learning curve and the recipe as an HTML page; `lead` says which run it is."""
-    trained = [line for line in history if line["train_rmse"] is not None]
-    judged = [line for line in history if line["validation"]]
-    lines = [
-        report.Series(
-            "training, corrupted input", [line["epoch"] for line in trained], [line["train_rmse"] for line in trained]
-        )
-    ]
-    if judged:
-        lines.append(
-            report.Series(
-                "validation", [line["epoch"] for line in judged], [line["validation"]["rmse"] for line in judged]
-            )
-        )
-    curve = [report.line_chart(lines, "epoch", "RMSE", "RMSE by epoch, in rating units.")] if history else []
+    names = dict.fromkeys(name for line in history for name in [*line["train"], *(line["validation"] or {})])
     fields = [(name, str(value)) for name, value in recipe.to_json().items()]
     parts = [
-        report.section("Learning curve"),
-        *curve,
+        report.section("Learning curves"),
+        *(report.line_chart(_series(history, name), "epoch", name, f"{name} by epoch.") for name in names),
         report.section("Recipe"),
         report.table(("field", "value"), fields),
     ]
     return report.page("Training run", lead, parts)
+
+
+def _series(history: list[dict[str, Any]], name: str) -> list[report.Series]:
+    """What is known of a figure, in training and in validation, epoch by epoch."""
+    lines = []
+    for where, part in (("training", "train"), ("validation", "validation")):
+        told = [(line["epoch"], line[part][name]) for line in history if name in (line[part] or {})]
+        if told:
+            epochs, values = zip(*told, strict=True)
+            lines.append(report.Series(where, list(epochs), list(values)))
+    return lines

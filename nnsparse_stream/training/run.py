@@ -19,8 +19,10 @@ from nnsparse_stream.evaluation.prediction_errors import ErrorSums, evaluate_bat
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import Checkpoint, remove_checkpoint, save_checkpoint
+from nnsparse_stream.training.objective import StepObjective
+from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.progress import Progress, peak_memory
-from nnsparse_stream.training.recipe import Recipe
+from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.state import checkpoints_of, step_directory
 from nnsparse_stream.training.steps import Trainer
 from nnsparse_stream.training.stream import Cursor, Minibatch, TrainingStream
@@ -65,8 +67,9 @@ class TrainingRequest:
     tensorboard: bool = False
 
 
-#: Of an epoch, before its first minibatch.
-NO_SUMS = {"entries": 0, "rows": 0, "batches": 0, "loss": 0.0, "squared": 0.0, "seconds": 0.0, "waited": 0.0}
+def no_sums() -> dict[str, Any]:
+    """The sums of an epoch before its first minibatch."""
+    return {"entries": 0, "rows": 0, "batches": 0, "terms": {}, "seconds": 0.0, "waited": 0.0}
 
 
 class Run:
@@ -95,9 +98,12 @@ class Run:
         """
         self.request, self.checkpoint, self.dataset = request, checkpoint, dataset
         self.progress, self.stop = progress, stop
-        layer = request.recipe.stage(checkpoint.state["epoch"] + 1).layer
-        self.trainer = Trainer(checkpoint, request.recipe, request.seed, device, layer)
-        recipe = request.recipe
+        recipe, objective = request.recipe, objective_of(request.recipe)
+        assert isinstance(recipe, StepRecipe)
+        assert issubclass(objective, StepObjective)
+        self.recipe, self.objective = recipe, objective
+        layer = recipe.stage(checkpoint.state["epoch"] + 1).layer
+        self.trainer = Trainer(checkpoint, recipe, request.seed, device, layer)
         batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
         self.stream = TrainingStream(dataset, request.seed, batchifier, device)
         self._validated = found.validated
@@ -106,7 +112,7 @@ class Run:
 
     def go(self, directory: OutputDirectory) -> None:
         """Trains until the run is over, or is stopped."""
-        state, recipe = self.checkpoint.state, self.request.recipe
+        state, recipe = self.checkpoint.state, self.recipe
         self._write_metrics(directory)  # what a kill between a checkpoint and its metrics left out
         minibatches = self.stream.epochs(state["epoch"] + 1, recipe.all_epochs, Cursor(*state["cursor"]))
         with contextlib.closing(minibatches):
@@ -136,7 +142,7 @@ class Run:
 
     def _train_epoch(self, epoch: int, minibatches: Iterator[Minibatch | None]) -> bool:
         """Trains on the minibatches up to the epoch's end; False where the run has to end before."""
-        state, recipe = self.checkpoint.state, self.request.recipe
+        state, recipe = self.checkpoint.state, self.recipe
         sums, stage = state["sums"], recipe.stage(epoch)
         total = self.dataset.manifest.fold_entries["train"]
         waited_before, seconds_before = sums["waited"] - self.stream.waited, sums["seconds"]
@@ -148,21 +154,17 @@ class Run:
             rows = minibatch.rows
             progress = (stage.epoch - 1 + sums["entries"] / total) / stage.epochs
             learning_rate = recipe.learning_rate_at(stage.epoch, progress)
-            loss, squared = self.trainer.train_batch(rows, learning_rate)
+            terms = self.trainer.train_batch(rows, learning_rate, progress)
             state["step"] += 1
             state["cursor"] = list(minibatch.after)
-            for name, value in (
-                ("entries", rows.num_entries),
-                ("rows", rows.num_rows),
-                ("batches", 1),
-                ("loss", loss),
-                ("squared", squared or 0.0),
-            ):
+            for name, value in (("entries", rows.num_entries), ("rows", rows.num_rows), ("batches", 1)):
                 sums[name] += value
+            for name, term in terms.items():
+                sums["terms"][name] = sums["terms"].get(name, 0.0) + term
             sums["seconds"] = seconds_before + time.perf_counter() - started
             sums["waited"] = waited_before + self.stream.waited
-            self.progress.batch_trained(sums, recipe)
-            if not (math.isfinite(loss) and math.isfinite(squared or 0.0)):
+            self.progress.batch_trained(sums, self._told)
+            if not all(map(math.isfinite, terms.values())):
                 raise self._diverged(epoch)
             if self._is_due():
                 self._save()
@@ -170,10 +172,9 @@ class Run:
 
     def _end_epoch(self) -> dict[str, Any]:
         """Judges the model, adds the epoch's metrics to the history, and returns them."""
-        state, sums, recipe = self.checkpoint.state, self.checkpoint.state["sums"], self.request.recipe
+        state, sums, recipe = self.checkpoint.state, self.checkpoint.state["sums"], self.recipe
         epoch = state["epoch"] + 1
         stage = recipe.stage(epoch)
-        estimates = stage.layer in (None, 1)  # an inner layer alone estimates no rating
         if not all(bool(parameter.isfinite().all()) for parameter in self.trainer.model.parameters()):
             raise self._diverged(epoch)
         validation = self._validate() if stage.layer is None else None
@@ -185,8 +186,7 @@ class Run:
             "time": round(time.time(), 3),
             "layer": stage.layer,
             "learning_rate": self.trainer.learning_rate,
-            "loss": sums["loss"] / sums[recipe.loss_average],
-            "train_rmse": math.sqrt(sums["squared"] / sums["entries"]) if estimates else None,
+            "train": self.objective.figures(recipe, sums),
             "validation": validation,
             "ratings": sums["entries"],
             "seconds": round(sums["seconds"], 3),
@@ -198,9 +198,15 @@ class Run:
         state["history"].append(metrics)
         if validation and (state["best"] is None or validation["rmse"] < state["best"]["rmse"]):
             state["best"] = {"epoch": epoch, "step": state["step"], "rmse": validation["rmse"]}
-        state["epoch"], state["cursor"], state["sums"] = epoch, list(Cursor()), dict(NO_SUMS)
+        state["epoch"], state["cursor"], state["sums"] = epoch, list(Cursor()), no_sums()
         self.trainer.begin(recipe.stage(epoch + 1).layer)
         return metrics
+
+    def _told(self) -> dict[str, float]:
+        """What is told of the epoch so far."""
+        sums = self.checkpoint.state["sums"]
+        fill = sums["rows"] / sums["batches"] / self.recipe.batch_rows
+        return {**self.objective.figures(self.recipe, sums), "fill": fill}
 
     def _validate(self) -> dict[str, float] | None:
         """RMSE and MAE of the validation fold; None where the data set has none."""

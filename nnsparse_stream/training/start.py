@@ -12,12 +12,12 @@ from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.manifest import vocabulary_fingerprint
 from nnsparse_stream.data.shard_reader import Survey, survey
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.nn.autoencoder import ModelConfig, RatingAutoencoder
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
+from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.progress import Progress, run_report
-from nnsparse_stream.training.run import NO_SUMS, Run, TrainingRequest
+from nnsparse_stream.training.run import Run, TrainingRequest, no_sums
 from nnsparse_stream.training.state import CheckpointState, checkpoints_of, columns_of, read_state, step_directory
 from nnsparse_stream.training.steps import pick_device
 from nnsparse_stream.training.stream import Cursor
@@ -168,25 +168,7 @@ def _fingerprint(dataset: Dataset) -> str:
 
 def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpoint:
     manifest, recipe = dataset.manifest, request.recipe
-    # Known: there are training ratings.
-    mean, low, high = (float(manifest.ratings[name] or 0.0) for name in ("mean", "min", "max"))
-    config = ModelConfig(
-        num_columns=manifest.num_columns,
-        hidden=recipe.hidden,
-        activation=recipe.activation,
-        output_activation=recipe.output_activation,
-        mean=mean,
-        unit=recipe.unit or (high - low) / 2 or 1.0,
-        mean_damping=recipe.mean_damping,
-        input_scale=recipe.input_scale or None,
-        presence=recipe.presence,
-        row_offset=recipe.row_offset,
-        rating_min=low,
-        rating_max=high,
-        storage=recipe.storage,
-    )
-    generator = torch.Generator().manual_seed(request.seed)
-    model = RatingAutoencoder(config, generator, recipe.initial_std or None)
+    model = objective_of(recipe).make_model(recipe, manifest, torch.Generator().manual_seed(request.seed))
     model.column_counts.copy_(torch.from_numpy(found.column_counts))
     state = {
         "axis": manifest.axis,
@@ -199,7 +181,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpo
         "seed": request.seed,
         "epoch": 0,
         "cursor": list(Cursor()),
-        "sums": dict(NO_SUMS),
+        "sums": no_sums(),
         "step": 0,
         "best": None,
         "history": [],
@@ -217,17 +199,14 @@ def _resumed(request: TrainingRequest, dataset: Dataset) -> CheckpointState | No
         raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
     before = {**checkpoint.state["recipe"], "seed": checkpoint.state["seed"]}
     now = {**request.recipe.to_json(), "seed": request.seed}
-    # More epochs are no other run, unless the learning rate follows the length of the run.
-    free = {"epochs"} if request.recipe.schedule != "cosine" and not request.recipe.warmup else set()
-    changed = [name for name in now if name not in free and now[name] != before.get(name)]
+    changed = [name for name in now if name not in request.recipe.extendable and now[name] != before.get(name)]
     if changed:
         told = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
         raise InputError(f"{request.output} cannot be resumed with other settings: {told}")
     if checkpoint.state["epoch"] > request.recipe.all_epochs:
-        before_epochs = request.recipe.all_epochs - request.recipe.epochs
         raise InputError(
-            f"{request.output} has trained {checkpoint.state['epoch'] - before_epochs} epochs already, more than "
-            f"`epochs` {request.recipe.epochs}"
+            f"{request.output} has trained {checkpoint.state['epoch']} epochs already, more than the "
+            f"{request.recipe.all_epochs} that are asked for; raise `epochs`"
         )
     checkpoint.state["recipe"] = request.recipe.to_json()
     return checkpoint

@@ -9,14 +9,15 @@ from typing import Any, Literal, TypedDict
 from nnsparse_stream.data.manifest import ColumnsFile, Manifest, vocabulary_fingerprint
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary
-from nnsparse_stream.nn.autoencoder import ModelConfig
+from nnsparse_stream.nn.model import ModelConfig
+from nnsparse_stream.nn.models import MODELS
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.json_types import typed
-from nnsparse_stream.training.recipe import Recipe
+from nnsparse_stream.training.objectives import recipe_from_json
 from nnsparse_stream.training.tensor_files import TensorFile
 
 KIND = "nnsparse-stream checkpoint"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STATE_FILE = "state.json"
 _STEP = re.compile(r"checkpoints/step-\d{9,}")
 _IdType = Literal["int64", "string"]
@@ -26,8 +27,7 @@ class _Sums(TypedDict):
     entries: int
     rows: int
     batches: int
-    loss: float
-    squared: float
+    terms: dict[str, float]
     seconds: float
     waited: float
 
@@ -49,8 +49,7 @@ class _Metrics(TypedDict):
     time: float
     layer: int | None
     learning_rate: float
-    loss: float
-    train_rmse: float | None
+    train: dict[str, float]
     validation: _Errors | None
     ratings: int
     seconds: float
@@ -74,7 +73,7 @@ class _State(TypedDict):
     vocabulary: str
     columns: list[ColumnsFile]
     data: str
-    recipe: Recipe
+    recipe: dict[str, Any]
     seed: int
     epoch: int
     cursor: tuple[int, int]
@@ -82,7 +81,7 @@ class _State(TypedDict):
     step: int
     best: _Best | None
     history: list[_Metrics]
-    model: ModelConfig
+    model: dict[str, Any]
     tensors: _Tensors
 
 
@@ -93,9 +92,9 @@ class CheckpointState:
     Attributes:
         url: the checkpoint's directory.
         state: what state.json holds: `axis`, `row_id_type`, `column_id_type`, `vocabulary` (fingerprint), `columns`
-            (the vocabulary's files, in the run's directory), `data` (SHA-256 of the data set's manifest), `recipe`,
-            `seed`, `epoch`, `cursor`, `sums` (of the epoch so far), `step`, `best`, `history` (metrics by epoch),
-            `model` (its configuration), `tensors` (size and SHA-256 of the files).
+            (the vocabulary's files, in the run's directory), `data` (SHA-256 of the data set's manifest), `recipe`
+            (with its objective), `seed`, `epoch`, `cursor`, `sums` (of the epoch so far), `step`, `best`, `history`
+            (metrics by epoch), `model` (its kind and configuration), `tensors` (size and SHA-256 of the files).
     """
 
     url: str
@@ -104,7 +103,7 @@ class CheckpointState:
     @property
     def config(self) -> ModelConfig:
         """The model's configuration."""
-        return ModelConfig.from_json(self.state["model"])
+        return _config(self.state["model"])
 
     @property
     def run(self) -> str:
@@ -244,7 +243,7 @@ def _damage(state: _State) -> str | None:
         return "seed, epoch, step or cursor is negative"
     sums, best = state["sums"], state["best"]
     counts = (sums["batches"], sums["rows"], sums["entries"])
-    if min(*counts, sums["loss"], sums["squared"], sums["seconds"], sums["waited"]) < 0:
+    if min(*counts, sums["seconds"], sums["waited"]) < 0:
         return "a sum is negative"
     if len({bool(count) for count in (*counts, sum(state["cursor"]))}) > 1:
         return "cursor and sums do not agree"
@@ -252,9 +251,22 @@ def _damage(state: _State) -> str | None:
         return "best lies ahead"
     if len(state["history"]) != state["epoch"]:
         return f"there are metrics of {len(state['history'])} epochs, and it is after epoch {state['epoch']}"
-    if sum(part.rows for part in state["columns"]) != state["model"].num_columns:
+    recipe_from_json(state["recipe"])
+    if sum(part.rows for part in state["columns"]) != _config(state["model"]).num_columns:
         return "the vocabulary has not as many ids as the model has columns"
     return None
+
+
+def _config(model: dict[str, Any]) -> ModelConfig:
+    """The configuration of a model that a state describes.
+
+    Raises:
+        ValueError: there is no such kind of model, or a field is not of its type.
+    """
+    kind = model.get("kind")
+    if kind not in MODELS:
+        raise ValueError(f"model.kind is {kind!r}, not one of {', '.join(MODELS)}")
+    return typed(MODELS[kind].config_type, {name: held for name, held in model.items() if name != "kind"}, "model")
 
 
 def columns_of(manifest: Manifest) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnsparse_stream.nn.autoencoder import ModelConfig, RatingAutoencoder, _shares
+from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder, _shares
 from nnsparse_stream.sparse.rows import SparseRows
 
 RATINGS = SparseRows.from_rows(
@@ -17,7 +17,7 @@ RATINGS = SparseRows.from_rows(
 
 
 def make_model(hidden=(6,), seen=range(7), **fields):
-    config = ModelConfig(8, hidden, mean=3.5, unit=2.0, rating_min=1.0, rating_max=5.0, **fields)
+    config = AutoencoderConfig(8, hidden, mean=3.5, unit=2.0, rating_min=1.0, rating_max=5.0, **fields)
     model = RatingAutoencoder(config, torch.Generator().manual_seed(3))
     model.column_counts[list(seen)] = 1
     return model
@@ -61,7 +61,7 @@ def test_cold_rows_and_unseen_columns_fall_back_and_are_never_nan():
 
 def test_the_mean_of_millions_of_equal_ratings_is_that_rating():
     many = 2_000_000
-    model = RatingAutoencoder(ModelConfig(1, (1,), mean_damping=1.0, mean=4.7, input_scale=1.0))
+    model = RatingAutoencoder(AutoencoderConfig(1, (1,), mean_damping=1.0, mean=4.7, input_scale=1.0))
     ratings = SparseRows(
         torch.tensor([0, many, many]), torch.zeros(many, dtype=torch.int32), torch.full((many,), 4.7), 1
     )
@@ -119,11 +119,6 @@ def test_configurations_that_make_no_model_are_refused():
         make_model().predict(SparseRows.from_dense(torch.ones(1, 9)))
 
 
-def test_a_configuration_survives_json():
-    config = ModelConfig(8, (6, 4), activation="selu", mean=3.5, rating_min=1.0, rating_max=5.0)
-    assert ModelConfig.from_json(config.to_json()) == config
-
-
 def test_inputs_are_scaled_by_their_visible_entries_and_rows_have_offsets():
     model = make_model(input_scale=3.0, row_offset=True, mean_damping=2.0, output_activation="identity")
     with torch.no_grad():
@@ -145,8 +140,8 @@ def test_inputs_are_scaled_by_their_visible_entries_and_rows_have_offsets():
 
 
 def test_a_bfloat16_model_predicts_as_its_widened_weights_do():
-    narrow = RatingAutoencoder(ModelConfig(9, (4,), storage="bfloat16"), torch.Generator().manual_seed(1))
-    wide = RatingAutoencoder(ModelConfig(9, (4,)))
+    narrow = RatingAutoencoder(AutoencoderConfig(9, (4,), storage="bfloat16"), torch.Generator().manual_seed(1))
+    wide = RatingAutoencoder(AutoencoderConfig(9, (4,)))
     wide.load_state_dict(narrow.state_dict())
     for model in (narrow, wide):
         model.column_counts.fill_(1)
@@ -160,7 +155,9 @@ def test_a_bfloat16_model_predicts_as_its_widened_weights_do():
 
 def test_presence_adds_the_visible_columns_own_rows_over_the_root_of_their_number():
     generator = torch.Generator().manual_seed(1)
-    model = RatingAutoencoder(ModelConfig(9, (4,), activation="identity", presence=True, input_scale=3.0), generator)
+    model = RatingAutoencoder(
+        AutoencoderConfig(9, (4,), activation="identity", presence=True, input_scale=3.0), generator
+    )
     values, columns = torch.tensor([0.5, -1.0, 0.0]), torch.tensor([1, 4, 6])
     rows = SparseRows.from_rows([(columns, values)], 9)
     visible = torch.tensor([True, True, False])

@@ -11,7 +11,7 @@ import torch
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.ids.vocabulary import Vocabulary
-from nnsparse_stream.nn.autoencoder import ModelConfig, RatingAutoencoder
+from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
 from nnsparse_stream.scoring.tables import TOP_K_BYTES, pair_table, top_k_tables
 from nnsparse_stream.training.checkpoint import Checkpoint, load_model
 
@@ -39,7 +39,7 @@ def memory(what: str) -> int:
 @pytest.mark.parametrize("scores", ["distinct", "equal"])
 def test_ranking_keeps_its_bound_of_memory(k: int, scores: str) -> None:
     num_columns = 32_768
-    model = RatingAutoencoder(ModelConfig(num_columns, (4,)))
+    model = RatingAutoencoder(AutoencoderConfig(num_columns, (4,)))
     model.column_counts.fill_(1)
     if scores == "equal":
         model.decoder.data.zero_()

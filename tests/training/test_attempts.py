@@ -15,7 +15,6 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.running import run_pipeline
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.progress import Progress
-from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.start import train
 from nnsparse_stream.transforms import TrainAutoencoder
 from nnsparse_stream.transforms import train as train_transform
@@ -31,7 +30,7 @@ class Killing(Progress):
     def __init__(self, after: int) -> None:
         self.left, self.trained = after, 0
 
-    def batch_trained(self, sums: dict[str, Any], recipe: Recipe) -> None:
+    def batch_trained(self, sums: dict[str, Any], figures: Any) -> None:
         self.trained += 1
         if self.trained == self.left:
             raise Killed

@@ -17,13 +17,13 @@ def test_tensorboard_reads_each_number_of_the_metrics(trained, tmp_path):
     read.Reload()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for tag, of in (
-        ("loss", lambda line: line["loss"]),
+        ("train/loss", lambda line: line["train"]["loss"]),
         ("validation/rmse", lambda line: line["validation"]["rmse"]),
         ("ratings_per_second", lambda line: line["ratings_per_second"]),
     ):
         found = [(event.step, event.value, event.wall_time) for event in read.Scalars(tag)]
         assert found == [(line["step"], pytest.approx(of(line)), line["time"]) for line in lines]
-    assert set(read.Tags()["scalars"]) >= {"loss", "train_rmse", "learning_rate", "waiting_for_data"}
+    assert set(read.Tags()["scalars"]) >= {"train/loss", "train/rmse", "learning_rate", "waiting_for_data"}
     assert cli.main(["train", "--data", trained.data, "--output", str(run), *flags, "--overwrite"]) == 0
 
 

@@ -23,7 +23,7 @@ from nnsparse_stream.pipelines import cli
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import Checkpoint, load_model
 from nnsparse_stream.training.presets import recipe
-from nnsparse_stream.training.recipe import Recipe
+from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.start import train
 from nnsparse_stream.training.state import checkpoints_of, read_state
 from nnsparse_stream.training.steps import Trainer
@@ -36,8 +36,8 @@ def weights_of(run):
 def test_metrics_improve_and_are_written_for_each_epoch(trained):
     lines = [json.loads(line) for line in Path(trained.run, "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
-    assert lines[-1]["loss"] < lines[0]["loss"]
-    assert lines[-1]["train_rmse"] < lines[0]["train_rmse"]
+    assert lines[-1]["train"]["loss"] < lines[0]["train"]["loss"]
+    assert lines[-1]["train"]["rmse"] < lines[0]["train"]["rmse"]
     assert lines[-1]["validation"]["rmse"] < lines[0]["validation"]["rmse"]
     manifest = Dataset(trained.data).manifest
     assert all(line["ratings"] == manifest.fold_entries["train"] for line in lines)
@@ -115,10 +115,10 @@ def test_stacked_pretraining_trains_one_layer_after_the_other_and_then_all(train
     train(request(trained, tmp_path / "run", recipe=small, **keep))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["layer"] for line in lines] == [1, 1, 1, 2, 2, 2, None, None, None]
-    assert [line["train_rmse"] is None for line in lines] == [False] * 3 + [True] * 3 + [False] * 3
+    assert ["rmse" not in line["train"] for line in lines] == [False] * 3 + [True] * 3 + [False] * 3
     assert [line["validation"] is None for line in lines] == [True] * 6 + [False] * 3
     for stage in (lines[:3], lines[3:6], lines[6:]):
-        assert stage[2]["loss"] < stage[0]["loss"]
+        assert stage[2]["train"]["loss"] < stage[0]["train"]["loss"]
     saved = [
         safetensors.torch.load(Path(url, "model.safetensors").read_bytes())
         for url in checkpoints_of(str(tmp_path / "run"))
@@ -205,9 +205,9 @@ def test_checkpoints_are_written_by_time(trained, tmp_path):
 def test_the_learning_rate_follows_its_schedule():
     inverse = recipe("cfn")
     assert inverse.learning_rate_at(2, 0.2) == pytest.approx(0.06 / (1 + 2 * 0.176))
-    cosine = Recipe(learning_rate=1.0, schedule="cosine", warmup=0.1)
+    cosine = RatingRecipe(learning_rate=1.0, schedule="cosine", warmup=0.1)
     assert [cosine.learning_rate_at(1, p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
-    assert Recipe(learning_rate=0.3).learning_rate_at(7, 0.9) == 0.3
+    assert RatingRecipe(learning_rate=0.3).learning_rate_at(7, 0.9) == 0.3
 
 
 def test_columns_count_as_trained_by_the_data_set_and_not_by_what_was_drawn(trained, tmp_path):
@@ -237,7 +237,7 @@ def test_a_run_is_used_without_its_data_set_and_holds_the_vocabulary_once(traine
 
 
 def test_clipping_bounds_the_step(trained):
-    clipped = Recipe(hidden=(4,), learning_rate=1.0, clip_norm=1e-3, hide_ratio=0.0)
+    clipped = RatingRecipe(hidden=(4,), learning_rate=1.0, clip_norm=1e-3, hide_ratio=0.0)
     checkpoint = load_model(trained.run)
     checkpoint.state["step"] = 0
     trainer = Trainer(checkpoint, clipped, 0, torch.device("cpu"))
@@ -249,7 +249,7 @@ def test_clipping_bounds_the_step(trained):
 
 
 def test_a_step_equals_dense_autograd_and_sgd_on_the_touched_rows(trained, tmp_path):
-    plan = Recipe(hidden=(4,), alpha=1.5, beta=0.5, hide_ratio=0.3, learning_rate=0.1, learning_rate_decay=0.0,
+    plan = RatingRecipe(hidden=(4,), alpha=1.5, beta=0.5, hide_ratio=0.3, learning_rate=0.1, learning_rate_decay=0.0,
                   weight_decay=0.2, decoder_weight_decay=0.3)  # fmt: skip
     train(request(trained, tmp_path / "run", recipe=recipe("cfn", hidden=(4,), epochs=1)))
     checkpoint: Checkpoint = load_model(str(tmp_path / "run"))
@@ -271,7 +271,7 @@ def test_a_step_equals_dense_autograd_and_sgd_on_the_touched_rows(trained, tmp_p
     x = torch.zeros(2, model.config.num_columns, dtype=torch.float64)
     rows, columns = batch.row_indices().long(), batch.columns.long()
     targets = (batch.values - torch.tensor([4.0, 1.5]).double()[rows]) / model.config.unit
-    hidden = trainer.criterion.corrupted
+    hidden = trainer.objective.criterion.corrupted
     x[rows, columns] = torch.where(hidden, 0.0, targets)
     code = torch.tanh(x @ dense["encoder"] + dense["encoder_bias"])
     estimates = torch.tanh(code @ dense["decoder"].t() + dense["decoder_bias"])[rows, columns]

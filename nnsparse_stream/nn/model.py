@@ -1,0 +1,166 @@
+"""What a trained model offers, whatever it is: scores at entries, at tiles of columns, and the best columns of rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nnsparse_stream.nn.ranking import TILE_COLUMNS, ScoreTile, best_columns
+from nnsparse_stream.sparse.rows import SparseRows
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model is, apart from its weights; each kind of model adds its own fields.
+
+    Attributes:
+        num_columns: columns of the catalogue that it was trained on.
+    """
+
+    num_columns: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+class Model(nn.Module, ABC):
+    """Turns the known entries of rows into scores: ratings in the scale of the log, or whatever lists are ordered by.
+
+    All weights are parameters or buffers, so that a checkpoint holds them; they can be made on the device "meta".
+    Fallbacks, never NaN: rows without a known entry and columns without a training entry have scores, too.
+
+    Attributes:
+        kind: the name under which `nn.models` finds the class.
+        config_type: of `config`.
+        config: what the model is.
+        column_counts: int64 (columns,), the training entries of each column; one without is never listed.
+    """
+
+    kind: ClassVar[str]
+    config_type: ClassVar[type[ModelConfig]]
+    config: Any
+    column_counts: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("column_counts", torch.zeros(config.num_columns, dtype=torch.int64))
+
+    @property
+    def num_columns(self) -> int:
+        """How many columns there are."""
+        columns: int = self.config.num_columns
+        return columns
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.column_counts.device
+
+    @abstractmethod
+    def predict_at(self, known: SparseRows, at: SparseRows, clip: bool = True) -> Tensor:
+        """Scores at given entries.
+
+        Args:
+            known: the rows' known entries, raw.
+            at: the entries to score, a block of as many rows, ascending within a row; its values are not read.
+            clip: keep scores within their range, where they have one.
+
+        Returns:
+            (entries of `at`,).
+
+        Raises:
+            ValueError: the blocks differ in their number of rows, or in columns from the model.
+        """
+
+    @abstractmethod
+    def tiles(self, known: SparseRows) -> ScoreTile:
+        """Scores of rows at ranges of columns, dense, not clipped.
+
+        Args:
+            known: the rows' known entries, raw, on the model's device.
+        """
+
+    @abstractmethod
+    def at_unknown(self, known: SparseRows) -> Tensor:
+        """Scores of a column that the vocabulary does not hold, (rows,).
+
+        Args:
+            known: the rows' known entries, raw.
+        """
+
+    @torch.no_grad()
+    def top_k(self, known: SparseRows, k: int, tile_columns: int = TILE_COLUMNS) -> tuple[Tensor, Tensor]:
+        """The k columns of the highest scores that a row does not have.
+
+        Scores are computed a tile of columns at a time: memory is O(rows x (tile + k)), not O(rows x columns). Columns
+        without a training entry are never returned.
+
+        Args:
+            known: the rows' known entries, raw; their columns are excluded.
+            k: how many columns a row.
+            tile_columns: columns scored at once.
+
+        Returns:
+            Columns int64 (rows, k) and scores (rows, k), not clipped, since clipped scores would tie; by descending
+            score, then ascending column. Where a row has fewer than k such columns, the rest are -1 with a score of
+            -inf. A k beyond the number of columns is cut to it.
+        """
+        self.check(known)
+        return best_columns(self.tiles(known), known, self.column_counts > 0, k, tile_columns)
+
+    def check(self, rows: SparseRows) -> None:
+        """Refuses rows of another number of columns.
+
+        Raises:
+            ValueError: that is so.
+        """
+        if rows.num_columns != self.num_columns:
+            raise ValueError(f"rows have {rows.num_columns} columns, but the model has {self.num_columns}")
+
+    def check_pair(self, known: SparseRows, at: SparseRows) -> None:
+        """Refuses blocks that do not go together.
+
+        Raises:
+            ValueError: their numbers of rows differ, or one has another number of columns than the model.
+        """
+        self.check(known)
+        self.check(at)
+        if at.num_rows != known.num_rows:
+            raise ValueError(f"{known.num_rows} rows of ratings, but entries of {at.num_rows} rows to predict")
+
+
+class FactorModel(Model):
+    """A model whose score is a function of a row's code, once computed, and a column's weights."""
+
+    @property
+    @abstractmethod
+    def code_units(self) -> int:
+        """Numbers of a code."""
+
+    @abstractmethod
+    def codes(self, known: SparseRows) -> Tensor:
+        """All that scores of a row are made of, (rows, code_units).
+
+        Args:
+            known: the rows' known entries, raw.
+        """
+
+    @abstractmethod
+    def decode(self, codes: Tensor, columns: slice | Tensor) -> Tensor:
+        """Scores of rows at some columns, dense (rows, columns named), not clipped; the caller may write to them.
+
+        Args:
+            codes: (rows, code_units), from `codes`.
+            columns: a slice of the columns, or an int64 index of them.
+        """
+
+    def tiles(self, known: SparseRows) -> ScoreTile:
+        """Scores of rows at ranges of columns; see `Model.tiles`."""
+        codes = self.codes(known)
+        return lambda start, stop: self.decode(codes, slice(start, stop))

@@ -1,0 +1,8 @@
+"""The kinds of model that a checkpoint may hold, by name: the one place that knows them."""
+
+from __future__ import annotations
+
+from nnsparse_stream.nn.autoencoder import RatingAutoencoder
+from nnsparse_stream.nn.model import Model
+
+MODELS: dict[str, type[Model]] = {model.kind: model for model in (RatingAutoencoder,)}

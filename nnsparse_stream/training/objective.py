@@ -1,0 +1,89 @@
+"""What an objective is: what a block of entries means to a model in training, whatever the model is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.nn.model import Model
+from nnsparse_stream.nn.optimisers import RowOptimizer, clip_grad_norm_
+from nnsparse_stream.sparse.rows import SparseRows
+from nnsparse_stream.training.recipe import Recipe, StepRecipe
+
+
+class Objective(ABC):
+    """Makes models of its kind.
+
+    Attributes:
+        metrics: what models are judged by on the validation fold where nothing else is asked for; the first decides
+            which epoch is the best.
+    """
+
+    metrics: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    @abstractmethod
+    def make_model(cls, recipe: Recipe, manifest: Manifest, generator: torch.Generator) -> Model:
+        """A model with initial weights; its `column_counts` are still 0.
+
+        Args:
+            recipe: of this objective.
+            manifest: of the data set, which has training entries.
+            generator: source of the weights.
+        """
+
+
+class StepObjective(Objective):
+    """An objective that a model is trained by, minibatch by minibatch.
+
+    Attributes:
+        optimizer: updates the model; a group's learning rate is the recipe's times the group's `rate`, where it has
+            one.
+    """
+
+    optimizer: RowOptimizer
+
+    @abstractmethod
+    def __init__(self, model: Model, recipe: Any, noise: torch.Generator, layer: int | None) -> None:
+        """Prepares to train.
+
+        Args:
+            model: is changed in place.
+            recipe: of this objective.
+            noise: source of all randomness of a step; it is seeded anew for each.
+            layer: the layer to train alone, from 1, the outermost; all together where None.
+        """
+
+    @abstractmethod
+    def train_batch(self, rows: SparseRows, progress: float) -> dict[str, float]:
+        """One step.
+
+        Args:
+            rows: the raw training entries of some rows, on the model's device; each row has one or more.
+            progress: share of the stage's entries that were trained on before, in [0, 1).
+
+        Returns:
+            Sums over the minibatch, by name, that add up over an epoch.
+        """
+
+    @classmethod
+    @abstractmethod
+    def figures(cls, recipe: Any, sums: dict[str, Any]) -> dict[str, float]:
+        """What is told of an epoch's training, by name; "loss" is among them.
+
+        Args:
+            recipe: of this objective.
+            sums: over the epoch so far: `entries`, `rows`, `batches`, and `terms`, what `train_batch` returned.
+        """
+
+    def _update(self, loss: Tensor, model: Model, recipe: StepRecipe) -> None:
+        """A step against the gradient of a loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.clip_norm:
+            clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        self.optimizer.step()

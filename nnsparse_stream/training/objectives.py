@@ -1,0 +1,45 @@
+"""The objectives by name: the one place that knows which there are, and the recipes of each.
+
+An objective's class is imported on first use, since it needs torch; recipes need nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nnsparse_stream.storage.json_types import typed
+from nnsparse_stream.training.rating_recipe import RatingRecipe
+from nnsparse_stream.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from nnsparse_stream.training.objective import Objective
+
+#: Of each objective: the class of its recipes, and the module and name of its own.
+OBJECTIVES: dict[str, tuple[type[Recipe], str]] = {
+    "rating": (RatingRecipe, "nnsparse_stream.training.rating_objective.RatingObjective"),
+}
+
+
+def recipe_types() -> tuple[type[Recipe], ...]:
+    """The classes of recipes, one an objective."""
+    return tuple(recipe for recipe, _ in OBJECTIVES.values())
+
+
+def objective_of(recipe: Recipe) -> type[Objective]:
+    """The class of a recipe's objective."""
+    module, _, name = OBJECTIVES[recipe.objective][1].rpartition(".")
+    found: type[Objective] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def recipe_from_json(value: dict[str, Any]) -> Recipe:
+    """The recipe that `Recipe.to_json` wrote.
+
+    Raises:
+        ValueError: there is no such objective, or a field is missing, not known, or has no such value.
+    """
+    name = value.get("objective")
+    if name not in OBJECTIVES:
+        raise ValueError(f"recipe.objective is {name!r}, not one of {', '.join(OBJECTIVES)}")
+    return typed(OBJECTIVES[name][0], {field: held for field, held in value.items() if field != "objective"}, "recipe")

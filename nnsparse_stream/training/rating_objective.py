@@ -1,0 +1,158 @@
+"""The objective `rating`: an autoencoder predicts the ratings of a row, by squared error at its observed entries."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.kernels.operations import Transposed
+from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
+from nnsparse_stream.nn.criteria import DenoisingCriterion, SDAECriterion, SDAESparseCriterion, prepare_input
+from nnsparse_stream.nn.model import Model
+from nnsparse_stream.nn.optimisers import RowAdagrad, RowAdam, RowOptimizer, RowSGD
+from nnsparse_stream.sparse.rows import SparseRows
+from nnsparse_stream.training.objective import StepObjective
+from nnsparse_stream.training.rating_recipe import RatingRecipe
+from nnsparse_stream.training.recipe import Recipe
+
+
+class RatingObjective(StepObjective):
+    """Denoising: some ratings of a row are hidden from the input, and all are estimated.
+
+    All layers are trained together, or one alone, as in stacked pretraining (Vincent et al., "Stacked Denoising
+    Autoencoders", 2010): the outermost as the model without its inner layers, each other one as a dense denoising
+    autoencoder of the codes that it reads, with the layers before it as they are.
+    """
+
+    metrics = ("rmse", "mae")
+
+    @classmethod
+    def make_model(cls, recipe: Recipe, manifest: Manifest, generator: torch.Generator) -> Model:
+        """An autoencoder of the recipe's layers, and of the data set's rating statistics."""
+        assert isinstance(recipe, RatingRecipe)
+        # Known: there are training ratings.
+        mean, low, high = (float(manifest.ratings[name] or 0.0) for name in ("mean", "min", "max"))
+        config = AutoencoderConfig(
+            num_columns=manifest.num_columns,
+            hidden=recipe.hidden,
+            activation=recipe.activation,
+            output_activation=recipe.output_activation,
+            mean=mean,
+            unit=recipe.unit or (high - low) / 2 or 1.0,
+            mean_damping=recipe.mean_damping,
+            input_scale=recipe.input_scale or None,
+            presence=recipe.presence,
+            row_offset=recipe.row_offset,
+            rating_min=low,
+            rating_max=high,
+            storage=recipe.storage,
+        )
+        return RatingAutoencoder(config, generator, recipe.initial_std or None)
+
+    def __init__(self, model: Model, recipe: Any, noise: torch.Generator, layer: int | None) -> None:
+        """Prepares criterion and optimiser; see `StepObjective`."""
+        assert isinstance(model, RatingAutoencoder)
+        assert isinstance(recipe, RatingRecipe)
+        self._model, self._recipe, self._noise, self._layer = model, recipe, noise, layer
+        self.optimizer = _make_optimizer(model, recipe, layer)
+        make: type[DenoisingCriterion] = SDAECriterion if self._is_inner else SDAESparseCriterion
+        self.criterion = make(
+            nn.MSELoss(),
+            alpha=recipe.alpha,
+            beta=recipe.beta,
+            hide_ratio=recipe.hide_ratio,
+            average="none",
+            generator=noise,
+        )
+
+    @classmethod
+    def figures(cls, recipe: Any, sums: dict[str, Any]) -> dict[str, float]:
+        """The loss, and where ratings were estimated their RMSE, of corrupted input, in rating units."""
+        figures = {"loss": sums["terms"]["loss"] / sums[recipe.loss_average]}
+        if "squared" in sums["terms"]:
+            figures["rmse"] = math.sqrt(sums["terms"]["squared"] / sums["entries"])
+        return figures
+
+    @property
+    def _is_inner(self) -> bool:
+        return self._layer is not None and self._layer > 1
+
+    def train_batch(self, rows: SparseRows, progress: float) -> dict[str, float]:
+        """One step; returns `loss` and, in squared rating units, `squared`.
+
+        An inner layer that is trained alone estimates no rating, and has no `squared`.
+        """
+        targets = self._model.residuals(rows, self._model.row_means(rows))
+        if self._is_inner:
+            return self._train_inner(targets)
+        transposed = Transposed.of(targets)
+        inputs = prepare_input(self.criterion, targets)
+        visible = None if self.criterion.corrupted is None else ~self.criterion.corrupted
+        estimates = self._model.estimate(inputs, targets, visible, transposed, self._layer)
+        loss = self.criterion(estimates, targets)
+        self._step(loss / (rows.num_rows if self._recipe.loss_average == "rows" else rows.num_entries))
+        with torch.no_grad():
+            squared = (estimates.values - targets.values).square().sum() * self._model.config.unit**2
+        if self._recipe.refeed_columns and self._layer is None:
+            self._refeed(targets)
+        return {"loss": float(loss.detach()), "squared": float(squared)}
+
+    def _train_inner(self, targets: SparseRows) -> dict[str, float]:
+        """A step of an inner layer alone."""
+        assert self._layer is not None
+        with torch.no_grad():
+            codes = self._model.code(targets, layers=self._layer - 1)
+        estimates = self._model.reconstruct(prepare_input(self.criterion, codes), self._layer - 1)
+        loss = self.criterion(estimates, codes)
+        self._step(loss / len(codes))
+        return {"loss": float(loss.detach())}
+
+    def _refeed(self, targets: SparseRows) -> None:
+        """A second step, on the model's own estimates: an input that is dense in the drawn columns, and its target.
+
+        Dense re-feeding (Kuchaiev & Ginsburg, "Training Deep AutoEncoders for Collaborative Filtering", 2017); with
+        fewer columns than the catalogue has, the cost stays rows x those.
+        """
+        width = self._model.num_columns
+        drawn = torch.randperm(width, generator=self._noise, device=targets.device)[: self._recipe.refeed_columns]
+        columns = drawn.sort().values.to(torch.int32).repeat(targets.num_rows)
+        count = min(self._recipe.refeed_columns, width)
+        offsets = torch.arange(0, len(columns) + 1, count, dtype=torch.int32, device=targets.device)
+        at = SparseRows(offsets, columns, torch.zeros_like(columns, dtype=targets.dtype), width)
+        with torch.no_grad():
+            dense = self._model.estimate(targets, at)
+        transposed = Transposed.of(dense)
+        again = self._model.estimate(dense, dense, transposed=transposed)
+        loss = nn.functional.mse_loss(again.values, dense.values, reduction="sum")
+        self._step(loss / (dense.num_rows if self._recipe.loss_average == "rows" else dense.num_entries))
+
+    def _step(self, loss: torch.Tensor) -> None:
+        self._update(loss, self._model, self._recipe)
+
+
+def _make_optimizer(model: RatingAutoencoder, recipe: RatingRecipe, layer: int | None) -> RowOptimizer:
+    """The recipe's optimiser of a layer's parameters, or of all. What is small and dense (biases) is not decayed."""
+    inner = {id(parameter) for parameter in model.inner.parameters()}
+    if layer is None:
+        trained = list(model.parameters())
+    elif layer == 1:
+        trained = [parameter for parameter in model.parameters() if id(parameter) not in inner]
+    else:
+        trained = [*model.inner[layer - 2].parameters(), *model.inner[1 - layer].parameters()]
+    decays = {id(linear.weight): recipe.weight_decay for linear in model.inner}
+    decays |= {id(matrix): recipe.weight_decay for matrix in (model.encoder, model.presence)}
+    decays[id(model.decoder)] = recipe.decoder_weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter], "weight_decay": decays.get(id(parameter), 0.0)} for parameter in trained
+    ]
+    common: dict[str, Any] = {"lr": recipe.learning_rate, "decay_by_count": recipe.decay_by_count}
+    if recipe.optimizer == "sgd":
+        return RowSGD(groups, momentum=recipe.momentum, **common)
+    if recipe.optimizer == "adagrad":
+        return RowAdagrad(groups, **common)
+    second_moment: Literal["element", "row"] = "row" if recipe.optimizer == "row_adam" else "element"
+    return RowAdam(groups, betas=(recipe.momentum, recipe.second_moment), second_moment=second_moment, **common)
