@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,8 +17,9 @@ from nnsparse_stream.ratings.reading import cut_block
 from nnsparse_stream.ratings.time_counts import TimeCounter, TimeCounts, add_times, count_times
 from nnsparse_stream.transforms.windows import refuse_windows
 
-#: Counts of bundles are added up in so many groups, and these then, so that no group of them is large.
-_FANOUT = 64
+#: Counts of bundles are added up in so many groups, and then those of the groups, so that no group of them is large.
+_GROUPS = 64
+_KEYED_COUNTS = tuple[int, tuple[int, pa.RecordBatch]]
 
 
 class AssignFolds(beam.PTransform):
@@ -80,16 +82,20 @@ class CutTime(beam.PTransform):
     def expand(self, ratings: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
         refuse_windows(self, ratings)
+        none = ratings.pipeline | "Once" >> beam.Impulse() | "None" >> beam.Map(_none).with_output_types(_KEYED_COUNTS)
+        counts = ratings | "Count" >> beam.ParDo(_CountTimes()).with_output_types(_KEYED_COUNTS)
         return (
-            ratings
-            | "Count" >> beam.ParDo(_CountTimes()).with_output_types(tuple[int, pa.RecordBatch])
-            | "Add up" >> beam.CombineGlobally(_AddTimes()).with_fanout(_FANOUT)
+            (counts, none)
+            | "Both" >> beam.Flatten()
+            | "By group" >> beam.GroupByKey()
+            | "Add" >> beam.Map(_add).with_output_types(_KEYED_COUNTS)
+            | "All" >> beam.GroupByKey()
             | "Cut" >> beam.Map(_cut, self._shares)
         )
 
 
 class _CountTimes(beam.DoFn):
-    """Counts of the times of a bundle."""
+    """Counts of the times of a bundle, keyed by what they are, so that a retry sends them to the same group."""
 
     def start_bundle(self) -> None:
         self._counter = TimeCounter()
@@ -98,29 +104,22 @@ class _CountTimes(beam.DoFn):
         self._counter.add(count_times(ratings["timestamp"].to_numpy()))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        window = GlobalWindow()
-        yield WindowedValue(self._counter.take(), window.max_timestamp(), [window])
+        window, counts = GlobalWindow(), self._counter.take()
+        key = zlib.crc32(counts[1]["bin"].to_numpy()) % _GROUPS
+        yield WindowedValue((key, counts), window.max_timestamp(), [window])
 
 
-class _AddTimes(beam.CombineFn):
-    def create_accumulator(self) -> TimeCounts:
-        return add_times([])
-
-    def add_input(self, counts: TimeCounts, part: TimeCounts) -> TimeCounts:
-        return add_times([counts, part])
-
-    def merge_accumulators(self, parts: Iterable[TimeCounts]) -> TimeCounts:
-        return add_times(parts)
-
-    def extract_output(self, counts: TimeCounts) -> TimeCounts:
-        return counts
-
-    def get_accumulator_coder(self) -> beam.coders.Coder:
-        return beam.coders.registry.get_coder(tuple[int, pa.RecordBatch])  # else they would be pickled
+def _none(_: bytes) -> tuple[int, TimeCounts]:
+    """So that there are counts where there is no rating."""
+    return 0, add_times([])
 
 
-def _cut(counts: TimeCounts, shares: TimeShares) -> dict[str, Any]:
-    return shares.cut(counts).to_json()
+def _add(keyed: tuple[int, Iterable[TimeCounts]]) -> tuple[int, TimeCounts]:
+    return 0, TimeCounter(keyed[1]).take()
+
+
+def _cut(keyed: tuple[int, Iterable[TimeCounts]], shares: TimeShares) -> dict[str, Any]:
+    return shares.cut(TimeCounter(keyed[1]).take()).to_json()
 
 
 def time_folds(cut: dict[str, Any]) -> TimeFolds:

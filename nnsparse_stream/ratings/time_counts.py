@@ -38,10 +38,16 @@ def add_times(parts: Iterable[TimeCounts]) -> TimeCounts:
 
 
 class TimeCounter:
-    """Counts the times of blocks as they come."""
+    """Adds up counts as they come.
 
-    def __init__(self) -> None:
+    Args:
+        parts: the first of them.
+    """
+
+    def __init__(self, parts: Iterable[TimeCounts] = ()) -> None:
         self._parts: list[TimeCounts] = []
+        for part in parts:
+            self.add(part)
 
     def add(self, part: TimeCounts) -> None:
         """Adds what `count_times` or `take` gave."""

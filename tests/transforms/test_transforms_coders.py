@@ -11,7 +11,7 @@ from shuffles import carries_blocks, coders_of_shuffles, falls_back
 
 from nnsparse_stream.data.manifest import ShardFile
 from nnsparse_stream.data.shards import Shard
-from nnsparse_stream.ratings.folds import LastFolds
+from nnsparse_stream.ratings.folds import LastFolds, TimeShares
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.input_plan import plan_inputs
 from nnsparse_stream.ratings.reading import Split
@@ -61,3 +61,13 @@ def test_folding_by_row_shuffles_blocks() -> None:
     found = coders_of_shuffles(pipeline)
     assert carries_blocks(found["AssignFolds/By part"])
     assert not falls_back(found["AssignFolds/By part"])
+
+
+def test_a_share_of_time_shuffles_counts_as_blocks() -> None:
+    pipeline = beam.Pipeline("apache_beam.runners.portability.fn_api_runner.FnApiRunner")
+    block = pa.record_batch({"user": [1], "item": [1], "rating": [1.0], "timestamp": [1]})
+    ratings = pipeline | beam.Create([block], reshuffle=False).with_output_types(pa.RecordBatch)
+    _ = ratings | AssignFolds(TimeShares(0, 10))
+    found = coders_of_shuffles(pipeline)
+    assert found
+    assert not [label for label, parts in found.items() if not carries_blocks(parts) or falls_back(parts)]

@@ -15,7 +15,7 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from nnsparse_stream import transforms
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.running import IN_PROCESS_RUNNER
-from nnsparse_stream.ratings.folds import HashFolds, LastFolds
+from nnsparse_stream.ratings.folds import HashFolds, LastFolds, TimeShares
 from nnsparse_stream.ratings.selection import Selection
 from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.transforms import beam_yaml
@@ -48,6 +48,7 @@ def windowed(pipeline: beam.Pipeline, elements: list[Any], kind: Any) -> beam.PC
         lambda url: transforms.WriteShards(url),
         lambda url: transforms.PrepareShards(url, "user", BLOCK, min_row_ratings=1, min_column_ratings=1, **PREPARE),
         lambda url: transforms.AssignFolds(LastFolds("user")),
+        lambda url: transforms.AssignFolds(TimeShares(0, 10)),
         lambda url: ScoreRatings(url, url, 1, top_k=1, folds=[0]),
         lambda url: transforms.BlendPairs([url], [url], [1.0], url, folds=[0]),
     ],
