@@ -322,7 +322,7 @@ def _report(manifest: Manifest, url: str, plan: InputPlan, steps: dict[str, Size
     lines = [
         ("data set", url),
         ("records read", f"{records['read']:,} from {_files(len(plan.files))}" + _empty_files(plan)),
-        *(("read as", _read_as(way)) for way in manifest.input),
+        *(("read as", _read_as(way, manifest.feedback)) for way in manifest.input),
         ("bad records", f"{records['bad']:,}" + (f" (see {url.rstrip('/')}/dead_letters)" if records["bad"] else "")),
         *_filtered_line(manifest),
         ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
@@ -337,7 +337,7 @@ def _report(manifest: Manifest, url: str, plan: InputPlan, steps: dict[str, Size
     print("\n".join(f"{name:<13} {text}" for name, text in lines))
 
 
-def _read_as(way: dict[str, Any]) -> str:
+def _read_as(way: dict[str, Any], feedback: str) -> str:
     """How files were read, in words, and the first record of them."""
     words = [way["format"]]
     if way.get("delimiter"):
@@ -345,7 +345,9 @@ def _read_as(way: dict[str, Any]) -> str:
         words.append("header" if way["header"] else "no header")
         words += [f"decimal {way['decimal']!r}"] if way["decimal"] != "." else []
     words += [f"encoding {way['encoding']}"] if way.get("encoding", "utf-8") != "utf-8" else []
-    words += ["no ratings: each record counts as a 1"] if "rating" not in way["columns"] else []
+    if "rating" not in way["columns"]:
+        advice = " (where they are interactions, pass --feedback implicit)" if feedback == "explicit" else ""
+        words.append(f"no ratings: each record counts as a 1{advice}")
     example = ", ".join(f"{name} {repr(value)[:40]}" for name, value in (way["example"] or {}).items())
     return f"{', '.join(words)}; first record: {example or 'a bad one'}"
 
