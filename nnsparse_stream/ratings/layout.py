@@ -282,7 +282,7 @@ def is_time_name(name: str) -> bool:
 
 def no_rating_advice() -> str:
     """What to do with a log without ratings."""
-    return "where every record is an interaction, as of clicks or purchases, pass `feedback` implicit, or `rating_column` none"
+    return "where every record is an interaction, as a click, pass `feedback` implicit, or `rating_column` none"
 
 
 def _seems_header(split: list[list[str]], dialect: Dialect, ids: list[int]) -> bool:

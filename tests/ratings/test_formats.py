@@ -123,7 +123,7 @@ BAD_FILES = [
         "f",
         '{"user": 1, "item": 2}\n',
         DEFAULT,
-        "no field 'rating'; the fields found are user, item; pass `rating_column` NAME; where every record is an interaction",
+        "no field 'rating'; the fields found are user, item; pass `rating_column` NAME; where every record is",
     ),
     ("f", '{"user"\n', DEFAULT, "no JSON object"),
     ("f", b"BZh91AY", DEFAULT, "compressed with bzip2: decompress it first; only gzip"),

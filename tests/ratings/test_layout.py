@@ -86,9 +86,7 @@ def test_a_log_without_ratings(text: str, names: FieldNames, positions: tuple[in
     assert (found.rated, found.positions) == (False, positions)
 
 
-ONES = (
-    "where every record is an interaction, as of clicks or purchases, pass `feedback` implicit, or `rating_column` none"
-)
+ONES = "where every record is an interaction, as a click, pass `feedback` implicit, or `rating_column` none"
 REFUSED = [
     ("1\t2\t881250949\n3\t4\t881250950", DEFAULT, Dialect(), f"third field seems to be a time .*881250949; {ONES}"),
     ("1::2::881250949123", DEFAULT, Dialect(), "seems to be a time"),
