@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.errors import InputError
     from nnsparse_stream.evaluation.judging import check_metrics
-    from nnsparse_stream.evaluation.metrics import parse_metrics
+    from nnsparse_stream.evaluation.metrics import metrics_of_model
     from nnsparse_stream.pipelines.running import run_pipeline
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.training.objectives import objective_of, recipe_from_json
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         if not dataset.manifest.fold_entries[args.fold]:
             raise InputError(f"{data} has no rating in its {args.fold} fold; judge another --fold")
     objective = objective_of(recipe_from_json(checkpoints[0].state["recipe"]))
-    asked = parse_metrics(args.metrics or objective.metrics)
+    asked = metrics_of_model(args.metrics or (), objective.metrics)
     check_metrics(asked, args.fold)
     metrics = [metric.name for metric in asked]
 

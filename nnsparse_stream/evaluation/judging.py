@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.fold_rows import fold_rows, known_folds
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.evaluation.metrics import ErrorMetric, JudgedLists, Metric
@@ -49,7 +49,7 @@ def judge_batch(model: Predictor, batch: pa.RecordBatch, fold: int, metrics: Seq
         metrics: what to judge by.
     """
     device, num_columns = model.column_counts.device, len(model.column_counts)
-    known, judged = fold_rows(batch, (0,), num_columns), fold_rows(batch, (fold,), num_columns)
+    known, judged = fold_rows(batch, known_folds(fold), num_columns), fold_rows(batch, (fold,), num_columns)
     counted = judged.lengths().nonzero()[:, 0]
     known, judged = known.select(counted), judged.select(counted)
     sums = MetricSums.of(metrics, num_columns)

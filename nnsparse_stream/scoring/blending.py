@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.fold_rows import fold_rows, known_folds
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.evaluation.metrics import Metric
@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 2048
 def predict_fold(
     model: Model, vocabulary: Vocabulary, axis: str, batch: pa.RecordBatch, fold: int, position: int
 ) -> pa.RecordBatch:
-    """A model's predictions for one fold of a batch of a shard; it sees the rows' training ratings only.
+    """A model's predictions for one fold of a batch of a shard; it sees the rows' known ratings only.
 
     Args:
         model: the model, on any device.
@@ -40,7 +40,7 @@ def predict_fold(
         (uint8: `position`).
     """
     device, num_columns = model.device, model.num_columns
-    known, judged = fold_rows(batch, (0,), num_columns), fold_rows(batch, (fold,), num_columns)
+    known, judged = fold_rows(batch, known_folds(fold), num_columns), fold_rows(batch, (fold,), num_columns)
     parts = [np.zeros(0, dtype=np.float32)]
     for start in range(0, judged.num_rows, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.nn.model import Model
-from nnsparse_stream.nn.optimisers import RowOptimizer, clip_grad_norm_
+from nnsparse_stream.nn.optimisers import RowAdagrad, RowAdam, RowOptimizer, RowSGD, clip_grad_norm_
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
 
@@ -145,3 +145,14 @@ class ClosedForm(Objective):
         Raises:
             InputError: there is no solution with this recipe.
         """
+
+
+def make_optimizer(recipe: StepRecipe, groups: list[dict[str, Any]], decay_by_count: bool = False) -> RowOptimizer:
+    """The recipe's optimiser of groups of parameters."""
+    common: dict[str, Any] = {"lr": recipe.learning_rate, "decay_by_count": decay_by_count}
+    if recipe.optimizer == "sgd":
+        return RowSGD(groups, momentum=recipe.momentum, **common)
+    if recipe.optimizer == "adagrad":
+        return RowAdagrad(groups, **common)
+    second_moment: Literal["element", "row"] = "row" if recipe.optimizer == "row_adam" else "element"
+    return RowAdam(groups, betas=(recipe.momentum, recipe.second_moment), second_moment=second_moment, **common)

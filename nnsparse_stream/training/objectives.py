@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.storage.json_types import typed
 from nnsparse_stream.training.linear_recipe import LinearRecipe
+from nnsparse_stream.training.ranking_recipe import RankingRecipe
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 OBJECTIVES: dict[str, tuple[type[Recipe], str]] = {
     "rating": (RatingRecipe, "nnsparse_stream.training.rating_objective.RatingObjective"),
     "linear": (LinearRecipe, "nnsparse_stream.training.linear_objective.LinearObjective"),
+    "ranking": (RankingRecipe, "nnsparse_stream.training.ranking_objective.RankingObjective"),
 }
 
 

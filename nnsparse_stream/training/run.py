@@ -17,7 +17,7 @@ from nnsparse_stream.data.shard_reader import ShardReader, Survey
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.judging import judge_batch
 from nnsparse_stream.evaluation.metric_sums import MetricSums
-from nnsparse_stream.evaluation.metrics import Metric, parse_metrics
+from nnsparse_stream.evaluation.metrics import Metric, metrics_of_model
 from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import Checkpoint, remove_checkpoint, save_checkpoint
@@ -82,10 +82,10 @@ class TrainingRequest:
         """What the validation fold is judged by: the one that decides first, and the objective's.
 
         Raises:
-            InputError: there is no such metric as `validation_metric`.
+            InputError: there is no such metric as `validation_metric`, or the model cannot be judged by it.
         """
         usual = objective_of(self.recipe).metrics
-        return parse_metrics([self.validation_metric or usual[0], *usual])
+        return metrics_of_model([self.validation_metric or usual[0], *usual], usual)
 
 
 def no_sums() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
 from nnsparse_stream.nn.linear import LinearConfig, LinearItemModel
 from nnsparse_stream.nn.model import FactorModel, Model
 from nnsparse_stream.nn.models import MODELS
+from nnsparse_stream.nn.ranking_model import RankingAutoencoder, RankingConfig
 from nnsparse_stream.sparse.rows import SparseRows
 
 COLUMNS = 9
@@ -37,7 +38,12 @@ def linear() -> Model:
     return LinearItemModel(LinearConfig(COLUMNS, trained_columns=8, trained_rows=5), weights)
 
 
-EXAMPLES: dict[str, Callable[[], Model]] = {"autoencoder": autoencoder, "linear": linear}
+def ranking() -> Model:
+    config = RankingConfig(COLUMNS, 3, 4, code_power=0.5)
+    return RankingAutoencoder(config, torch.Generator().manual_seed(1))
+
+
+EXAMPLES: dict[str, Callable[[], Model]] = {"autoencoder": autoencoder, "ranking": ranking, "linear": linear}
 
 
 @pytest.fixture(params=MODELS)
