@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.fold_rows import fold_rows, known_folds
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.evaluation.prediction_errors import ErrorSums
+from nnsparse_stream.evaluation.metric_sums import MetricSums
+from nnsparse_stream.evaluation.metrics import Metric
 from nnsparse_stream.ids.ranks import rank_ids
 from nnsparse_stream.ids.vocabulary import Vocabulary
 from nnsparse_stream.nn.model import Model
@@ -26,7 +27,7 @@ _ROWS_AT_ONCE = 2048
 def predict_fold(
     model: Model, vocabulary: Vocabulary, axis: str, batch: pa.RecordBatch, fold: int, position: int
 ) -> pa.RecordBatch:
-    """A model's predictions for one fold of a batch of a shard; it sees the rows' training ratings only.
+    """A model's predictions for one fold of a batch of a shard; it sees the rows' known ratings only.
 
     Args:
         model: the model, on any device.
@@ -41,7 +42,7 @@ def predict_fold(
         (uint8: `position`).
     """
     device, num_columns = model.device, model.num_columns
-    known, judged = fold_rows(batch, (0,), num_columns), fold_rows(batch, (fold,), num_columns)
+    known, judged = fold_rows(batch, known_folds(fold), num_columns), fold_rows(batch, (fold,), num_columns)
     parts = [np.zeros(0, dtype=np.float32)]
     for start in range(0, judged.num_rows, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
@@ -115,16 +116,19 @@ def join_predictions(blocks: Sequence[pa.RecordBatch], models: int) -> JoinedPre
     )
 
 
-def judge_blend(blocks: Sequence[pa.RecordBatch], combination: Combination, axis: str) -> ErrorSums:
-    """Errors of several models' predictions, combined.
+def judge_blend(
+    blocks: Sequence[pa.RecordBatch], combination: Combination, axis: str, metrics: Sequence[Metric]
+) -> MetricSums:
+    """Judges several models' predictions, combined.
 
     Args:
         blocks: as `join_predictions` takes them.
         combination: of the models, in the order of their positions.
         axis: "user" or "item", the axis of the first model's rows.
+        metrics: of predicted ratings.
 
     Returns:
-        The errors, in the buckets of the first model's rows.
+        The sums, in the buckets of the first model's rows.
 
     Raises:
         InputError: what `join_predictions` raises.
@@ -133,8 +137,9 @@ def judge_blend(blocks: Sequence[pa.RecordBatch], combination: Combination, axis
     errors = combination.of(joined.predictions) - joined.ratings
     rows = joined.users if axis == "user" else joined.items
     _, index, row = np.unique(rows, return_index=True, return_inverse=True)
-    sums = ErrorSums()
-    sums.add(joined.known[index], row, errors)
+    known, sums = joined.known[index], MetricSums.of(metrics, 0)
+    sums.add_rows(known, np.bincount(row, minlength=len(index)))
+    sums.add_errors(known, row, errors)
     return sums
 
 
