@@ -70,6 +70,34 @@ _SMALL = replace(
     epochs=20,
 )
 
+# Two sigmoid layers on raw ratings: half of them hidden and the others doubled, L2 that comes in over half the run.
+_DEEP = RatingRecipe(
+    hidden=(500, 500),
+    mirrored=False,
+    activation="shifted_sigmoid",
+    unit=1.0,
+    mean_damping=1.0,
+    raw_input=True,
+    input_scale=12.0,
+    initial_std=0.02,
+    inner_gain=4.0,
+    hide_ratio=0.5,
+    rescale=True,
+    loss_average="entries",
+    optimizer="row_adam",
+    momentum=0.9,
+    learning_rate=3e-3,
+    encoder_rate=1 / 3,
+    schedule="cosine",
+    warmup=0.1,
+    weight_decay=0.17,
+    decoder_weight_decay=0.17,
+    decay_by_size=True,
+    decay_ramp=0.5,
+    batch_rows=64,
+    epochs=32,
+)
+
 #: The recipes that `train --preset` knows.
 PRESETS: dict[str, Recipe] = {
     "cfn": _CFN,
@@ -86,6 +114,7 @@ PRESETS: dict[str, Recipe] = {
         decoder_weight_decay=2e-3,
         epochs=12,
     ),
+    "deep": _DEEP,
     "best-small": _SMALL,
     "best-small-user": replace(
         _SMALL,
