@@ -1,0 +1,58 @@
+"""What every objective keeps to; a new one is a recipe here."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from runs import assert_same_run, request
+from samples import Trained
+
+from nnsparse_stream.training.checkpoint import load_model
+from nnsparse_stream.training.objectives import OBJECTIVES, objective_of, recipe_from_json
+from nnsparse_stream.training.presets import recipe
+from nnsparse_stream.training.recipe import Recipe, StepRecipe
+from nnsparse_stream.training.start import train
+
+#: Of each objective a recipe that is trained in a moment.
+EXAMPLES: dict[str, Recipe] = {"rating": recipe("best", hidden=(8,), epochs=3)}
+
+
+@pytest.fixture(params=OBJECTIVES)
+def example(request: pytest.FixtureRequest) -> Recipe:
+    found = EXAMPLES[request.param]
+    assert found.objective == request.param
+    return found
+
+
+def test_a_recipe_survives_json_and_a_field_too_many_is_refused(example: Recipe) -> None:
+    written = json.loads(json.dumps(example.to_json()))
+    assert recipe_from_json(written) == example
+    with pytest.raises(ValueError, match=r"recipe\.colour is not known"):
+        recipe_from_json({**written, "colour": "red"})
+
+
+def test_a_run_is_judged_learns_and_ends_in_a_model_of_the_data_set(
+    example: Recipe, trained: Trained, tmp_path: Path
+) -> None:
+    train(request(trained, tmp_path / "run", recipe=example))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == example.all_epochs
+    assert set(lines[-1]["validation"]) >= set(objective_of(example).metrics)
+    assert all(map(math.isfinite, lines[-1]["validation"].values()))
+    if isinstance(example, StepRecipe):
+        assert lines[-1]["train"]["loss"] < lines[0]["train"]["loss"]
+    found = load_model(str(tmp_path / "run"))
+    assert found.model.column_counts.sum() > 0
+    assert found.model.num_columns == len(found.vocabulary)
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(example: Recipe, trained: Trained, tmp_path: Path) -> None:
+    if not isinstance(example, StepRecipe):
+        pytest.skip("a closed form is solved at once")
+    train(request(trained, tmp_path / "whole", recipe=example))
+    train(request(trained, tmp_path / "run", recipe=example, max_steps=5))
+    train(request(trained, tmp_path / "run", recipe=example, resume=True))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
