@@ -61,7 +61,7 @@ def test_a_step_of_two_layers_on_raw_ratings_equals_dense_autograd():
         torch.testing.assert_close(model.state_dict()[name], updated, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("progress, share", [(0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (0.9, 1.0)])
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (0.9, 1.0)])
 def test_l2_rises_over_its_ramp(progress, share):
     assert recipe("deep", decay_ramp=0.5).decay_share_at(progress) == pytest.approx(share)
     assert recipe("deep", decay_ramp=0.0).decay_share_at(progress) == 1.0
