@@ -17,7 +17,10 @@ from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.start import train
 
 #: Of each objective a recipe that is trained in a moment.
-EXAMPLES: dict[str, Recipe] = {"rating": recipe("best", hidden=(8,), epochs=3)}
+EXAMPLES: dict[str, Recipe] = {
+    "rating": recipe("best", hidden=(8,), epochs=3),
+    "ranking": recipe("ranking-dense", units=8, sampled_columns=10, hide_ratio=0.2, epochs=3),
+}
 
 
 @pytest.fixture(params=OBJECTIVES)
