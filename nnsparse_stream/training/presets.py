@@ -71,8 +71,8 @@ _SMALL = replace(
     epochs=20,
 )
 
-# Our most accurate, for rows of items, whatever their number: two sigmoid layers on raw ratings, half of them hidden and
-# the others doubled, L2 by the size of the training fold, which comes in over half the run.
+# Our most accurate, for rows of items: two sigmoid layers on raw ratings, half of them hidden and the others doubled,
+# and L2 by the size of the training fold, which comes in over half the run.
 _DEEP = RatingRecipe(
     hidden=(500, 500),
     mirrored=False,

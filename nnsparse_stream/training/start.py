@@ -83,9 +83,9 @@ def train(
             on from its last checkpoint, as with `resume`, and keeps what it has written, even with `overwrite`.
 
     Returns:
-        What run.json holds: preset, recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics, and
-        the job where there is one. Where the run was stopped before it was over, only {"stopped": True, "checkpoint",
-        "epochs", "steps"}: run.json is not written, and the run can be resumed.
+        What run.json holds: preset, recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics,
+        and the job where there is one. Where the run was stopped before it was over, only {"stopped": True,
+        "checkpoint", "epochs", "steps"}: run.json is not written, and the run can be resumed.
 
     Raises:
         InputError: the data set or the output cannot be used, the run to resume is another one, or it diverged.
