@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.nn.model import Model
-from nnsparse_stream.nn.optimisers import RowOptimizer, clip_grad_norm_
+from nnsparse_stream.nn.optimisers import RowAdagrad, RowAdam, RowOptimizer, RowSGD, clip_grad_norm_
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
 
@@ -87,3 +87,14 @@ class StepObjective(Objective):
         if recipe.clip_norm:
             clip_grad_norm_(model.parameters(), recipe.clip_norm)
         self.optimizer.step()
+
+
+def make_optimizer(recipe: StepRecipe, groups: list[dict[str, Any]], decay_by_count: bool = False) -> RowOptimizer:
+    """The recipe's optimiser of groups of parameters."""
+    common: dict[str, Any] = {"lr": recipe.learning_rate, "decay_by_count": decay_by_count}
+    if recipe.optimizer == "sgd":
+        return RowSGD(groups, momentum=recipe.momentum, **common)
+    if recipe.optimizer == "adagrad":
+        return RowAdagrad(groups, **common)
+    second_moment: Literal["element", "row"] = "row" if recipe.optimizer == "row_adam" else "element"
+    return RowAdam(groups, betas=(recipe.momentum, recipe.second_moment), second_moment=second_moment, **common)

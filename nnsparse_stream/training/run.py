@@ -15,7 +15,9 @@ import torch
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.shard_reader import Survey
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.evaluation.prediction_errors import ErrorSums, evaluate_batch
+from nnsparse_stream.evaluation.judging import judge_batch
+from nnsparse_stream.evaluation.metric_sums import MetricSums
+from nnsparse_stream.evaluation.metrics import Metric, metrics_of_model
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import Checkpoint, remove_checkpoint, save_checkpoint
@@ -41,11 +43,13 @@ class TrainingRequest:
         device: "auto", "cpu" or "cuda".
         threads: threads of torch on the CPU; its own choice where None.
         max_steps: end after so many minibatches, if the recipe's epochs have not ended before.
-        patience: end when the validation RMSE has not improved for so many epochs; the run's model is then the best
-            epoch's and not the last one's.
+        validation_metric: the metric of the validation fold by which an epoch is the best, `ndcg@100` for instance; the
+            first of the objective's metrics where None.
+        patience: end when that has not improved for so many epochs; the run's model is then the best epoch's and not
+            the last one's.
         checkpoint_steps: write a checkpoint after every so many minibatches, beside those after each epoch.
         checkpoint_minutes: write one when so many minutes have passed since the last.
-        keep_checkpoints: how many of the latest to keep, beside the best by validation RMSE.
+        keep_checkpoints: how many of the latest to keep, beside the best.
         resume: go on from the last checkpoint in `output`.
         overwrite: replace an earlier run in `output`.
         tensorboard: write the metrics as events for TensorBoard, too.
@@ -58,6 +62,7 @@ class TrainingRequest:
     device: str = "auto"
     threads: int | None = None
     max_steps: int | None = None
+    validation_metric: str | None = None
     patience: int | None = None
     checkpoint_steps: int | None = None
     checkpoint_minutes: float | None = None
@@ -65,6 +70,15 @@ class TrainingRequest:
     resume: bool = False
     overwrite: bool = False
     tensorboard: bool = False
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """What the validation fold is judged by: the one that decides first, and the objective's.
+
+        Raises:
+            InputError: there is no such metric as `validation_metric`, or the model cannot be judged by it.
+        """
+        usual = objective_of(self.recipe).metrics
+        return metrics_of_model([self.validation_metric or usual[0], *usual], usual)
 
 
 def no_sums() -> dict[str, Any]:
@@ -106,7 +120,7 @@ class Run:
         self.trainer = Trainer(checkpoint, recipe, request.seed, device, layer)
         batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
         self.stream = TrainingStream(dataset, request.seed, batchifier, device)
-        self._validated = found.validated
+        self._validated, self._metrics = found.validated, request.metrics()
         self._saved_at = time.monotonic()
         self._saved_step = checkpoint.state["step"] or None  # what has done a step was read from storage
 
@@ -178,7 +192,7 @@ class Run:
         if not all(bool(parameter.isfinite().all()) for parameter in self.trainer.model.parameters()):
             raise self._diverged(epoch)
         validation = self._validate() if stage.layer is None else None
-        if validation and not math.isfinite(validation["rmse"]):
+        if validation and not all(map(math.isfinite, validation.values())):
             raise self._diverged(epoch)
         metrics = {
             "epoch": epoch,
@@ -196,8 +210,11 @@ class Run:
             "peak_memory_bytes": peak_memory(),
         }
         state["history"].append(metrics)
-        if validation and (state["best"] is None or validation["rmse"] < state["best"]["rmse"]):
-            state["best"] = {"epoch": epoch, "step": state["step"], "rmse": validation["rmse"]}
+        decides = self._metrics[0]
+        if validation:
+            value = validation[decides.name]
+            if state["best"] is None or decides.is_better(value, state["best"]["value"]):
+                state["best"] = {"epoch": epoch, "step": state["step"], "metric": decides.name, "value": value}
         state["epoch"], state["cursor"], state["sums"] = epoch, list(Cursor()), no_sums()
         self.trainer.begin(recipe.stage(epoch + 1).layer)
         return metrics
@@ -209,13 +226,13 @@ class Run:
         return {**self.objective.figures(self.recipe, sums), "fill": fill}
 
     def _validate(self) -> dict[str, float] | None:
-        """RMSE and MAE of the validation fold; None where the data set has none."""
+        """The metrics of the validation fold; None where the data set has none."""
         if not self.dataset.manifest.fold_entries["validation"]:
             return None
-        sums = ErrorSums()
+        sums = MetricSums.of(self._metrics, self.dataset.manifest.num_columns)
         for place in self._validated:
-            sums += evaluate_batch(self.trainer.model, self.stream.shards.read(*place), 1)
-        return {"rmse": sums.rmse, "mae": sums.mae}
+            sums += judge_batch(self.trainer.model, self.stream.shards.read(*place), 1, self._metrics)
+        return sums.values()
 
     def _diverged(self, epoch: int) -> InputError:
         ratings = self.dataset.manifest.ratings

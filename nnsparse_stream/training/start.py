@@ -106,20 +106,23 @@ def train(
     dataset = Dataset(request.data)
     if not dataset.manifest.fold_entries["train"]:
         raise InputError(f"{request.data} has no rating in its training fold; prepare it with other `folds`")
-    if request.patience is not None and not dataset.manifest.fold_entries["validation"]:
-        raise InputError(
-            f"`patience` needs a validation fold, and {request.data} has none; prepare it with other `folds`"
-        )
+    request.recipe.check_feedback(dataset.manifest.feedback, request.data)
+    for name in ("patience", "validation_metric"):
+        if getattr(request, name) is not None and not dataset.manifest.fold_entries["validation"]:
+            raise InputError(
+                f"`{name}` needs a validation fold, and {request.data} has none; prepare it with other `folds`"
+            )
+    metric = request.metrics()[0].name
     # Before anything is removed: files may be missing or damaged.
     dataset.check_files()
     for _ in dataset.vocabulary_parts():
         pass
-    resumed = _resumed(request, dataset) if request.resume or attempted else None
+    resumed = _resumed(request, dataset, metric) if request.resume or attempted else None
     if resumed and directory.state() == "complete" and resumed.state["epoch"] == request.recipe.all_epochs:
         progress.already_over()
         return _ended(request)
     found = survey(dataset)
-    checkpoint = load_tensors(resumed) if resumed else _fresh(request, dataset, found)
+    checkpoint = load_tensors(resumed) if resumed else _fresh(request, dataset, found, metric)
     directory.begin(resume=request.resume)
     try:
         # The run's models are to be used without the data set.
@@ -166,7 +169,7 @@ def _fingerprint(dataset: Dataset) -> str:
     return storage.sha256(dataset.manifest.to_json())
 
 
-def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpoint:
+def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: str) -> Checkpoint:
     manifest, recipe = dataset.manifest, request.recipe
     model = objective_of(recipe).make_model(recipe, manifest, torch.Generator().manual_seed(request.seed))
     model.column_counts.copy_(torch.from_numpy(found.column_counts))
@@ -179,6 +182,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpo
         "data": _fingerprint(dataset),
         "recipe": recipe.to_json(),
         "seed": request.seed,
+        "validation_metric": metric,
         "epoch": 0,
         "cursor": list(Cursor()),
         "sums": no_sums(),
@@ -189,7 +193,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpo
     return Checkpoint(step_directory(request.output, 0), state, model)
 
 
-def _resumed(request: TrainingRequest, dataset: Dataset) -> CheckpointState | None:
+def _resumed(request: TrainingRequest, dataset: Dataset, metric: str) -> CheckpointState | None:
     """The last checkpoint, checked to be of this run; None where the run was killed before its first."""
     found = checkpoints_of(request.output)
     if not found:
@@ -197,8 +201,12 @@ def _resumed(request: TrainingRequest, dataset: Dataset) -> CheckpointState | No
     checkpoint = read_state(found[-1])
     if checkpoint.state["data"] != _fingerprint(dataset):
         raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
-    before = {**checkpoint.state["recipe"], "seed": checkpoint.state["seed"]}
-    now = {**request.recipe.to_json(), "seed": request.seed}
+    before = {
+        **checkpoint.state["recipe"],
+        "seed": checkpoint.state["seed"],
+        "validation_metric": checkpoint.state["validation_metric"],
+    }
+    now = {**request.recipe.to_json(), "seed": request.seed, "validation_metric": metric}
     changed = [name for name in now if name not in request.recipe.extendable and now[name] != before.get(name)]
     if changed:
         told = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)

@@ -10,6 +10,7 @@ import torch
 from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
 from nnsparse_stream.nn.model import FactorModel, Model
 from nnsparse_stream.nn.models import MODELS
+from nnsparse_stream.nn.ranking_model import RankingAutoencoder, RankingConfig
 from nnsparse_stream.sparse.rows import SparseRows
 
 COLUMNS = 9
@@ -31,7 +32,12 @@ def autoencoder() -> Model:
     return RatingAutoencoder(config, torch.Generator().manual_seed(1))
 
 
-EXAMPLES: dict[str, Callable[[], Model]] = {"autoencoder": autoencoder}
+def ranking() -> Model:
+    config = RankingConfig(COLUMNS, 3, 4, code_power=0.5)
+    return RankingAutoencoder(config, torch.Generator().manual_seed(1))
+
+
+EXAMPLES: dict[str, Callable[[], Model]] = {"autoencoder": autoencoder, "ranking": ranking}
 
 
 @pytest.fixture(params=MODELS)
