@@ -106,6 +106,7 @@ def train(
     dataset = Dataset(request.data)
     if not dataset.manifest.fold_entries["train"]:
         raise InputError(f"{request.data} has no rating in its training fold; prepare it with other `folds`")
+    request.recipe.check_feedback(dataset.manifest.feedback, request.data)
     for name in ("patience", "validation_metric"):
         if getattr(request, name) is not None and not dataset.manifest.fold_entries["validation"]:
             raise InputError(
