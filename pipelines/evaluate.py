@@ -13,8 +13,9 @@ DESCRIPTION = """\
 Judge a model on one fold of a data set: over all its entries, and by how many entries of a row the model knows.
 
 The model is given the training fold's entries of each row, and what is shown of a row that is held out; it predicts
-those of the judged fold, and lists columns that it was not given. Beside it stand baselines, fitted to the training fold: for ratings the mean of all, and mean + row's
-bias + column's bias; for lists the columns with the most entries. The last lines say by what the model is better.
+those of the judged fold, and lists columns that it was not given. Beside it stand baselines, fitted to the training
+fold: for ratings the mean of all, and mean + row's bias + column's bias; for lists the columns with the most entries.
+The last lines say by what the model is better.
 
   nnsparse-stream evaluate --data data/ml --model runs/ml --fold test --json test.json
   nnsparse-stream evaluate --data data/ml --model runs/ml --metrics ndcg@100,recall@20,coverage@20
