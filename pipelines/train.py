@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the recipe: cfn (the default; that of CFN on MovieLens-1M), cfn-stacked (two layers, pretrained one by "
         "one), best (rows are items), best-user (rows are users), best-small and best-small-user (the same for some "
-        "hundred thousand ratings)",
+        "hundred thousand ratings); for lists linear (item-to-item weights in closed form)",
     )
     recipe = parser.add_argument_group("recipe", "replaces parts of the preset")
     for name, (kind, told) in _recipe_fields().items():
