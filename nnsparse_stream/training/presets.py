@@ -8,6 +8,7 @@ from typing import Any
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.training.linear_recipe import LinearRecipe
 from nnsparse_stream.training.ranking_recipe import RankingRecipe
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
@@ -175,6 +176,7 @@ PRESETS: dict[str, Recipe] = {
         decay_ramp=0.7,
         epochs=20,
     ),
+    "linear": LinearRecipe(),
     "ranking-dense": _RANKING_DENSE,
     "ranking-sparse": _RANKING_SPARSE,
 }

@@ -23,6 +23,7 @@ from nnsparse_stream.training.state import read_state
 EXAMPLES: dict[str, Recipe] = {
     "rating": recipe("best", hidden=(8,), epochs=3),
     "ranking": recipe("ranking-dense", units=8, sampled_columns=10, hide_ratio=0.2, epochs=3),
+    "linear": recipe("linear"),
 }
 
 
