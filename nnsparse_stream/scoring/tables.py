@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnsparse_stream.data.fold_rows import fold_rows
-from nnsparse_stream.nn.ranking import TILE_COLUMNS, best_columns
+from nnsparse_stream.nn.ranking import ROWS_AT_ONCE, TILE_COLUMNS, best_columns
 from nnsparse_stream.scoring.blending import shares_of
 from nnsparse_stream.scoring.predictors import TilePredictor
 from nnsparse_stream.sparse.rows import SparseRows
@@ -19,10 +19,9 @@ from nnsparse_stream.training.checkpoint import Checkpoint
 
 #: Bytes that ranking takes at most, beside the models, a shard's rows and the file of their scores.
 TOP_K_BYTES = 64 << 20
-# What a row takes, in bytes, for each column of a tile (its score and, until it is ranked, copies of it and masks) and
-# for each column of its list: amply, as allocators keep some of what was freed.
-_BYTES_PER_SCORE, _BYTES_PER_RANK = 48, 400
-_MOST_ROWS = 64
+# What a row takes, in bytes, for each column of a tile (its score and, in a blend, those of the models) and for each
+# column of its list: amply, as allocators keep some of what was freed.
+_BYTES_PER_SCORE, _BYTES_PER_RANK = 24, 200
 # Rows encoded at once for pairs: bounds the codes to rows x hidden units.
 _PAIR_ROWS = 2048
 
@@ -92,7 +91,7 @@ def _ranked_tables(
     """Tables of what `rank_rows` makes of some rows' ids and known ratings: columns and scores, the best first."""
     model = checkpoint.model
     bytes_per_row = _BYTES_PER_SCORE * TILE_COLUMNS + _BYTES_PER_RANK * min(k, model.num_columns)
-    at_once = max(1, min(TOP_K_BYTES // bytes_per_row, _MOST_ROWS))
+    at_once = max(1, min(TOP_K_BYTES // bytes_per_row, ROWS_AT_ONCE))
     for batch in batches:
         known = fold_rows(batch, folds, model.num_columns)
         for start in range(0, known.num_rows, at_once):
