@@ -89,6 +89,10 @@ class Manifest:
         """The bytes of `manifest.json`: equal manifests give equal bytes."""
         return storage.to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)})
 
+    def fingerprint(self) -> str:
+        """Identifies the data set: SHA-256 of its manifest, which holds the checksums of its files."""
+        return storage.sha256(self.to_json())
+
     @classmethod
     def read(cls, url: str) -> Manifest:
         """Reads the manifest of the data set at a URL.

@@ -63,6 +63,11 @@ class AutoencoderConfig(ModelConfig):
     rating_max: float = 1.0
     storage: str = "float32"
 
+    @property
+    def rating_range(self) -> tuple[float, float]:
+        """The lowest and the highest rating that is predicted."""
+        return self.rating_min, self.rating_max
+
     def __post_init__(self) -> None:
         if self.storage not in _STORAGE:
             raise ValueError(f"there is no storage {self.storage!r}; there are {', '.join(_STORAGE)}")

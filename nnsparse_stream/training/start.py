@@ -178,11 +178,6 @@ def _ended(request: TrainingRequest) -> dict[str, Any]:
     return storage.read_json(storage.join(request.output, "run.json"), "a run")
 
 
-def _fingerprint(dataset: Dataset) -> str:
-    """Identifies a data set by its manifest, which holds the checksums of its files."""
-    return storage.sha256(dataset.manifest.to_json())
-
-
 def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: str) -> Checkpoint:
     manifest, recipe = dataset.manifest, request.recipe
     model = objective_of(recipe).make_model(recipe, manifest, torch.Generator().manual_seed(request.seed))
@@ -193,7 +188,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: st
         "column_id_type": manifest.column_id_type,
         "vocabulary": vocabulary_fingerprint(manifest),
         "columns": columns_of(manifest),
-        "data": _fingerprint(dataset),
+        "data": dataset.manifest.fingerprint(),
         "recipe": recipe.to_json(),
         "seed": request.seed,
         "validation_metric": metric,
@@ -213,7 +208,7 @@ def _resumed(request: TrainingRequest, dataset: Dataset, metric: str) -> Checkpo
     if not found:
         return None
     checkpoint = read_state(found[-1])
-    if checkpoint.state["data"] != _fingerprint(dataset):
+    if checkpoint.state["data"] != dataset.manifest.fingerprint():
         raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
     before = {
         **checkpoint.state["recipe"],
