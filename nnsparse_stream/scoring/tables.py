@@ -170,17 +170,20 @@ def pair_table(
         folds: the folds that the model sees.
 
     Returns:
-        Columns row_id, column_id, score (float32, clipped to the range of the training ratings), ascending by row id,
-        then column id.
+        Columns row_id, column_id, score (float32, clipped to the range of the training ratings), row_known (bool: has a
+        rating that the model sees) and column_known (bool: is in the vocabulary), ascending by row id, then column id.
     """
     num_columns = checkpoint.model.num_columns
     pairs = pairs.sort_by([("row", "ascending"), ("column", "ascending")])
     scores = np.empty(len(pairs), dtype=np.float32)
+    row_known, column_known = np.zeros(len(pairs), dtype=bool), np.zeros(len(pairs), dtype=bool)
     waiting = pairs.append_column("place", pa.array(np.arange(len(pairs))))
 
     def predict(known: SparseRows, those: pa.Table, row: pa.ChunkedArray) -> None:
-        found = _predict_pairs(checkpoint, known, those["column"].combine_chunks(), row.to_numpy().astype(np.int64))
-        scores[those["place"].to_numpy()] = found
+        place, position = those["place"].to_numpy(), row.to_numpy().astype(np.int64)
+        column = checkpoint.vocabulary.encode(those["column"].combine_chunks()).astype(np.int64)
+        scores[place] = _predict_pairs(checkpoint.model, known, column, position)
+        row_known[place], column_known[place] = known.lengths().numpy()[position] > 0, column >= 0
 
     for batch in batches:
         position = pc.index_in(waiting["row"], value_set=batch.column("row"))
@@ -192,14 +195,17 @@ def pair_table(
         empty = torch.zeros(len(encoded.dictionary) + 1, dtype=torch.int32)
         cold = SparseRows(empty, torch.zeros(0, dtype=torch.int32), torch.zeros(0), num_columns)
         predict(cold, waiting, pa.chunked_array([encoded.indices]))
-    return pa.table({"row_id": pairs["row"], "column_id": pairs["column"], "score": scores})
+    table = {"row_id": pairs["row"], "column_id": pairs["column"], "score": scores}
+    return pa.table({**table, "row_known": row_known, "column_known": column_known})
 
 
-def _predict_pairs(checkpoint: Checkpoint, known: SparseRows, column_ids: pa.Array, row: np.ndarray) -> np.ndarray:
-    """Predictions, float32 (pairs,), at columns of rows that lie at the positions `row`, int64 (pairs,), of `known`."""
-    model = checkpoint.model
+def _predict_pairs(model: Model, known: SparseRows, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Predictions, float32 (pairs,), at columns of rows that lie at the positions `row`, int64 (pairs,), of `known`.
+
+    A column is -1 where the vocabulary does not hold it.
+    """
     order = np.argsort(row, kind="stable")
-    row, column = row[order], checkpoint.vocabulary.encode(column_ids).astype(np.int64)[order]
+    row, column = row[order], column[order]
     ordered = np.empty(len(row), dtype=np.float32)
     for start in range(0, known.num_rows, _PAIR_ROWS):
         first, last = np.searchsorted(row, [start, start + _PAIR_ROWS])
