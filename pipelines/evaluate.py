@@ -10,11 +10,12 @@ from typing import Any
 from nnsparse_stream.pipelines.options import add_weights_argument, urls
 
 DESCRIPTION = """\
-Judge a model on one fold of a data set: over all its entries, and by how many entries of the training fold a row has.
+Judge a model on one fold of a data set: over all its entries, and by how many entries of a row the model knows.
 
-The model is given the training fold's entries of each row; it predicts those of the judged fold, and lists columns that
-it was not given. Beside it stand baselines, fitted to the training fold: for ratings the mean of all, and mean + row's
-bias + column's bias; for lists the columns with the most entries. The last lines say by what the model is better.
+The model is given the training fold's entries of each row, and what is shown of a row that is held out; it predicts
+those of the judged fold, and lists columns that it was not given. Beside it stand baselines, fitted to the training
+fold: for ratings the mean of all, and mean + row's bias + column's bias; for lists the columns with the most entries.
+The last lines say by what the model is better.
 
   nnsparse-stream evaluate --data data/ml --model runs/ml --fold test --json test.json
   nnsparse-stream evaluate --data data/ml --model runs/ml --metrics ndcg@100,recall@20,coverage@20
@@ -150,7 +151,7 @@ def table(figures: dict[str, Any], names: list[str]) -> str:
         values = [(metrics.get(name), name in metrics) for name in names]
         return [label, rows, count, *("" if not there else "-" if v is None else f"{v:,.4f}" for v, there in values)]
 
-    lines = [["training ratings", "rows", "ratings", *(name.upper() for name in names)]]
+    lines = [["known entries", "rows", "judged", *(name.upper() for name in names)]]
     for bucket in figures["buckets"]:
         bound = "" if bucket["max_ratings"] is None else f"{bucket['max_ratings']:,}"
         label = f"{bucket['min_ratings']:,}" + ("+" if not bound else "" if bound == "0" else f" - {bound}")

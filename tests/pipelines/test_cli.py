@@ -74,7 +74,7 @@ def test_flags_are_pipeline_options_too():
 
     options = PipelineOptions(["--input", "a,b", "--output", "o", "--axis", "item", "--runner", "DataflowRunner"])
     ours = options.view_as(pipeline_options("prepare"))
-    assert (ours.input, ours.axis, ours.duplicates) == (["a", "b"], "item", "error")
+    assert (ours.input, ours.axis, ours.user_column) == (["a", "b"], "item", "user")
     assert options.view_as(StandardOptions).runner == "DataflowRunner"
     train = PipelineOptions(["--data", "d", "--output", "o"]).view_as(pipeline_options("train"))
     assert (train.data, train.preset) == ("d", "cfn")
