@@ -51,7 +51,8 @@ def test_a_recipe_that_makes_no_sense_is_refused(fields, said):
     ("feedback", "axis", "entries", "chosen"),
     [
         ("explicit", "item", 5, "deep"),
-        ("explicit", "user", 5, "deep-user"),
+        ("explicit", "user", 1_000_000, "best-user"),
+        ("explicit", "user", 5, "best-small-user"),
         ("implicit", "user", 500, "ranking-dense"),
         ("implicit", "user", 5, "ranking-sparse"),
     ],
