@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import apache_beam as beam
 
     from nnsparse_stream.ratings.input_plan import InputPlan
+    from nnsparse_stream.scoring.blend import NamedModels
     from nnsparse_stream.training.state import CheckpointState
 
 #: Where, in the output, the workers leave what the driver needs to know.
@@ -20,8 +21,7 @@ DEFAULT_TOP_K = 10
 def build_scoring(
     pipeline: beam.Pipeline,
     args: argparse.Namespace,
-    checkpoints: list[CheckpointState],
-    weights: list[float],
+    models: NamedModels,
     ratings: InputPlan | None,
     pairs: InputPlan | None,
     num_shards: int,
@@ -31,56 +31,47 @@ def build_scoring(
     Args:
         pipeline: an empty one.
         args: the flags.
-        checkpoints: the models, the first one's rows being those of the output.
-        weights: one a model.
+        models: the models, the first one's rows being those of the output.
         ratings: where the known ratings are raw files: how to read them.
         pairs: how to read the pairs that are to be predicted; None for top-K lists.
         num_shards: of the first model's rows.
     """
     import apache_beam as beam
 
-    from nnsparse_stream.ratings.folds import FOLDS
+    from nnsparse_stream.ratings.folds import FOLD_NAMES, SHOWN
     from nnsparse_stream.storage.files import join
     from nnsparse_stream.transforms import ReadRatings
 
-    folds = [FOLDS.index(fold) for fold in args.history_folds]
+    # What is shown of a row that is held out is there for the model to see, whichever fold is judged.
+    folds = [FOLD_NAMES.index(fold) for fold in (*args.history_folds, *SHOWN)]
     read_pairs = read_ratings = unknown = None
     if pairs is not None:
         read_pairs = pipeline | "ReadPairs" >> ReadRatings(pairs, join(args.output, "_dead_letters", "pairs"))
-    if len(checkpoints) > 1:
-        written = _blended(pipeline, args, checkpoints, weights, read_pairs, folds)
+    if len(models.checkpoints) > 1:
+        written = _blended(pipeline, args, models, read_pairs, folds)
     else:
-        written, read_ratings, unknown = _scored(
-            pipeline, args, checkpoints[0], ratings, pairs, read_pairs, num_shards, folds
-        )
+        written, read_ratings, unknown = _scored(pipeline, args, models, ratings, pairs, read_pairs, num_shards, folds)
     collections = (written, read_ratings, None if read_pairs is None else read_pairs.summaries, unknown)
     lists = [[] if collection is None else beam.pvalue.AsList(collection) for collection in collections]
     _ = pipeline | "Once" >> beam.Impulse() | "Summarise" >> beam.Map(_write_summary, args.output, *lists)
 
 
 def _blended(
-    pipeline: beam.Pipeline,
-    args: argparse.Namespace,
-    checkpoints: list[CheckpointState],
-    weights: list[float],
-    read_pairs: Any,
-    folds: list[int],
+    pipeline: beam.Pipeline, args: argparse.Namespace, models: NamedModels, read_pairs: Any, folds: list[int]
 ) -> beam.PCollection:
     """The files of several models' scores."""
     from nnsparse_stream.transforms import BlendPairs, RankBlend
 
-    models = [checkpoint.url for checkpoint in checkpoints]
+    what = ([checkpoint.url for checkpoint in models.checkpoints], models.data, models.combination, args.output)
     if read_pairs is not None:
-        blend = BlendPairs(models, args.data, weights, args.output, folds=folds)
-        return read_pairs.ratings | "BlendPairs" >> blend
-    rank = RankBlend(models, args.data, weights, args.output, top_k=args.top_k or DEFAULT_TOP_K, folds=folds)
-    return pipeline | "RankBlend" >> rank
+        return read_pairs.ratings | "BlendPairs" >> BlendPairs(*what, folds=folds)
+    return pipeline | "RankBlend" >> RankBlend(*what, top_k=args.top_k or DEFAULT_TOP_K, folds=folds)
 
 
 def _scored(
     pipeline: beam.Pipeline,
     args: argparse.Namespace,
-    checkpoint: CheckpointState,
+    models: NamedModels,
     ratings: InputPlan | None,
     pairs: InputPlan | None,
     read_pairs: Any,
@@ -94,13 +85,14 @@ def _scored(
     from nnsparse_stream.transforms import ScoreRatings
     from nnsparse_stream.transforms.score import KeyPairs, ShardsToScore
 
+    (checkpoint,) = models.checkpoints
     axis = checkpoint.state["axis"]
     blocks, summaries, unknown = [], None, None
     if ratings is not None:
         rows, summaries, unknown = _raw_rows(pipeline, args, checkpoint, ratings, num_shards)
         blocks += rows
     else:
-        blocks.append(pipeline | "Shards" >> ShardsToScore(args.data[0]))
+        blocks.append(pipeline | "Shards" >> ShardsToScore(models.data[0]))
     if pairs is not None:
         blocks.append(read_pairs.ratings | "KeyPairs" >> KeyPairs(axis, num_shards))
         # So that there is a file, with its columns, even where there is no pair.
@@ -128,15 +120,20 @@ def _raw_rows(
     import apache_beam as beam
 
     from nnsparse_stream.data.grouping import partition
+    from nnsparse_stream.pipelines.feedback_options import chosen_feedback
     from nnsparse_stream.ratings.folds import HashFolds
     from nnsparse_stream.ratings.reading import describe_pair
+    from nnsparse_stream.ratings.selection import Selection
     from nnsparse_stream.storage.files import join
-    from nnsparse_stream.transforms import ReadRatings, SparsifyRatings
+    from nnsparse_stream.transforms import FilterRatings, ReadRatings, SparsifyRatings
     from nnsparse_stream.transforms.score import KnownColumns
 
     axis = checkpoint.state["axis"]
+    feedback = chosen_feedback(args)
+    selection = Selection(positive_from=feedback.positive_from)
     read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "_dead_letters", "ratings"))
-    known = read.ratings | "KnownColumns" >> KnownColumns(checkpoint.url, axis)
+    kept = read.ratings | "FilterRatings" >> FilterRatings(selection)
+    known = kept.ratings | "KnownColumns" >> KnownColumns(checkpoint.url, axis)
     vocabulary = pipeline | "Vocabulary" >> beam.Create([checkpoint.vocabulary_file()])
     rows = (
         known.ratings
@@ -145,10 +142,10 @@ def _raw_rows(
             axis,
             vocabulary,
             plan.empty_block(),
-            duplicates=args.duplicates,
+            duplicates=feedback.duplicates,
             folds=HashFolds((100, 0, 0)),
             num_shards=num_shards,
-            describe_pair=functools.partial(describe_pair, plan.files, plan.schema),
+            describe_pair=functools.partial(describe_pair, plan.files, plan.schema, selection=selection),
         )
         | "KeyRows" >> beam.Map(_key_rows).with_output_types(_keyed_block())
     )

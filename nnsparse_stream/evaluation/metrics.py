@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -322,6 +322,27 @@ def parse_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
     if not metrics:
         raise InputError(f"no metric is named; there are {', '.join(known_names())}")
     return tuple(metrics.values())
+
+
+def metrics_of_model(asked: Sequence[str], usual: Sequence[str]) -> tuple[Metric, ...]:
+    """The metrics that a model is to be judged by.
+
+    Args:
+        asked: their names; the usual ones where there is none.
+        usual: those of the model's objective.
+
+    Raises:
+        InputError: as `parse_metrics`; or one is of predicted ratings, which the model's scores are not, since no usual
+            one is.
+    """
+    metrics = parse_metrics(asked or usual)
+    of_ratings = [metric.name for metric in metrics if isinstance(metric, ErrorMetric)]
+    if of_ratings and not any(isinstance(metric, ErrorMetric) for metric in parse_metrics(usual)):
+        raise InputError(
+            f"{', '.join(of_ratings)}: the model's scores order lists and are no ratings; judge its lists, by "
+            f"{' or '.join(usual)} for instance"
+        )
+    return metrics
 
 
 def known_names() -> list[str]:

@@ -1,4 +1,4 @@
-"""Trains an autoencoder on a data set: a directory with checkpoints, from which a stopped or killed run goes on."""
+"""Trains a model on a data set: a directory with checkpoints, from which a stopped or killed run goes on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
+from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
+from nnsparse_stream.training.objective import ClosedForm
 from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.progress import Progress, run_report
 from nnsparse_stream.training.run import Run, TrainingRequest, no_sums
 from nnsparse_stream.training.state import CheckpointState, checkpoints_of, columns_of, read_state, step_directory
+from nnsparse_stream.training.step_run import StepRun
 from nnsparse_stream.training.steps import pick_device
 from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
+#: Sums over the rows that workers have added up for this run; removed at its end.
+SUMS_FILES = "_sums/part-#.bin"
 #: Patterns of the files that training writes, and the one that makes a run whole; for `OutputDirectory`.
 CONTENTS = (
     *(f"checkpoints/step-#/{name}" for name in FILES),
@@ -30,6 +35,7 @@ CONTENTS = (
     "metrics.jsonl",
     EVENTS_FILE,
     "report.html",
+    SUMS_FILES,
 )
 COMPLETING = "run.json"
 
@@ -68,6 +74,7 @@ def train(
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
     job: str | None = None,
+    summed_up: SummedUp | None = None,
 ) -> dict[str, Any]:
     """Trains a model from its start, or from its last checkpoint.
 
@@ -81,11 +88,13 @@ def train(
         stop: is asked, in this thread, between steps; where it is true, the run writes a checkpoint and ends.
         job: names the engine's job that this is an attempt of. Where an earlier attempt of it has begun, this one goes
             on from its last checkpoint, as with `resume`, and keeps what it has written, even with `overwrite`.
+        summed_up: gives the sums of an objective of a closed form, where workers have added them up; they are added up
+            here where None.
 
     Returns:
-        What run.json holds: recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics, and the
-        job where there is one. Where the run was stopped before it was over, only {"stopped": True, "checkpoint",
-        "epochs", "steps"}: run.json is not written, and the run can be resumed.
+        What run.json holds: preset, recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics,
+        and the job where there is one. Where the run was stopped before it was over, only {"stopped": True,
+        "checkpoint", "epochs", "steps"}: run.json is not written, and the run can be resumed.
 
     Raises:
         InputError: the data set or the output cannot be used, the run to resume is another one, or it diverged.
@@ -106,6 +115,7 @@ def train(
     dataset = Dataset(request.data)
     if not dataset.manifest.fold_entries["train"]:
         raise InputError(f"{request.data} has no rating in its training fold; prepare it with other `folds`")
+    request.recipe.check_feedback(dataset.manifest.feedback, request.data)
     for name in ("patience", "validation_metric"):
         if getattr(request, name) is not None and not dataset.manifest.fold_entries["validation"]:
             raise InputError(
@@ -122,12 +132,16 @@ def train(
         return _ended(request)
     found = survey(dataset)
     checkpoint = load_tensors(resumed) if resumed else _fresh(request, dataset, found, metric)
+    run: Run
+    if issubclass(objective_of(request.recipe), ClosedForm):
+        run = ClosedFormRun(request, checkpoint, dataset, found, device, progress, stop, summed_up)
+    else:
+        run = StepRun(request, checkpoint, dataset, found, device, progress, stop)
     directory.begin(resume=request.resume)
     try:
         # The run's models are to be used without the data set.
         for part, data in dataset.vocabulary_parts():
             directory.write(part.path, data)
-        run = Run(request, checkpoint, dataset, found, device, progress, stop)
         run.go(directory)
     except BaseException:
         if not checkpoints_of(request.output):
@@ -146,12 +160,14 @@ def train(
     summary |= {
         "kind": "nnsparse-stream run",
         "schema_version": 1,
+        "preset": request.preset,
         "recipe": request.recipe.to_json(),
         "seed": request.seed,
         "best": state["best"],
         "metrics": state["history"][-1] if state["history"] else None,
         **({} if job is None else {"job": job}),
     }
+    directory.remove_matching(SUMS_FILES)
     directory.write(
         "report.html", run_report(state["history"], request.recipe, f"{request.data}, seed {request.seed}").encode()
     )
@@ -161,11 +177,6 @@ def train(
 
 def _ended(request: TrainingRequest) -> dict[str, Any]:
     return storage.read_json(storage.join(request.output, "run.json"), "a run")
-
-
-def _fingerprint(dataset: Dataset) -> str:
-    """Identifies a data set by its manifest, which holds the checksums of its files."""
-    return storage.sha256(dataset.manifest.to_json())
 
 
 def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: str) -> Checkpoint:
@@ -178,7 +189,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: st
         "column_id_type": manifest.column_id_type,
         "vocabulary": vocabulary_fingerprint(manifest),
         "columns": columns_of(manifest),
-        "data": _fingerprint(dataset),
+        "data": dataset.manifest.fingerprint(),
         "recipe": recipe.to_json(),
         "seed": request.seed,
         "validation_metric": metric,
@@ -198,7 +209,7 @@ def _resumed(request: TrainingRequest, dataset: Dataset, metric: str) -> Checkpo
     if not found:
         return None
     checkpoint = read_state(found[-1])
-    if checkpoint.state["data"] != _fingerprint(dataset):
+    if checkpoint.state["data"] != dataset.manifest.fingerprint():
         raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
     before = {
         **checkpoint.state["recipe"],

@@ -112,8 +112,10 @@ class CheckpointState:
         """Refuses a data set that the model cannot read.
 
         Raises:
-            InputError: the data set has another axis, other types of ids, or another vocabulary.
+            InputError: the data set has another axis, other types of ids, or another vocabulary, or it holds
+                interactions and the model predicts ratings.
         """
+        recipe_from_json(self.state["recipe"]).check_feedback(manifest.feedback, url)
         if manifest.axis != self.state["axis"]:
             raise InputError(
                 f"{url} has rows by {manifest.axis}, but the model in {self.url} was trained on rows by "

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.metric_sums import BUCKETS, MetricSums
-from nnsparse_stream.evaluation.metrics import JudgedLists, known_names, parse_metric, parse_metrics
+from nnsparse_stream.evaluation.metrics import JudgedLists, known_names, metrics_of_model, parse_metric, parse_metrics
 from nnsparse_stream.sparse.rows import SparseRows
 
 COLUMNS = 9
@@ -199,7 +199,13 @@ def test_names() -> None:
             parse_metric(name)
     with pytest.raises(InputError, match="no metric is named"):
         parse_metrics([])
-    assert [parse_metric(name.replace("K", "7")).name for name in known_names()]
+
+
+def test_scores_that_are_no_ratings_have_no_errors() -> None:
+    assert [metric.name for metric in metrics_of_model([], ["ndcg@100", "recall@20"])] == ["ndcg@100", "recall@20"]
+    assert [metric.name for metric in metrics_of_model(["hit@1", "rmse"], ["mae"])] == ["hit@1", "rmse"]
+    with pytest.raises(InputError, match=r"rmse: the model's scores order lists and are no ratings; .* by ndcg@100"):
+        metrics_of_model(["hit@1", "rmse"], ["ndcg@100"])
 
 
 def test_directions() -> None:
