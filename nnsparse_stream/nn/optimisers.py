@@ -340,7 +340,8 @@ class RowAdam(RowOptimizer):
         group: dict[str, Any],
     ) -> None:
         first, second, updates = (state[name].numpy() for name in ("first", "second", "updates"))
-        how = (group["unit_rows"], group["lr"], *group["betas"], group["eps"])
+        beta1, beta2 = group["betas"]
+        how = (group["unit_rows"], group["lr"], beta1, beta2, group["eps"])
         cpu_updates.adam(matrix.numpy(), factors, decays.numpy(), *how, first, second, updates)
 
 
