@@ -1,12 +1,10 @@
-"""Compiled loops over sparse rows on the CPU: products, gradients of distinct columns, and updates fused with them.
+"""Compiled loops over sparse rows on the CPU: products, and gradients of distinct columns.
 
 Numba compiles each function for float32 or float64 on its first call and keeps the machine code in a cache on disk. The
 loops run on one thread and release the interpreter's lock. Nothing here checks its arguments: an index out of range
 reads or writes foreign memory, so `kernels` checks every block first.
 
-No gradient row is ever written to memory by an update: it is summed in a buffer of one row, which stays in the
-processor's cache, and applied at once. That is where these loops beat the same steps by torch operations
-(benchmarks/RESULTS.md).
+`row_updates` has the updates that are fused with these gradients.
 """
 
 from __future__ import annotations
@@ -278,28 +276,6 @@ def _gradient_row(factors: Factors, index: int, out: Array) -> None:
 
 
 @_compiled
-def _project(gradient: Array, row: Array) -> None:
-    """Takes out of a gradient (units,) what lies along a row of norm 1."""
-    along = gradient.dtype.type(0)
-    for unit in range(len(row)):
-        along += gradient[unit] * row[unit]
-    for unit in range(len(row)):
-        gradient[unit] -= along * row[unit]
-
-
-@_compiled
-def _normalise(row: Array) -> None:
-    """Divides a row (units,) by its norm; a row of zeros stays as it is."""
-    square = row.dtype.type(0)
-    for unit in range(len(row)):
-        square += row[unit] * row[unit]
-    if square > 0:
-        scale = 1 / np.sqrt(square)
-        for unit in range(len(row)):
-            row[unit] *= scale
-
-
-@_compiled
 def gradient_rows(factors: Factors, out: Array) -> None:
     """The gradient rows of all distinct columns, into `out` (distinct, units)."""
     for index in range(len(factors.columns)):
@@ -319,129 +295,3 @@ def squared_norm(factors: Factors) -> float:
             total += gradient[unit] * gradient[unit]
         norm += total
     return norm
-
-
-@_compiled
-def sgd(
-    weight: Array, factors: Factors, decays: Array, unit_rows: bool, lr: float, momentum: float, buffer: Array
-) -> None:
-    """Updates the touched rows of `weight` in place; `optim.RowSGD` has the formula.
-
-    Args:
-        weight: (columns, units).
-        factors: the gradient.
-        decays: (distinct,), the L2 coefficient of each row.
-        unit_rows: whether the rows have norm 1 and keep it.
-        lr: learning rate.
-        momentum: with 0 `buffer` is not read.
-        buffer: (columns, units), or (0, 0) without momentum.
-    """
-    lr, momentum = weight.dtype.type(lr), weight.dtype.type(momentum)
-    gradient = np.empty(weight.shape[1], weight.dtype)
-    for index in range(len(factors.columns)):
-        _prefetch_row(weight, factors.columns, index + _AHEAD)
-        if len(buffer) > 0:
-            _prefetch_row(buffer, factors.columns, index + _AHEAD)
-        _gradient_row(factors, index, gradient)
-        row, decay = weight[factors.columns[index]], decays[index]
-        if unit_rows:
-            _project(gradient, row)
-        if len(buffer) == 0:
-            for unit in range(len(row)):
-                row[unit] -= lr * (gradient[unit] + decay * row[unit])
-        else:
-            velocity = buffer[factors.columns[index]]
-            for unit in range(len(row)):
-                velocity[unit] = momentum * velocity[unit] + (gradient[unit] + decay * row[unit])
-                row[unit] -= lr * velocity[unit]
-        if unit_rows:
-            _normalise(row)
-
-
-@_compiled
-def adagrad(
-    weight: Array, factors: Factors, decays: Array, unit_rows: bool, lr: float, eps: float, squares: Array
-) -> None:
-    """Updates the touched rows of `weight` and `squares` (columns, units) in place; see `optim.RowAdagrad`."""
-    lr, eps = weight.dtype.type(lr), weight.dtype.type(eps)
-    gradient = np.empty(weight.shape[1], weight.dtype)
-    for index in range(len(factors.columns)):
-        _prefetch_row(weight, factors.columns, index + _AHEAD)
-        _prefetch_row(squares, factors.columns, index + _AHEAD)
-        _gradient_row(factors, index, gradient)
-        row, total, decay = weight[factors.columns[index]], squares[factors.columns[index]], decays[index]
-        if unit_rows:
-            _project(gradient, row)
-        for unit in range(len(row)):
-            value = gradient[unit] + decay * row[unit]
-            total[unit] += value * value
-            row[unit] -= lr * value / (np.sqrt(total[unit]) + eps)
-        if unit_rows:
-            _normalise(row)
-
-
-@_compiled
-def adam(
-    weight: Array,
-    factors: Factors,
-    decays: Array,
-    unit_rows: bool,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    first: Array,
-    second: Array,
-    updates: Array,
-) -> None:
-    """Updates the touched rows of `weight` and of its state in place; see `optim.RowAdam`.
-
-    Args:
-        weight: (columns, units).
-        factors: the gradient.
-        decays: (distinct,), the L2 coefficient of each row.
-        unit_rows: whether the rows have norm 1 and keep it.
-        lr: learning rate.
-        beta1: decay of the first moment.
-        beta2: decay of the second moment.
-        eps: added to the root of the second moment.
-        first: (columns, units), the first moments.
-        second: the second moments: (columns, units), or (columns, 1) for one a row.
-        updates: (columns, 1), how often each row was updated.
-    """
-    kind = weight.dtype.type
-    units = weight.shape[1]
-    keep1, keep2, add1, add2 = kind(beta1), kind(beta2), kind(1 - beta1), kind(1 - beta2)
-    eps = kind(eps)
-    gradient = np.empty(units, weight.dtype)
-    for index in range(len(factors.columns)):
-        _prefetch_row(weight, factors.columns, index + _AHEAD)
-        _prefetch_row(first, factors.columns, index + _AHEAD)
-        _prefetch_row(second, factors.columns, index + _AHEAD)
-        _prefetch_row(updates, factors.columns, index + _AHEAD)
-        _gradient_row(factors, index, gradient)
-        column = factors.columns[index]
-        row, mean, square, decay = weight[column], first[column], second[column], decays[index]
-        if unit_rows:
-            _project(gradient, row)
-        updates[column, 0] += 1
-        rate = kind(lr / (1 - beta1 ** updates[column, 0]))
-        scale = kind(1 / np.sqrt(1 - beta2 ** updates[column, 0]))
-        if len(square) == units:
-            for unit in range(units):
-                value = gradient[unit] + decay * row[unit]
-                mean[unit] = keep1 * mean[unit] + add1 * value
-                square[unit] = keep2 * square[unit] + add2 * (value * value)
-                row[unit] -= rate * mean[unit] / (np.sqrt(square[unit]) * scale + eps)
-        else:
-            total = kind(0)
-            for unit in range(units):
-                value = gradient[unit] + decay * row[unit]
-                mean[unit] = keep1 * mean[unit] + add1 * value
-                total += value * value
-            square[0] = keep2 * square[0] + add2 * (total / units)
-            rate /= np.sqrt(square[0]) * scale + eps
-            for unit in range(units):
-                row[unit] -= rate * mean[unit]
-        if unit_rows:
-            _normalise(row)
