@@ -1,10 +1,12 @@
-"""Compiled loops over sparse rows on the CPU: products, and gradients of distinct columns.
+"""Compiled loops over sparse rows on the CPU: products, gradients of distinct columns, and updates fused with them.
 
 Numba compiles each function for float32 or float64 on its first call and keeps the machine code in a cache on disk. The
 loops run on one thread and release the interpreter's lock. Nothing here checks its arguments: an index out of range
 reads or writes foreign memory, so `kernels` checks every block first.
 
-`row_updates` has the updates that are fused with these gradients.
+No gradient row is ever written to memory by an update: it is summed in a buffer of one row, which stays in the
+processor's cache, and applied at once. That is where these loops beat the same steps by torch operations
+(benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from numpy.typing import NDArray
 # Sums may be reassociated, products and sums contracted to one instruction: that vectorises them, in an order which
 # depends on the machine code only, so that results repeat bit by bit. NaN and infinity keep their meaning, which
 # fastmath=True would drop.
-_FAST = {"reassoc", "contract", "nsz"}
+# Python's error of a division by 0, which no loop here divides by, would keep divisions from being vectorised.
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 _RADIX_BITS = 11
 _CACHE_LINE = 64
 # How many rows ahead of its use a row is called into the cache: 2 takes half the time of none where the matrix does not
 # fit into the cache, 1 takes a fifth more, 4 no less.
-_AHEAD = 2
+AHEAD = 2
 
 # Vectors that are added to one sum of their own precision at most; the sums of more are added up in float64. A float32
 # sum of many equal numbers stands still where it is large.
@@ -36,12 +39,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 Array = NDArray[Any]
 
 
-def _compiled(function: _Function) -> _Function:
+def compiled(function: _Function) -> _Function:
     """Compiles on first use; without a cache where no directory for one can be written, as in some containers."""
     try:
-        return cast(_Function, numba.njit(function, cache=True, nogil=True, fastmath=_FAST))
+        return cast(_Function, numba.njit(function, cache=True, **_OPTIONS))
     except RuntimeError:
-        return cast(_Function, numba.njit(function, nogil=True, fastmath=_FAST))
+        return cast(_Function, numba.njit(function, **_OPTIONS))
 
 
 def _emit_prefetch(typing_context: Any, address: Any) -> Any:
@@ -62,8 +65,8 @@ def _emit_prefetch(typing_context: Any, address: Any) -> Any:
 _prefetch: Any = intrinsic(_emit_prefetch)
 
 
-@_compiled
-def _prefetch_row(matrix: Array, columns: Array, place: int) -> None:
+@compiled
+def prefetch_row(matrix: Array, columns: Array, place: int) -> None:
     """Calls the row of `matrix` into the cache that `columns` names at a place, where there is one."""
     if place < len(columns):
         start = matrix.ctypes.data + columns[place] * matrix.strides[0]
@@ -91,7 +94,7 @@ class Factors(NamedTuple):
     vectors: Array
 
 
-@_compiled
+@compiled
 def transpose(offsets: Array, columns: Array, num_columns: int) -> tuple[Array, Array, Array, Array]:
     """Sorts the entries of a block by column, stably, by a radix sort: O(entries), whatever the number of columns.
 
@@ -135,7 +138,7 @@ def transpose(offsets: Array, columns: Array, num_columns: int) -> tuple[Array, 
     return order, rows, distinct[:count].copy(), column_offsets[: count + 1].copy()
 
 
-@_compiled
+@compiled
 def merge(
     columns: Array,
     offsets: Array,
@@ -180,18 +183,18 @@ def merge(
     return merged_order, merged_rows, distinct[:total].copy(), starts[: total + 1].copy()
 
 
-@_compiled
+@compiled
 def _weighted_sum(first: int, last: int, columns: Array, weights: Array, matrix: Array, total: Array) -> None:
     """Sums `weights[e] * matrix[columns[e]]` over entries `first:last` into `total` (units,)."""
     total[:] = 0
     for entry in range(first, last):
-        _prefetch_row(matrix, columns, entry + _AHEAD)
+        prefetch_row(matrix, columns, entry + AHEAD)
         weight, vector = weights[entry], matrix[columns[entry]]
         for unit in range(len(total)):
             total[unit] += weight * vector[unit]
 
 
-@_compiled
+@compiled
 def weighted_sums(offsets: Array, columns: Array, weights: Array, matrix: Array, out: Array) -> None:
     """For each row, sums `weights[e] * matrix[columns[e]]` over its entries into `out` (rows, units).
 
@@ -210,13 +213,13 @@ def weighted_sums(offsets: Array, columns: Array, weights: Array, matrix: Array,
         total[:] = wide
 
 
-@_compiled
+@compiled
 def products_at(offsets: Array, columns: Array, code: Array, matrix: Array, out: Array) -> None:
     """Products `code[row] . matrix[column]` at each entry of a block, into `out` (entries,)."""
     for row in range(len(offsets) - 1):
         vector = code[row]
         for entry in range(offsets[row], offsets[row + 1]):
-            _prefetch_row(matrix, columns, entry + _AHEAD)
+            prefetch_row(matrix, columns, entry + AHEAD)
             weights = matrix[columns[entry]]
             total = code.dtype.type(0)
             for unit in range(len(vector)):
@@ -224,15 +227,15 @@ def products_at(offsets: Array, columns: Array, code: Array, matrix: Array, out:
             out[entry] = total
 
 
-@_compiled
+@compiled
 def own_products(columns: Array, offsets: Array, order: Array, left: Array, right: Array, out: Array) -> None:
     """Products of the rows of two matrices that an entry's column names, at each entry, into `out` (entries,).
 
     `columns`, `offsets` and `order` are those of the block's transpose.
     """
     for index in range(len(columns)):
-        _prefetch_row(left, columns, index + _AHEAD)
-        _prefetch_row(right, columns, index + _AHEAD)
+        prefetch_row(left, columns, index + AHEAD)
+        prefetch_row(right, columns, index + AHEAD)
         row, other = left[columns[index]], right[columns[index]]
         total = left.dtype.type(0)
         for unit in range(len(row)):
@@ -241,7 +244,7 @@ def own_products(columns: Array, offsets: Array, order: Array, left: Array, righ
             out[order[place]] = total
 
 
-@_compiled
+@compiled
 def _gradient_sum(factors: Factors, first: int, last: int, out: Array) -> None:
     """Adds the products of the entries at places `first:last` of the order to `out` (units,)."""
     for place in range(first, last):
@@ -250,7 +253,7 @@ def _gradient_sum(factors: Factors, first: int, last: int, out: Array) -> None:
             out[unit] += weight * vector[unit]
 
 
-@_compiled
+@compiled
 def _heavy_gradient_row(factors: Factors, start: int, end: int, out: Array) -> None:
     wide = np.zeros(len(out))
     for first in range(start, end, _SUMMANDS):
@@ -260,8 +263,8 @@ def _heavy_gradient_row(factors: Factors, start: int, end: int, out: Array) -> N
     out[:] = wide
 
 
-@_compiled
-def _gradient_row(factors: Factors, index: int, out: Array) -> None:
+@compiled
+def gradient_row(factors: Factors, index: int, out: Array) -> None:
     """The gradient row of the distinct column number `index`, into `out` (units,)."""
     start, end = factors.offsets[index], factors.offsets[index + 1]
     if end - start > _SUMMANDS:
@@ -275,20 +278,20 @@ def _gradient_row(factors: Factors, index: int, out: Array) -> None:
             out[unit] += weight * vector[unit]
 
 
-@_compiled
+@compiled
 def gradient_rows(factors: Factors, out: Array) -> None:
     """The gradient rows of all distinct columns, into `out` (distinct, units)."""
     for index in range(len(factors.columns)):
-        _gradient_row(factors, index, out[index])
+        gradient_row(factors, index, out[index])
 
 
-@_compiled
+@compiled
 def squared_norm(factors: Factors) -> float:
     """The sum of the squares of all gradient rows; none of them is kept."""
     gradient = np.empty(factors.vectors.shape[1], factors.vectors.dtype)
     norm = 0.0
     for index in range(len(factors.columns)):
-        _gradient_row(factors, index, gradient)
+        gradient_row(factors, index, gradient)
         # Within a row in the gradient's precision, which vectorises; over the rows in float64.
         total = gradient.dtype.type(0)
         for unit in range(len(gradient)):

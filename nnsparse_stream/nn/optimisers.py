@@ -31,7 +31,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nnsparse_stream.kernels import row_updates
+from nnsparse_stream.kernels import cpu_updates
 from nnsparse_stream.kernels.cpu import Factors
 from nnsparse_stream.kernels.row_gradient import RowGradient, is_compiled
 
@@ -205,10 +205,9 @@ class RowSGD(RowOptimizer):
         state: dict[str, Tensor],
         group: dict[str, Any],
     ) -> None:
-        velocity = (state["velocity"] if state else matrix.new_empty(0, 0)).numpy()
-        row_updates.sgd(
-            matrix.numpy(), factors, decays.numpy(), group["unit_rows"], group["lr"], group["momentum"], velocity
-        )
+        velocity = state["velocity"] if state else matrix.new_empty(0, 0)
+        how = (group["unit_rows"], group["lr"], group["momentum"])
+        cpu_updates.sgd(matrix.numpy(), factors, decays.numpy(), *how, velocity.numpy())
 
 
 class RowAdagrad(RowOptimizer):
@@ -256,9 +255,8 @@ class RowAdagrad(RowOptimizer):
         group: dict[str, Any],
     ) -> None:
         squares = state["squares"].numpy()
-        row_updates.adagrad(
-            matrix.numpy(), factors, decays.numpy(), group["unit_rows"], group["lr"], group["eps"], squares
-        )
+        how = (group["unit_rows"], group["lr"], group["eps"])
+        cpu_updates.adagrad(matrix.numpy(), factors, decays.numpy(), *how, squares)
 
 
 class RowAdam(RowOptimizer):
@@ -343,19 +341,8 @@ class RowAdam(RowOptimizer):
     ) -> None:
         first, second, updates = (state[name].numpy() for name in ("first", "second", "updates"))
         beta1, beta2 = group["betas"]
-        row_updates.adam(
-            matrix.numpy(),
-            factors,
-            decays.numpy(),
-            group["unit_rows"],
-            group["lr"],
-            beta1,
-            beta2,
-            group["eps"],
-            first,
-            second,
-            updates,
-        )
+        how = (group["unit_rows"], group["lr"], beta1, beta2, group["eps"])
+        cpu_updates.adam(matrix.numpy(), factors, decays.numpy(), *how, first, second, updates)
 
 
 def _as_matrix(parameter: Tensor) -> Tensor:

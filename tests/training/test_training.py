@@ -363,7 +363,7 @@ def test_divergence_is_an_error_that_says_what_to_do_and_leaves_nothing(trained,
 
 def test_divergence_of_what_reads_no_ratings_does_not_name_any(trained, tmp_path):
     lists = recipe("ranking-dense", units=4, epochs=2, optimizer="sgd", warmup=0.0, learning_rate=1e30)
-    with pytest.raises(InputError, match="lower `learning_rate`$"):
+    with pytest.raises(InputError, match=r"lower `learning_rate`$"):
         train(request(trained, tmp_path / "run", recipe=lists))
     assert not (tmp_path / "run").exists()
 

@@ -1,19 +1,16 @@
-"""Compiled updates of the rows that a minibatch touched, each fused with the sum of the row's gradient.
+"""Compiled loops of the optimisers on the CPU: a gradient row is summed in a buffer and applied at once, never stored.
 
-No gradient row is ever written to memory: it is summed in a buffer of one row, which stays in the processor's cache,
-and applied at once. That is where these loops beat the same steps by torch operations (benchmarks/RESULTS.md).
-
-As those of `cpu`, they run on one thread, release the interpreter's lock, and check nothing.
+As `cpu`, whose gradients they read: nothing here checks its arguments.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from nnsparse_stream.kernels.cpu import _AHEAD, Array, Factors, _compiled, _gradient_row, _prefetch_row
+from nnsparse_stream.kernels.cpu import AHEAD, Array, Factors, compiled, gradient_row, prefetch_row
 
 
-@_compiled
+@compiled
 def _project(gradient: Array, row: Array) -> None:
     """Takes out of a gradient (units,) what lies along a row of norm 1."""
     along = gradient.dtype.type(0)
@@ -23,7 +20,7 @@ def _project(gradient: Array, row: Array) -> None:
         gradient[unit] -= along * row[unit]
 
 
-@_compiled
+@compiled
 def _normalise(row: Array) -> None:
     """Divides a row (units,) by its norm; a row of zeros stays as it is."""
     square = row.dtype.type(0)
@@ -35,11 +32,11 @@ def _normalise(row: Array) -> None:
             row[unit] *= scale
 
 
-@_compiled
+@compiled
 def sgd(
     weight: Array, factors: Factors, decays: Array, unit_rows: bool, lr: float, momentum: float, buffer: Array
 ) -> None:
-    """Updates the touched rows of `weight` in place; `optimisers.RowSGD` has the formula.
+    """Updates the touched rows of `weight` in place; `optim.RowSGD` has the formula.
 
     Args:
         weight: (columns, units).
@@ -53,10 +50,10 @@ def sgd(
     lr, momentum = weight.dtype.type(lr), weight.dtype.type(momentum)
     gradient = np.empty(weight.shape[1], weight.dtype)
     for index in range(len(factors.columns)):
-        _prefetch_row(weight, factors.columns, index + _AHEAD)
+        prefetch_row(weight, factors.columns, index + AHEAD)
         if len(buffer) > 0:
-            _prefetch_row(buffer, factors.columns, index + _AHEAD)
-        _gradient_row(factors, index, gradient)
+            prefetch_row(buffer, factors.columns, index + AHEAD)
+        gradient_row(factors, index, gradient)
         row, decay = weight[factors.columns[index]], decays[index]
         if unit_rows:
             _project(gradient, row)
@@ -72,17 +69,17 @@ def sgd(
             _normalise(row)
 
 
-@_compiled
+@compiled
 def adagrad(
     weight: Array, factors: Factors, decays: Array, unit_rows: bool, lr: float, eps: float, squares: Array
 ) -> None:
-    """Updates the touched rows of `weight` and `squares` (columns, units) in place; see `optimisers.RowAdagrad`."""
+    """Updates the touched rows of `weight` and `squares` (columns, units) in place; see `optim.RowAdagrad`."""
     lr, eps = weight.dtype.type(lr), weight.dtype.type(eps)
     gradient = np.empty(weight.shape[1], weight.dtype)
     for index in range(len(factors.columns)):
-        _prefetch_row(weight, factors.columns, index + _AHEAD)
-        _prefetch_row(squares, factors.columns, index + _AHEAD)
-        _gradient_row(factors, index, gradient)
+        prefetch_row(weight, factors.columns, index + AHEAD)
+        prefetch_row(squares, factors.columns, index + AHEAD)
+        gradient_row(factors, index, gradient)
         row, total, decay = weight[factors.columns[index]], squares[factors.columns[index]], decays[index]
         if unit_rows:
             _project(gradient, row)
@@ -94,7 +91,7 @@ def adagrad(
             _normalise(row)
 
 
-@_compiled
+@compiled
 def adam(
     weight: Array,
     factors: Factors,
@@ -108,7 +105,7 @@ def adam(
     second: Array,
     updates: Array,
 ) -> None:
-    """Updates the touched rows of `weight` and of its state in place; see `optimisers.RowAdam`.
+    """Updates the touched rows of `weight` and of its state in place; see `optim.RowAdam`.
 
     Args:
         weight: (columns, units).
@@ -129,11 +126,11 @@ def adam(
     eps = kind(eps)
     gradient = np.empty(units, weight.dtype)
     for index in range(len(factors.columns)):
-        _prefetch_row(weight, factors.columns, index + _AHEAD)
-        _prefetch_row(first, factors.columns, index + _AHEAD)
-        _prefetch_row(second, factors.columns, index + _AHEAD)
-        _prefetch_row(updates, factors.columns, index + _AHEAD)
-        _gradient_row(factors, index, gradient)
+        prefetch_row(weight, factors.columns, index + AHEAD)
+        prefetch_row(first, factors.columns, index + AHEAD)
+        prefetch_row(second, factors.columns, index + AHEAD)
+        prefetch_row(updates, factors.columns, index + AHEAD)
+        gradient_row(factors, index, gradient)
         column = factors.columns[index]
         row, mean, square, decay = weight[column], first[column], second[column], decays[index]
         if unit_rows:
