@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow as pa
+
+from nnsparse_stream.data.dataset import write_features
+from nnsparse_stream.data.features import VOCABULARY, FeaturesFile, FeatureVocabulary
+from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.data.manifest import ColumnsFile, Manifest, ShardFile
 from nnsparse_stream.data.statistics import RatingStatistics, add_statistics
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.folds import FOLDS, Folds
 from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.storage import files as storage
 
 #: Patterns of the files that preparation writes, beside the manifest; for `OutputDirectory`.
-DATA_FILES = ("columns/part-#-of-#.parquet", "rows/shard-#-of-#.parquet")
+DATA_FILES = ("columns/part-#-of-#.parquet", "rows/shard-#-of-#.parquet", "features/part-#-of-#.parquet", VOCABULARY)
 DEAD_LETTERS = ("dead_letters/#-#-#.jsonl",)
 CONTENTS = (*DATA_FILES, *DEAD_LETTERS)
 
@@ -102,4 +109,32 @@ def assemble_manifest(
         filters=dict(filters),
         earlier_vocabularies=earlier_vocabularies,
         input=input,
+    )
+
+
+def write_row_features(url: str, manifest: Manifest, vocabulary: FeatureVocabulary, lists: pa.Table) -> Manifest:
+    """Writes the features of rows to a data set whose shards are there: the vocabulary, and a file for each shard.
+
+    Args:
+        url: the data set's directory.
+        manifest: of the data set so far.
+        vocabulary: of the features.
+        lists: from `FeatureVocabulary.encode`; also of rows without a rating.
+
+    Returns:
+        The manifest with the features.
+    """
+    shards = manifest.shards
+    row_type = lists.schema.field("row").type
+    parts = dict(partition(lists.combine_chunks().to_batches()[0], "row", len(shards))) if len(lists) else {}
+    files = [
+        write_features(url, shard, len(shards), [parts[shard]] if shard in parts else [], row_type)
+        for shard in range(len(shards))
+    ]
+    data = vocabulary.to_parquet()
+    storage.write_file(storage.join(url, VOCABULARY), data)
+    return dataclasses.replace(
+        manifest,
+        shards=tuple(dataclasses.replace(shard, features=file) for shard, file in zip(shards, files, strict=True)),
+        features=FeaturesFile(VOCABULARY, len(vocabulary), len(data), storage.sha256(data), vocabulary.fields),
     )

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
+from nnsparse_stream.data.features import FeaturesFile
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.folds import FOLDS
 from nnsparse_stream.storage import files as storage
@@ -14,7 +15,7 @@ from nnsparse_stream.storage.json_types import typed
 KIND = "nnsparse-stream dataset"
 SCHEMA_VERSION = 1
 AXES = ("user", "item")
-_PATH = re.compile(r"(columns/part|rows/shard)-\d{5,}-of-\d{5,}\.parquet")
+_PATH = re.compile(r"(columns/part|features/part|rows/shard)-\d{5,}-of-\d{5,}\.parquet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,10 @@ class ColumnsFile:
 
 @dataclasses.dataclass(frozen=True)
 class ShardFile:
-    """One shard: path in the data set, rows, entries, bytes, SHA-256, and (rows, entries) of each row group."""
+    """One shard: path in the data set, rows, entries, bytes, SHA-256, and (rows, entries) of each row group.
+
+    `features` is the file with its rows' features, where the data set has any.
+    """
 
     path: str
     rows: int
@@ -37,6 +41,7 @@ class ShardFile:
     bytes: int
     sha256: str
     row_groups: tuple[tuple[int, int], ...]
+    features: ColumnsFile | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Manifest:
         shards: the shards; a row lies in shard `hash of its id % len(shards)`.
         input: how the rating files were read, each way once: "files", how many; "format"; of text its dialect;
             "columns"; and "example", the first record.
+        features: the vocabulary of the rows' features; None where nothing but ratings is known of them.
         filters: the filters that were asked for: "time_from", "time_to", "min_row_ratings", "min_column_ratings".
     """
 
@@ -78,10 +84,15 @@ class Manifest:
     filters: dict[str, int] = dataclasses.field(default_factory=dict)
     earlier_vocabularies: tuple[dict[str, Any], ...] = ()
     input: tuple[dict[str, Any], ...] = ()
+    features: FeaturesFile | None = None
 
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`: equal manifests give equal bytes."""
-        return storage.to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)})
+        value = dataclasses.asdict(self)
+        for held in (value, *value["shards"]):
+            if held["features"] is None:
+                del held["features"]
+        return storage.to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **value})
 
     @classmethod
     def read(cls, url: str) -> Manifest:
@@ -121,7 +132,10 @@ class Manifest:
             lacks = set(wanted) - getattr(self, field).keys()
             if lacks:
                 return f"{field} lack {min(lacks)}"
-        files: tuple[ColumnsFile | ShardFile, ...] = (*self.columns, *self.shards)
+        parts = [shard.features for shard in self.shards if shard.features]
+        files: tuple[ColumnsFile | ShardFile, ...] = (*self.columns, *self.shards, *parts)
+        if len(parts) != len(self.shards) * (self.features is not None):
+            return "features are not there for all shards, or for none"
         for file in files:
             if not _PATH.fullmatch(file.path) or min(file.rows, file.bytes) < 0:
                 return f"{file.path} of {file.rows} rows and {file.bytes} bytes"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from nnsparse_stream.data.dataset import shard_batches
-from nnsparse_stream.data.manifest import Manifest, ShardFile
+from nnsparse_stream.data.manifest import ColumnsFile, Manifest, ShardFile
 
 
 class Shard(NamedTuple):
@@ -41,10 +41,10 @@ class Shard(NamedTuple):
     @classmethod
     def from_json(cls, encoded: bytes) -> Shard:
         """The shard that `to_json` wrote."""
-        data, number, (path, rows, entries, size, checksum, groups) = json.loads(encoded)
+        data, number, (*numbers, groups, features) = json.loads(encoded)
         # JSON has made lists of the tuples.
-        file = ShardFile(path, rows, entries, size, checksum, tuple((group[0], group[1]) for group in groups))
-        return cls(data, number, file)
+        row_groups = tuple((group[0], group[1]) for group in groups)
+        return cls(data, number, ShardFile(*numbers, row_groups, features and ColumnsFile(*features)))
 
 
 def list_shards(url: str) -> list[Shard]:

@@ -43,6 +43,9 @@ class AutoencoderConfig(ModelConfig):
             visible entries, so that its code does not grow with the number of ratings.
         presence: whether a second matrix encodes which columns are visible, whatever their ratings, divided by the
             square root of their number (as the implicit feedback of SVD++, Koren 2008).
+        num_features: features of rows that there are, beside their ratings; 0 where there are none.
+        feature_scale: a third matrix encodes the features of a row, multiplied by this and divided by the square root
+            of their number.
         row_offset: whether a linear function of the code is added to all estimates of a row.
         rating_min: lowest rating of the data set, in any fold.
         rating_max: highest.
@@ -59,6 +62,8 @@ class AutoencoderConfig(ModelConfig):
     input_scale: float | None = None
     row_offset: bool = False
     presence: bool = False
+    num_features: int = 0
+    feature_scale: float = 0.0
     rating_min: float = -1.0
     rating_max: float = 1.0
     storage: str = "float32"
@@ -125,6 +130,8 @@ class RatingAutoencoder(FactorModel):
         self.presence = (
             weight(config.num_columns, sizes[0], inputs=max(config.num_columns, 1)) if config.presence else None
         )
+        # From 0: what a feature that few rows have has not learned adds no noise.
+        self.features = nn.Parameter(torch.zeros(config.num_features, sizes[0])) if config.num_features else None
         self.encoder_bias = bias(sizes[0], inputs=max(config.num_columns, 1))
         self.inner = nn.ModuleList()
         for inputs, outputs in [*pairwise(sizes), *pairwise(sizes[::-1])]:
@@ -138,6 +145,11 @@ class RatingAutoencoder(FactorModel):
             if matrix is not None:
                 matrix.data = matrix.data.to(_STORAGE[config.storage])
         self.row_offset = nn.Parameter(torch.zeros(sizes[0])) if config.row_offset else None
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether there is a matrix of features."""
+        return self.features is not None
 
     def row_means(self, ratings: SparseRows) -> Tensor:
         """The (damped) mean rating of each row, (rows,); the mean training rating where a row has none."""
@@ -177,6 +189,12 @@ class RatingAutoencoder(FactorModel):
         if self.presence is not None:
             present = residuals.with_values(_shares(residuals, visible))
             inputs = inputs + encode(self.presence, present, transposed)
+        if self.features is not None and residuals.features is not None:
+            known = residuals.features
+            scaled = self.config.feature_scale * _shares(known, None)
+            inputs = inputs + encode(
+                self.features, SparseRows(known.offsets, known.columns, scaled, self.config.num_features)
+            )
         if self.config.input_scale is not None:
             scale = self.config.input_scale * _shares(residuals, visible)
             residuals = residuals.with_values(residuals.values * scale)

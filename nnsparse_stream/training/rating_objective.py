@@ -19,6 +19,9 @@ from nnsparse_stream.training.objective import StepObjective
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
 
+#: A row that is made cold is shown at most so many ratings.
+_COLD_RATINGS = 10
+
 
 class RatingObjective(StepObjective):
     """Denoising: some ratings of a row are hidden from the input, and all are estimated.
@@ -46,6 +49,8 @@ class RatingObjective(StepObjective):
             mean_damping=recipe.mean_damping,
             input_scale=recipe.input_scale or None,
             presence=recipe.presence,
+            num_features=manifest.features.rows if manifest.features and recipe.feature_scale else 0,
+            feature_scale=recipe.feature_scale if manifest.features else 0.0,
             row_offset=recipe.row_offset,
             rating_min=low,
             rating_max=high,
@@ -86,11 +91,16 @@ class RatingObjective(StepObjective):
 
         An inner layer that is trained alone estimates no rating, and has no `squared`.
         """
-        targets = self._model.residuals(rows, self._model.row_means(rows))
+        shown = self._shown(rows)
+        known = rows if shown is None else rows.where(shown)
+        targets = self._model.residuals(rows, self._model.row_means(known))
         if self._is_inner:
             return self._train_inner(targets)
         transposed = Transposed.of(targets)
         inputs = prepare_input(self.criterion, targets)
+        if shown is not None and self.criterion.corrupted is not None:
+            self.criterion.corrupted |= ~shown
+            inputs = inputs.with_values(torch.where(shown, inputs.values, 0.0))
         visible = None if self.criterion.corrupted is None else ~self.criterion.corrupted
         estimates = self._model.estimate(inputs, targets, visible, transposed, self._layer)
         loss = self.criterion(estimates, targets)
@@ -100,6 +110,20 @@ class RatingObjective(StepObjective):
         if self._recipe.refeed_columns and self._layer is None:
             self._refeed(targets)
         return {"loss": float(loss.detach()), "squared": float(squared)}
+
+    def _shown(self, rows: SparseRows) -> torch.Tensor | None:
+        """Which entries are shown, bool (entries,): a few of a cold row, all of another; None where no row is cold."""
+        if not self._recipe.cold_ratio:
+            return None
+        row, device = rows.row_indices(), rows.device
+        draws = torch.rand(rows.num_entries + rows.num_rows, generator=self._noise, device=device, dtype=torch.float64)
+        cold = draws[rows.num_entries :] < self._recipe.cold_ratio
+        counts = torch.randint(_COLD_RATINGS + 1, (rows.num_rows,), generator=self._noise, device=device)
+        # The place of each entry in a random order of those of its row.
+        order = torch.argsort(row + draws[: rows.num_entries])
+        place = torch.empty_like(order)
+        place[order] = torch.arange(rows.num_entries, device=device)
+        return ~cold[row] | (place - rows.offsets[:-1][row] < counts[row])
 
     def _train_inner(self, targets: SparseRows) -> dict[str, float]:
         """A step of an inner layer alone."""
@@ -122,7 +146,8 @@ class RatingObjective(StepObjective):
         columns = drawn.sort().values.to(torch.int32).repeat(targets.num_rows)
         count = min(self._recipe.refeed_columns, width)
         offsets = torch.arange(0, len(columns) + 1, count, dtype=torch.int32, device=targets.device)
-        at = SparseRows(offsets, columns, torch.zeros_like(columns, dtype=targets.dtype), width)
+        nothing = torch.zeros_like(columns, dtype=targets.dtype)
+        at = SparseRows(offsets, columns, nothing, width, targets.features)
         with torch.no_grad():
             dense = self._model.estimate(targets, at)
         transposed = Transposed.of(dense)
@@ -144,7 +169,7 @@ def _make_optimizer(model: RatingAutoencoder, recipe: RatingRecipe, layer: int |
     else:
         trained = [*model.inner[layer - 2].parameters(), *model.inner[1 - layer].parameters()]
     decays = {id(linear.weight): recipe.weight_decay for linear in model.inner}
-    decays |= {id(matrix): recipe.weight_decay for matrix in (model.encoder, model.presence)}
+    decays |= {id(matrix): recipe.weight_decay for matrix in (model.encoder, model.presence, model.features)}
     decays[id(model.decoder)] = recipe.decoder_weight_decay
     groups: list[dict[str, Any]] = [
         {"params": [parameter], "weight_decay": decays.get(id(parameter), 0.0)} for parameter in trained
