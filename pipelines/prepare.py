@@ -19,6 +19,7 @@ from nnsparse_stream.pipelines.prepare_options import (
     chosen_times,
     timed_flag,
 )
+from nnsparse_stream.pipelines.row_features import add_row_features_argument, described_features, row_features
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -73,11 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an earlier data set: its column ids keep their indices, and new ones come after them (default: indices "
         "by count)",
     )
-    parser.add_argument(
-        "--row_features",
-        metavar="URL",
-        help="file of what else is known of the rows: Parquet, or CSV, TSV or '::' in --encoding; the id first. A column "
-        "of categories, of tags (with | between them) or of numbers each becomes a field of features",
+    add_row_features_argument(
+        parser,
+        "file of what else is known of the rows: Parquet, or CSV, TSV or '::' in --encoding; the id first. A column of "
+        "categories, of tags (with | between them) or of numbers each becomes a field of features",
     )
     add_selection_arguments(parser)
     add_format_arguments(parser)
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     base = _base(args, plan)
-    features = _features(args, plan, base)
+    features = row_features(args, plan, base)
     folds, times = chosen_folds(args, plan), chosen_times(args, plan)
     with written_by_job(output, beam_flags):
         settings = _settings(args, plan, folds, times, base)
@@ -309,27 +309,6 @@ def _manifest(
     )
 
 
-def _features(
-    args: argparse.Namespace, plan: InputPlan, base: Manifest | None
-) -> tuple[FeatureVocabulary, pa.Table] | None:
-    """The vocabulary of the rows' features and these, as `write_row_features` takes them."""
-    if args.row_features is None:
-        if base is not None and base.features is not None:
-            raise InputError(f"--vocabulary {args.vocabulary} has features of its rows; pass --row_features, too")
-        return None
-    from nnsparse_stream.data.features import FeatureVocabulary
-    from nnsparse_stream.ratings.side_table import read_side_table
-    from nnsparse_stream.storage.matching import check_apart
-
-    check_apart(args.output, [args.row_features])
-    records = read_side_table(args.row_features, getattr(plan.schema, args.axis), args.encoding)
-    if base is not None and base.features is not None:
-        vocabulary = FeatureVocabulary.read(args.vocabulary, base.features)
-    else:
-        vocabulary = FeatureVocabulary.of(records)
-    return vocabulary, vocabulary.encode(records, args.row_features)
-
-
 def _report(
     manifest: Manifest,
     url: str,
@@ -338,8 +317,6 @@ def _report(
     features: tuple[FeatureVocabulary, pa.Table] | None,
     seconds: float,
 ) -> None:
-    from nnsparse_stream.data.features import describe_fields
-
     records, size = manifest.records, sum(shard.bytes for shard in manifest.shards)
     column = "item" if manifest.axis == "user" else "user"
     folds = ", ".join(f"{fold} {count:,}" for fold, count in manifest.fold_entries.items())
@@ -352,11 +329,7 @@ def _report(
         ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
         ("rows", f"{manifest.num_rows:,} {manifest.axis}s ({manifest.row_id_type} ids)"),
         ("columns", f"{manifest.num_columns:,} {column}s ({manifest.column_id_type} ids)"),
-        *(
-            []
-            if features is None
-            else [("features", f"{describe_fields(features[0])} of {len(features[1]):,} records")]
-        ),
+        *described_features(features),
         ("entries", f"{manifest.num_entries:,}: {folds}"),
         ("ratings", _ratings(manifest)),
         ("shards", f"{len(manifest.shards):,}, {size / 1e6:,.1f} MB"),

@@ -17,6 +17,7 @@ from nnsparse_stream.pipelines.options import (
     positive_int,
     urls,
 )
+from nnsparse_stream.pipelines.row_features import add_row_features_argument, scored_features
 from nnsparse_stream.pipelines.scoring import DEFAULT_TOP_K, SUMMARY, build_scoring
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL[,URL...]",
         help="instead of --data, with one model: rating files with the known ratings",
     )
+    add_row_features_argument(
+        parser,
+        "with --input, for a model of a data set with features: file of what else is known of the rows, with the "
+        "columns that `prepare --row_features` had (a data set has its own)",
+    )
     parser.add_argument("--output", required=True, metavar="URL", help="directory of the scores")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -122,9 +128,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     # Raw files stand in for the one model's data set.
     weights = blend_weights(args.model, args.data or args.model, args.weights)
 
-    from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.data.dataset import Dataset, write_features
     from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
     from nnsparse_stream.ratings.dead_letters import check_bad_records
+    from nnsparse_stream.scoring.files import FEATURES
     from nnsparse_stream.scoring.manifest import NAME, scores_manifest
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.matching import check_apart
@@ -132,7 +139,15 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.training.state import read_state
 
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
-    check_apart(args.output, [*args.model, *(args.data or args.input), *(args.pairs or [])])
+    check_apart(
+        args.output,
+        [
+            *args.model,
+            *(args.data or args.input),
+            *(args.pairs or []),
+            *([args.row_features] if args.row_features else []),
+        ],
+    )
     output.check()
     checkpoints = [read_state(url) for url in args.model]
     checkpoint = checkpoints[0]
@@ -147,11 +162,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         ratings = _plan(args, args.input, checkpoint, with_rating=True)
         size = sum(storage.file_size(file.url) for file in ratings.files)
         num_shards = max(1, -(-size // _BYTES_PER_SHARD))
+    records = scored_features(args, checkpoint)
     if args.pairs:
         pairs = _plan(args, args.pairs, checkpoint, with_rating=False)
     matched = [file.url for plan in (ratings, pairs) if plan for file in plan.files]
     check_apart(args.output, matched)  # what globs matched
     with written_by_job(output, beam_flags):
+        features = [] if records is None else write_features(storage.join(args.output, FEATURES), num_shards, records)
         build = functools.partial(
             build_scoring,
             args=args,
@@ -160,12 +177,16 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             ratings=ratings,
             pairs=pairs,
             num_shards=num_shards,
+            features=[]
+            if records is None
+            else write_features(storage.join(args.output, FEATURES), num_shards, records),
         )
         run_pipeline(build, beam_flags)
         summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
         bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
         output.remove(SUMMARY)
         output.remove_matching(_codes())
+        output.remove_matching(_features())
         manifest = scores_manifest(
             [held.state for held in checkpoints],
             weights,
@@ -183,13 +204,19 @@ def contents() -> tuple[str, ...]:
     """Patterns of the files that `score` writes; see `OutputDirectory`."""
     # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
     letters = tuple(f"_dead_letters/{what}/#-#-#.jsonl" for what in ("pairs", "ratings"))
-    return ("part-#-of-#.parquet", _codes(), *letters, SUMMARY)
+    return ("part-#-of-#.parquet", _codes(), _features(), *letters, SUMMARY)
 
 
 def _codes() -> str:
     from nnsparse_stream.scoring.files import CODES
 
     return f"{CODES}/model-#/part-#-of-#.parquet"
+
+
+def _features() -> str:
+    from nnsparse_stream.scoring.files import FEATURES
+
+    return f"{FEATURES}/features/part-#-of-#.parquet"
 
 
 def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...]) -> None:

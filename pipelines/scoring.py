@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
+    from nnsparse_stream.data.manifest import ColumnsFile
     from nnsparse_stream.ratings.input_plan import InputPlan
     from nnsparse_stream.training.state import CheckpointState
 
@@ -25,6 +27,7 @@ def build_scoring(
     ratings: InputPlan | None,
     pairs: InputPlan | None,
     num_shards: int,
+    features: Sequence[ColumnsFile] = (),
 ) -> None:
     """Applies everything that `score` does to a pipeline; leaves SUMMARY at the output.
 
@@ -36,6 +39,7 @@ def build_scoring(
         ratings: where the known ratings are raw files: how to read them.
         pairs: how to read the pairs that are to be predicted; None for top-K lists.
         num_shards: of the first model's rows.
+        features: of the rows of raw files, see `ScoreRatings`.
     """
     import apache_beam as beam
 
@@ -51,7 +55,7 @@ def build_scoring(
         written = _blended(pipeline, args, checkpoints, weights, read_pairs, folds)
     else:
         written, read_ratings, unknown = _scored(
-            pipeline, args, checkpoints[0], ratings, pairs, read_pairs, num_shards, folds
+            pipeline, args, checkpoints[0], ratings, pairs, read_pairs, num_shards, folds, features
         )
     collections = (written, read_ratings, None if read_pairs is None else read_pairs.summaries, unknown)
     lists = [[] if collection is None else beam.pvalue.AsList(collection) for collection in collections]
@@ -86,6 +90,7 @@ def _scored(
     read_pairs: Any,
     num_shards: int,
     folds: list[int],
+    features: Sequence[ColumnsFile],
 ) -> tuple[beam.PCollection, beam.PCollection | None, beam.PCollection | None]:
     """The files of one model's scores and, of raw ratings, summaries of their reading and counts of unknown columns."""
     import apache_beam as beam
@@ -116,6 +121,7 @@ def _scored(
             num_shards,
             top_k=None if pairs is not None else args.top_k or DEFAULT_TOP_K,
             folds=folds,
+            features=features,
         )
     )
     return written, summaries, unknown

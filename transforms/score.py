@@ -9,10 +9,13 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
+from nnsparse_stream.data.dataset import read_features
 from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.data.manifest import ColumnsFile
 from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.scoring.blocks import ShardBlocks, pair_block, shard_block
-from nnsparse_stream.scoring.files import score_schema, write_scores
+from nnsparse_stream.scoring.files import FEATURES, score_schema, write_scores
+from nnsparse_stream.storage.files import join
 from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
 from nnsparse_stream.transforms.windows import refuse_windows
@@ -114,6 +117,8 @@ class ScoreRatings(beam.PTransform):
         num_shards: number of shards.
         top_k: how many columns a row; None to predict the pairs instead.
         folds: the folds of a row's ratings that the model sees.
+        features: of rows that come as blocks, a file for each shard in `_features/` of the output, as
+            `nnsparse_stream.data.dataset.write_features` writes them; the caller removes them.
 
     Returns:
         A PCollection of one dictionary a shard: `path` (relative to the output), `rows` (of the file), `bytes`.
@@ -130,9 +135,10 @@ class ScoreRatings(beam.PTransform):
         *,
         top_k: int | None,
         folds: Sequence[int],
+        features: Sequence[ColumnsFile] = (),
     ) -> None:
         super().__init__()
-        self._score = _ScoreShard(CheckpointHandle(checkpoint), output, num_shards, top_k, tuple(folds))
+        self._score = _ScoreShard(CheckpointHandle(checkpoint), output, num_shards, top_k, tuple(folds), list(features))
 
     def expand(self, blocks: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
@@ -148,20 +154,22 @@ class _ScoreShard(beam.DoFn):
         num_shards: int,
         top_k: int | None,
         folds: tuple[int, ...],
+        features: list[ColumnsFile],
     ) -> None:
         self._checkpoint, self._output, self._num_shards = checkpoint, output, num_shards
-        self._top_k, self._folds = top_k, folds
+        self._top_k, self._folds, self._features = top_k, folds, features
 
     def process(self, keyed: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[dict[str, Any]]:
         from nnsparse_stream.scoring.tables import pair_table, top_k_tables
 
         shard, blocks = keyed
         checkpoint, state = self._checkpoint.get(), self._checkpoint.get().state
-        held = ShardBlocks.of(list(blocks))
+        features = read_features(join(self._output, FEATURES), self._features[shard]) if self._features else None
+        held = ShardBlocks.of(list(blocks), features)
         if self._top_k is not None:
             tables = top_k_tables(checkpoint, held.rows, self._top_k, self._folds)
         elif held.pairs is not None:
-            tables = iter([pair_table(checkpoint, held.rows, held.pairs, self._folds)])
+            tables = iter([pair_table(checkpoint, held.rows, held.pairs, self._folds, held.features)])
         else:
             return
         schema = score_schema(state["row_id_type"], state["column_id_type"], self._top_k is not None)

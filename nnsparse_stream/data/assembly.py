@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from nnsparse_stream.data.dataset import write_features
 from nnsparse_stream.data.features import VOCABULARY, FeaturesFile, FeatureVocabulary
-from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.data.manifest import ColumnsFile, Manifest, ShardFile
 from nnsparse_stream.data.statistics import RatingStatistics, add_statistics
 from nnsparse_stream.errors import InputError
@@ -125,12 +124,7 @@ def write_row_features(url: str, manifest: Manifest, vocabulary: FeatureVocabula
         The manifest with the features.
     """
     shards = manifest.shards
-    row_type = lists.schema.field("row").type
-    parts = dict(partition(lists.combine_chunks().to_batches()[0], "row", len(shards))) if len(lists) else {}
-    files = [
-        write_features(url, shard, len(shards), [parts[shard]] if shard in parts else [], row_type)
-        for shard in range(len(shards))
-    ]
+    files = write_features(url, len(shards), lists)
     data = vocabulary.to_parquet()
     storage.write_file(storage.join(url, VOCABULARY), data)
     return dataclasses.replace(

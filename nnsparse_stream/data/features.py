@@ -7,7 +7,6 @@ Each column of a file of features becomes a field: a category (one value), tags 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -91,7 +90,7 @@ class FeatureVocabulary(NamedTuple):
 
     def to_parquet(self) -> bytes:
         """The vocabulary as a Parquet file, without the kinds of the fields: equal ones give equal bytes."""
-        return _parquet(self.table)
+        return features_parquet(self.table)
 
     @classmethod
     def read(cls, url: str, features: FeaturesFile) -> FeatureVocabulary:
@@ -152,19 +151,11 @@ class RowFeatures:
             raise InputError(f"{url} is damaged ({storage.one_line(error)}); prepare again") from error
 
 
-def features_parquet(lists: Iterable[pa.RecordBatch], row_type: pa.DataType) -> bytes:
-    """The features of a shard's rows as a Parquet file: equal ones give equal bytes.
-
-    Args:
-        lists: batches of a table from `FeatureVocabulary.encode`, in its order.
-        row_type: of the ids.
-    """
-    return _parquet(pa.Table.from_batches(lists, schema=_lists_schema(row_type)))
-
-
-def part_name(part: int, num_parts: int) -> str:
-    """The name of the file with the features of a shard's rows."""
-    return f"features/part-{part:05d}-of-{num_parts:05d}.parquet"
+def features_parquet(table: pa.Table) -> bytes:
+    """A table of this module as a Parquet file: equal ones give equal bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.combine_chunks(), sink, compression="zstd")
+    return bytes(sink.getvalue())
 
 
 def _schema() -> pa.Schema:
@@ -173,12 +164,6 @@ def _schema() -> pa.Schema:
 
 def _lists_schema(row_type: pa.DataType) -> pa.Schema:
     return pa.schema([("row", row_type), ("features", pa.list_(pa.int32()))])
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.combine_chunks(), sink, compression="zstd")
-    return bytes(sink.getvalue())
 
 
 def _texts(column: pa.ChunkedArray) -> pa.Array:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nnsparse_stream.data.dataset import shard_schema
+from nnsparse_stream.data.features import RowFeatures
 from nnsparse_stream.data.shards import Shard
 
 
@@ -29,25 +30,35 @@ class ShardBlocks(NamedTuple):
     Attributes:
         rows: batches of its rows as a shard holds them, then one of those rows that were named and have no rating.
         pairs: columns row and column; None where no block has them.
+        features: of the shard's rows, which `rows` have beside their ratings; None where there are none.
     """
 
     rows: Iterable[pa.RecordBatch]
     pairs: pa.Table | None
+    features: RowFeatures | None = None
 
     @classmethod
-    def of(cls, blocks: Sequence[pa.RecordBatch]) -> ShardBlocks:
-        """Sorts blocks, in any order, by their columns: those of `shard_schema`, shard, row, or row and column."""
+    def of(cls, blocks: Sequence[pa.RecordBatch], features: RowFeatures | None = None) -> ShardBlocks:
+        """Sorts blocks, in any order, by their columns: those of `shard_schema`, shard, row, or row and column.
+
+        Args:
+            blocks: of one shard.
+            features: of its rows, where these come as blocks; of rows that lie in a data set, it is found there.
+        """
         by_names: dict[tuple[str, ...], list[pa.RecordBatch]] = {}
         for block in blocks:
             by_names.setdefault(tuple(block.schema.names), []).append(block)
         named, pairs = by_names.get(("row",)), by_names.get(("row", "column"))
         rows: Iterable[pa.RecordBatch] = by_names.get(("row", "columns", "values", "fold"), [])
         for block in by_names.get(("shard",), []):
-            rows = Shard.from_json(block["shard"][0].as_py()).batches()
+            shard = Shard.from_json(block["shard"][0].as_py())
+            rows, features = shard.batches(), shard.features()
         if named:
             held = list(rows)
             rows = [*held, rows_without_ratings(held, [block["row"] for block in named])]
-        return cls(rows, pa.Table.from_batches(pairs) if pairs else None)
+        if features is not None:
+            rows = map(features.beside, rows)
+        return cls(rows, pa.Table.from_batches(pairs) if pairs else None, features)
 
 
 def rows_without_ratings(rows: Iterable[pa.RecordBatch], named: Sequence[pa.Array]) -> pa.RecordBatch:

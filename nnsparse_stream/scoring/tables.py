@@ -10,9 +10,11 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from nnsparse_stream.data.features import RowFeatures
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.nn.ranking import TILE_COLUMNS, best_columns
 from nnsparse_stream.scoring.blending import shares_of
+from nnsparse_stream.scoring.blocks import rows_without_ratings
 from nnsparse_stream.scoring.predictors import TilePredictor
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import Checkpoint
@@ -110,7 +112,11 @@ def _ranked_tables(
 
 
 def pair_table(
-    checkpoint: Checkpoint, batches: Iterable[pa.RecordBatch], pairs: pa.Table, folds: Sequence[int]
+    checkpoint: Checkpoint,
+    batches: Iterable[pa.RecordBatch],
+    pairs: pa.Table,
+    folds: Sequence[int],
+    features: RowFeatures | None = None,
 ) -> pa.Table:
     """Predicted ratings at pairs of ids; every pair gets one, as often as it is there.
 
@@ -122,6 +128,7 @@ def pair_table(
         batches: rows as a shard holds them, encoded by the model's vocabulary.
         pairs: columns `row` and `column`, ids of the model's types, all of this shard's rows.
         folds: the folds that the model sees.
+        features: of the rows that are in no batch.
 
     Returns:
         Columns row_id, column_id, score (float32, clipped to the range of the training ratings), ascending by row id,
@@ -142,10 +149,9 @@ def pair_table(
         predict(fold_rows(batch, folds, num_columns), waiting.filter(here), position.filter(here))
         waiting = waiting.filter(pc.invert(here))
     if len(waiting):
-        encoded = pc.dictionary_encode(waiting["row"]).combine_chunks()
-        empty = torch.zeros(len(encoded.dictionary) + 1, dtype=torch.int32)
-        cold = SparseRows(empty, torch.zeros(0, dtype=torch.int32), torch.zeros(0), num_columns)
-        predict(cold, waiting, pa.chunked_array([encoded.indices]))
+        cold = rows_without_ratings([], waiting["row"].chunks)
+        position = pc.index_in(waiting["row"], value_set=cold["row"])
+        predict(fold_rows(features.beside(cold) if features else cold, folds, num_columns), waiting, position)
     return pa.table({"row_id": pairs["row"], "column_id": pairs["column"], "score": scores})
 
 

@@ -94,8 +94,8 @@ class CheckpointState:
     Attributes:
         url: the checkpoint's directory.
         state: what state.json holds: `axis`, `row_id_type`, `column_id_type`, `vocabulary` (fingerprint), `columns`
-            (the vocabulary's files, in the run's directory), `features` (the vocabulary of the rows' features, likewise,
-            where the model reads them), `data` (SHA-256 of the data set's manifest), `recipe`
+            (the vocabulary's files, in the run's directory), `features` (that of the rows' features, likewise, or None
+            where the model reads none), `data` (SHA-256 of the data set's manifest), `recipe`
             (with its objective), `seed`, `epoch`, `cursor`, `sums` (of the epoch so far), `step`, `best`, `history`
             (metrics by epoch), `model` (its kind and configuration), `tensors` (size and SHA-256 of the files).
     """
@@ -151,8 +151,8 @@ class CheckpointState:
             )
         if self.state["features"] not in (None, features_of(manifest)):
             raise InputError(
-                f"{url} has not the features of rows that the model in {self.url} was trained with: prepare the ratings "
-                "with the same `row_features`, or with the `vocabulary` of the training's data set and its own"
+                f"{url} has not the features of rows that the model in {self.url} was trained with: prepare the "
+                "ratings with the same `row_features`, or with the `vocabulary` of the training's data set and its own"
             )
         for which in ("row_id_type", "column_id_type"):
             if getattr(manifest, which) != self.state[which]:
@@ -290,5 +290,5 @@ def columns_of(manifest: Manifest) -> list[dict[str, Any]]:
 
 def features_of(manifest: Manifest) -> dict[str, Any] | None:
     """The vocabulary of a data set's features as `CheckpointState.state` refers to it."""
-    features = manifest.features
-    return features and {**asdict(features), "fields": [asdict(field) for field in features.fields]}
+    held = manifest.features
+    return None if held is None else {**asdict(held), "fields": [asdict(field) for field in held.fields]}
