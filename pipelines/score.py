@@ -128,7 +128,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     # Raw files stand in for the one model's data set.
     weights = blend_weights(args.model, args.data or args.model, args.weights)
 
-    from nnsparse_stream.data.dataset import Dataset, write_features
+    from nnsparse_stream.data.assembly import write_features
+    from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
     from nnsparse_stream.ratings.dead_letters import check_bad_records
     from nnsparse_stream.scoring.files import FEATURES
@@ -177,9 +178,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             ratings=ratings,
             pairs=pairs,
             num_shards=num_shards,
-            features=[]
-            if records is None
-            else write_features(storage.join(args.output, FEATURES), num_shards, records),
+            features=features,
         )
         run_pipeline(build, beam_flags)
         summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))

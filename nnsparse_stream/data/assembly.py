@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from nnsparse_stream.data.dataset import write_features
-from nnsparse_stream.data.features import VOCABULARY, FeaturesFile, FeatureVocabulary
+from nnsparse_stream.data.features import VOCABULARY, FeaturesFile, FeatureVocabulary, features_parquet
+from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.data.manifest import ColumnsFile, Manifest, ShardFile
 from nnsparse_stream.data.statistics import RatingStatistics, add_statistics
 from nnsparse_stream.errors import InputError
@@ -132,3 +132,24 @@ def write_row_features(url: str, manifest: Manifest, vocabulary: FeatureVocabula
         shards=tuple(dataclasses.replace(shard, features=file) for shard, file in zip(shards, files, strict=True)),
         features=FeaturesFile(VOCABULARY, len(vocabulary), len(data), storage.sha256(data), vocabulary.fields),
     )
+
+
+def write_features(url: str, num_shards: int, lists: pa.Table) -> list[ColumnsFile]:
+    """Writes the features of rows, a file for each shard; the same features give the same bytes.
+
+    Args:
+        url: the data set's directory.
+        num_shards: how many there are; a row's features are with its own shard.
+        lists: from `FeatureVocabulary.encode`; also of rows without a rating.
+
+    Returns:
+        The manifest's entries for the files, by shard.
+    """
+    parts = dict(partition(lists.combine_chunks().to_batches()[0], "row", num_shards)) if len(lists) else {}
+    files = []
+    for shard in range(num_shards):
+        part = pa.Table.from_batches([parts[shard]] if shard in parts else [], lists.schema)
+        path, data = f"features/part-{shard:05d}-of-{num_shards:05d}.parquet", features_parquet(part)
+        storage.write_file(storage.join(url, path), data)
+        files.append(ColumnsFile(path, len(part), len(data), storage.sha256(data)))
+    return files

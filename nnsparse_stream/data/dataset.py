@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nnsparse_stream.data.features import RowFeatures, features_parquet
-from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.data.features import RowFeatures
 from nnsparse_stream.data.manifest import ColumnsFile, Manifest, ShardFile
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary, to_parquet
@@ -305,24 +304,3 @@ def write_columns(url: str, part: int, num_parts: int, columns: pa.Table) -> Col
     data = to_parquet(columns)
     storage.write_file(storage.join(url, path), data)
     return ColumnsFile(path, len(columns), len(data), storage.sha256(data))
-
-
-def write_features(url: str, num_shards: int, lists: pa.Table) -> list[ColumnsFile]:
-    """Writes the features of rows, a file for each shard; the same features give the same bytes.
-
-    Args:
-        url: the data set's directory.
-        num_shards: how many there are; a row's features are with its own shard.
-        lists: from `FeatureVocabulary.encode`; also of rows without a rating.
-
-    Returns:
-        The manifest's entries for the files, by shard.
-    """
-    parts = dict(partition(lists.combine_chunks().to_batches()[0], "row", num_shards)) if len(lists) else {}
-    files = []
-    for shard in range(num_shards):
-        part = pa.Table.from_batches([parts[shard]] if shard in parts else [], lists.schema)
-        path, data = f"features/part-{shard:05d}-of-{num_shards:05d}.parquet", features_parquet(part)
-        storage.write_file(storage.join(url, path), data)
-        files.append(ColumnsFile(path, len(part), len(data), storage.sha256(data)))
-    return files
