@@ -136,13 +136,6 @@ class SparseRows:
         """Rows of the same structure (the same offsets and columns) with other values ``(entries,)``."""
         return SparseRows(self.offsets, self.columns, values, self.num_columns, self.features)
 
-    def where(self, mask: Tensor) -> SparseRows:
-        """The same rows with some of their entries: those where a bool ``(entries,)`` tensor is true."""
-        kept = torch.zeros(self.num_entries + 1, dtype=torch.int32, device=self.device)
-        torch.cumsum(mask, 0, dtype=torch.int32, out=kept[1:])
-        offsets = kept[self.offsets]
-        return SparseRows(offsets, self.columns[mask], self.values[mask], self.num_columns, self.features)
-
     def equal(self, other: SparseRows) -> bool:
         """Whether both store the same entries in the same order with the same dtype; NaN equals NaN."""
         return (

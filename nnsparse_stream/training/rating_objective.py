@@ -19,9 +19,6 @@ from nnsparse_stream.training.objective import StepObjective
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
 
-#: A row that is made cold is shown at most so many ratings.
-_COLD_RATINGS = 10
-
 
 class RatingObjective(StepObjective):
     """Denoising: some ratings of a row are hidden from the input, and all are estimated.
@@ -91,16 +88,11 @@ class RatingObjective(StepObjective):
 
         An inner layer that is trained alone estimates no rating, and has no `squared`.
         """
-        shown = self._shown(rows)
-        known = rows if shown is None else rows.where(shown)
-        targets = self._model.residuals(rows, self._model.row_means(known))
+        targets = self._model.residuals(rows, self._model.row_means(rows))
         if self._is_inner:
             return self._train_inner(targets)
         transposed = Transposed.of(targets)
         inputs = prepare_input(self.criterion, targets)
-        if shown is not None and self.criterion.corrupted is not None:
-            self.criterion.corrupted |= ~shown
-            inputs = inputs.with_values(torch.where(shown, inputs.values, 0.0))
         visible = None if self.criterion.corrupted is None else ~self.criterion.corrupted
         estimates = self._model.estimate(inputs, targets, visible, transposed, self._layer)
         loss = self.criterion(estimates, targets)
@@ -110,20 +102,6 @@ class RatingObjective(StepObjective):
         if self._recipe.refeed_columns and self._layer is None:
             self._refeed(targets)
         return {"loss": float(loss.detach()), "squared": float(squared)}
-
-    def _shown(self, rows: SparseRows) -> torch.Tensor | None:
-        """Which entries are shown, bool (entries,): a few of a cold row, all of another; None where no row is cold."""
-        if not self._recipe.cold_ratio:
-            return None
-        row, device = rows.row_indices(), rows.device
-        draws = torch.rand(rows.num_entries + rows.num_rows, generator=self._noise, device=device, dtype=torch.float64)
-        cold = draws[rows.num_entries :] < self._recipe.cold_ratio
-        counts = torch.randint(_COLD_RATINGS + 1, (rows.num_rows,), generator=self._noise, device=device)
-        # The place of each entry in a random order of those of its row.
-        order = torch.argsort(row + draws[: rows.num_entries])
-        place = torch.empty_like(order)
-        place[order] = torch.arange(rows.num_entries, device=device)
-        return ~cold[row] | (place - rows.offsets[:-1][row] < counts[row])
 
     def _train_inner(self, targets: SparseRows) -> dict[str, float]:
         """A step of an inner layer alone."""

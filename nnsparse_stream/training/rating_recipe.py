@@ -25,9 +25,6 @@ class RatingRecipe(StepRecipe):
     feature_scale: float = recipe_field(
         20.0, "a row's features are encoded, multiplied by this / sqrt(their number); 0: not"
     )
-    cold_ratio: float = recipe_field(
-        0.0, "fraction of rows that are shown at most 10 of their ratings, for rows that have few"
-    )
     row_offset: bool = recipe_field(False, "add a linear function of the code to all estimates of a row")
     initial_std: float = recipe_field(0.0, "of normal initial weights; 0: uniform, as the original")
     storage: str = recipe_field("float32", "of the large matrices: float32, or bfloat16 (half the memory; for GPUs)")
@@ -52,7 +49,7 @@ class RatingRecipe(StepRecipe):
         **dict.fromkeys(("unit", "mean_damping", "input_scale", "feature_scale", "initial_std"), 0),
         **dict.fromkeys(("weight_decay", "decoder_weight_decay", "pretrain_epochs", "refeed_columns"), 0),
     }
-    shares: ClassVar[tuple[str, ...]] = (*StepRecipe.shares, "hide_ratio", "cold_ratio")
+    shares: ClassVar[tuple[str, ...]] = (*StepRecipe.shares, "hide_ratio")
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **StepRecipe.choices,
         "storage": ("float32", "bfloat16"),
