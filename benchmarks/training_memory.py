@@ -29,7 +29,7 @@ from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.statistics import RatingStatistics, add_statistics
 from nnsparse_stream.ids.hashing import hash_ids
 from nnsparse_stream.ids.vocabulary import count_ids, merge_counts, order_counts
-from nnsparse_stream.ratings.folds import FOLDS, HashFolds
+from nnsparse_stream.ratings.folds import HashFolds
 from nnsparse_stream.storage import files as storage
 
 SHARD_ENTRIES = 500_000
@@ -77,7 +77,7 @@ def make(url: str, num_rows: int, num_columns: int, num_ratings: int) -> Manifes
         num_columns=len(vocabulary),
         num_rows=sum(shard.rows for shard in shards),
         num_entries=entries,
-        fold_entries=dict(zip(FOLDS, total.fold_entries, strict=True)),
+        fold_entries=total.entries_by_fold(),
         folds=folds.to_json(),
         ratings=total.to_json(),
         records={"read": entries + duplicates, "bad": 0, "filtered": 0, "duplicates": duplicates},

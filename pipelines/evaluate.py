@@ -1,4 +1,4 @@
-"""`nnsparse-stream evaluate`: a model's RMSE and MAE on one fold of a data set, beside those of baselines."""
+"""`nnsparse-stream evaluate`: a model's metrics on one fold of a data set, beside those of baselines."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any
 from nnsparse_stream.pipelines.options import add_weights_argument, blend_weights, urls
 
 DESCRIPTION = """\
-Judge a model on one fold of a data set: RMSE and MAE over all its ratings, and by how many training ratings a row has.
+Judge a model on one fold of a data set: over all its entries, and by how many entries of the training fold a row has.
 
-The model is given the training fold's ratings of each row and predicts those of the judged fold. Beside it
-stand baselines, fitted to the training fold: the mean of all ratings, and mean + row's bias + column's bias.
+The model is given the training fold's entries of each row; it predicts those of the judged fold, and lists columns that
+it was not given. Beside it stand baselines, fitted to the training fold: for ratings the mean of all, and mean + row's
+bias + column's bias; for lists the columns with the most entries. The last lines say by what the model is better.
 
   nnsparse-stream evaluate --data data/ml --model runs/ml --fold test --json test.json
+  nnsparse-stream evaluate --data data/ml --model runs/ml --metrics ndcg@100,recall@20,coverage@20
   nnsparse-stream evaluate --data data/items,data/users --model runs/items,runs/users --weights 0.7,0.3
 """
 
 # Of an evaluation's file, in bytes, with room to spare.
-_LONGEST_EVALUATION = 1 << 16
+_LONGEST_EVALUATION = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +48,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fold", choices=("train", "validation", "test"), default="test", help="what to judge (default: test)"
     )
     parser.add_argument(
+        "--metrics",
+        type=_names,
+        action="extend",
+        metavar="NAME[,NAME...]",
+        help="what to judge by: rmse, mae; of lists of any length K ndcg@K, ndcg_graded@K, recall@K, recall_all@K, "
+        "precision@K, hit@K, mrr@K, map@K, coverage@K, popularity@K, gini@K (default: those of the model's objective)",
+    )
+    parser.add_argument(
         "--json",
         metavar="FILE",
         help="write the figures there, too (a URL that workers can write to, where they run elsewhere)",
     )
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
@@ -60,8 +74,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     """
     from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.errors import InputError
+    from nnsparse_stream.evaluation.judging import check_metrics
+    from nnsparse_stream.evaluation.metrics import metrics_of_model
     from nnsparse_stream.pipelines.running import run_pipeline
     from nnsparse_stream.storage import files as storage
+    from nnsparse_stream.training.objectives import objective_of, recipe_from_json
     from nnsparse_stream.training.state import read_state
 
     weights = blend_weights(args.model, args.data, args.weights)
@@ -77,6 +94,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         checkpoints[-1].check_data(dataset.manifest, data)
         if not dataset.manifest.fold_entries[args.fold]:
             raise InputError(f"{data} has no rating in its {args.fold} fold; judge another --fold")
+    objective = objective_of(recipe_from_json(checkpoints[0].state["recipe"]))
+    asked = metrics_of_model(args.metrics or (), objective.metrics)
+    check_metrics(asked, args.fold)
+    metrics = [metric.name for metric in asked]
 
     import apache_beam as beam
 
@@ -88,17 +109,17 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         def build(pipeline: beam.Pipeline) -> None:
             models = [checkpoint.url for checkpoint in checkpoints]
             if len(models) == 1:
-                report = pipeline | EvaluateRatings(models[0], args.data[0], args.fold)
+                report = pipeline | EvaluateRatings(models[0], args.data[0], args.fold, metrics)
             else:
                 axis = checkpoints[0].state["axis"]
-                report = pipeline | EvaluateBlend(models, args.data, weights, args.fold, axis)
+                report = pipeline | EvaluateBlend(models, args.data, weights, args.fold, axis, metrics)
             _ = report | beam.Map(_write, result)
 
         run_pipeline(build, beam_flags)
         if not storage.exists(result):
             raise InputError("the workers run elsewhere: pass --json with a URL that they and this process can reach")
         figures: dict[str, Any] = json.loads(storage.read_file(result))
-    print(table(figures))
+    print(table(figures, metrics))
     return figures
 
 
@@ -109,7 +130,7 @@ def _is_evaluation(url: str) -> bool:
     if storage.file_size(url) > _LONGEST_EVALUATION:
         return False
     try:
-        return {"fold", "count", "rmse", "mae", "buckets", "baselines"} == set(json.loads(storage.read_file(url)))
+        return {"fold", "count", "rmse", "mae", "buckets", "baselines"} <= set(json.loads(storage.read_file(url)))
     except (ValueError, TypeError):
         return False
 
@@ -120,28 +141,42 @@ def _write(figures: dict[str, Any], url: str) -> None:
     storage.write_file(url, storage.to_json(figures))
 
 
-def table(figures: dict[str, Any]) -> str:
-    """The figures as a text table, and whether the model is worth its while."""
+def table(figures: dict[str, Any], names: list[str]) -> str:
+    """The figures, by metrics of these names, as a text table, and by which the model is worth its while."""
     from nnsparse_stream.evaluation.comparison import not_beaten
 
-    lines = [f"{'training ratings':>17} {'rows':>9} {'ratings':>11} {'RMSE':>8} {'MAE':>8}"]
+    def line(label: str, rows: str, count: str, metrics: dict[str, float | None]) -> list[str]:
+        # What a baseline or a bucket is not judged by stays empty.
+        values = [(metrics.get(name), name in metrics) for name in names]
+        return [label, rows, count, *("" if not there else "-" if v is None else f"{v:,.4f}" for v, there in values)]
+
+    lines = [["training ratings", "rows", "ratings", *(name.upper() for name in names)]]
     for bucket in figures["buckets"]:
         bound = "" if bucket["max_ratings"] is None else f"{bucket['max_ratings']:,}"
         label = f"{bucket['min_ratings']:,}" + ("+" if not bound else "" if bound == "0" else f" - {bound}")
-        lines.append(
-            f"{label:>17} {bucket['rows']:>9,} {bucket['count']:>11,} {bucket['rmse']:>8.4f} {bucket['mae']:>8.4f}"
-        )
+        lines.append(line(label, f"{bucket['rows']:,}", f"{bucket['count']:,}", bucket["metrics"]))
     rows = sum(bucket["rows"] for bucket in figures["buckets"])
-    lines.append(
-        f"{figures['fold'] + ', all':>17} {rows:>9,} {figures['count']:>11,} {figures['rmse']:>8.4f} "
-        f"{figures['mae']:>8.4f}"
-    )
-    lines += [f"{line['name']:>39} {line['rmse']:>8.4f} {line['mae']:>8.4f}" for line in figures["baselines"]]
-    better = not_beaten(figures)
+    lines.append(line(figures["fold"] + ", all", f"{rows:,}", f"{figures['count']:,}", figures["metrics"]))
+    lines += [line(baseline["name"], "", "", baseline["metrics"]) for baseline in figures["baselines"]]
+    widths = [17, 9, 11] + [max(8, *(len(cells[column + 3]) for cells in lines)) for column in range(len(names))]
+    text = [_set_right(cells, widths) for cells in lines]
+    better = [name for name in names if figures["better"][name]]
     if better:
-        names = " and the ".join(better)
-        lines.append(f"The model is NOT better than the {names} (by RMSE): train it differently, or do without it.")
-    return "\n".join(lines)
+        text.append(f"The model is better than the baselines by {', '.join(better)}.")
+    text += [
+        f"The model is NOT better than {baseline} by {', '.join(sorted(worse, key=names.index))}: "
+        "train it differently, or do without it."
+        for baseline, worse in not_beaten(figures).items()
+        if worse
+    ]
+    return "\n".join(text)
+
+
+def _set_right(cells: list[str], widths: list[int]) -> str:
+    """A line of the table; a label without numbers of rows and ratings takes their place, too."""
+    if not cells[1] and not cells[2]:
+        cells, widths = [cells[0], *cells[3:]], [sum(widths[:3]) + 2, *widths[3:]]
+    return " ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.pipelines.feedback_options import add_feedback_arguments
 
 if TYPE_CHECKING:
     from nnsparse_stream.ratings.dialect import Dialect
@@ -30,14 +31,20 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
         help="format of the rating files, plain or gzip (default: auto, by each file's content); csv has , ; or | "
         "between fields, tsv tabs, movielens ::, as user::item::rating::timestamp; jsonl is one JSON object a line",
     )
-    for field in ("user", "item", "rating"):
+    for field in ("user", "item"):
         group.add_argument(
             f"--{field}_column",
             default=field,
             metavar="NAME",
-            help=f"name of the {field} column, or its position from 0 (default: {field})"
-            + ("; none: there is none, and every record counts as a 1" if field == "rating" else ""),
+            help=f"name of the {field} column, or its position from 0 (default: {field})",
         )
+    group.add_argument(
+        "--rating_column",
+        metavar="NAME",
+        help="name of the rating column, or its position from 0; none: there is none, and every record counts as a 1 "
+        "(default: rating; of implicit feedback none)",
+    )
+    add_feedback_arguments(group)
     _add_dialect_arguments(group)
     group.add_argument(
         "--timestamp_column",
@@ -60,13 +67,6 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="type of the ids in text files (default: auto: int where all ids at the start of every file are "
         "plain integers)",
-    )
-    group.add_argument(
-        "--duplicates",
-        choices=("error", "first", "last", "mean"),
-        default="error",
-        help="what to do where a user rated an item more than once (default: error); first and last go by the time "
-        "column, without one by the order of the input",
     )
     group.add_argument(
         "--max_bad_fraction",

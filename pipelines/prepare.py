@@ -10,16 +10,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.pipelines.feedback_options import ChosenFeedback, chosen_feedback
 from nnsparse_stream.pipelines.options import add_format_arguments, chosen_dialect, positive_int, urls
 from nnsparse_stream.pipelines.prepare_options import (
     FILE_FLAGS,
     add_selection_arguments,
     check_fold_flags,
     chosen_folds,
-    chosen_times,
+    chosen_selection,
     timed_flag,
 )
-from nnsparse_stream.pipelines.row_features import add_row_features_argument, described_features, row_features
+from nnsparse_stream.pipelines.row_features import (
+    add_row_features_argument,
+    described_features,
+    row_features,
+    with_features,
+)
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -28,9 +34,9 @@ if TYPE_CHECKING:
     from nnsparse_stream.data.features import FeatureVocabulary
     from nnsparse_stream.data.local_run import Sizes
     from nnsparse_stream.data.manifest import Manifest
-    from nnsparse_stream.ratings.folds import Folds
+    from nnsparse_stream.ratings.folds import Folds, TimeShares
     from nnsparse_stream.ratings.input_plan import InputPlan
-    from nnsparse_stream.ratings.times import TimeRange
+    from nnsparse_stream.ratings.selection import Selection
 
 DESCRIPTION = """\
 Turn rating files into a data set: shards of sparse rows, a vocabulary of the columns, and a manifest.
@@ -41,6 +47,7 @@ leaves a directory that the same command recognises and begins anew.
   nnsparse-stream prepare --input ratings.csv --output data/mine --axis user
   nnsparse-stream prepare --train_input u1.base --test_input u1.test --output data/u1 --axis item
   nnsparse-stream prepare --input ratings.dat --output data/dat --axis user --test_from 2001-01-01
+  nnsparse-stream prepare --input clicks.csv --output data/clicks --axis user --feedback implicit --test_rows 10
 """
 
 _SUMMARY = "_summary.json"
@@ -90,7 +97,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
         InputError: the user's input or flags are at fault; nothing is left at the output.
     """
     started = time.monotonic()
-    inputs = _inputs(args)
+    inputs, feedback = _inputs(args), chosen_feedback(args)
 
     from nnsparse_stream.pipelines.running import written_by_job
     from nnsparse_stream.ratings.input_plan import plan_inputs
@@ -104,29 +111,26 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     output.check()
     plan = plan_inputs(
         inputs,
-        FieldNames(args.user_column, args.item_column, args.rating_column, args.timestamp_column),
+        FieldNames(args.user_column, args.item_column, feedback.column, args.timestamp_column),
         file_format=args.format,
         dialect=chosen_dialect(args),
         id_type=args.id_type,
-        duplicates=args.duplicates,
+        duplicates=feedback.duplicates,
         timed_for=timed_flag(args),
         timestamp_unit=args.timestamp_unit,
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     base = _base(args, plan)
     features = row_features(args, plan, base)
-    folds, times = chosen_folds(args, plan), chosen_times(args, plan)
+    folds, selection = chosen_folds(args, plan), chosen_selection(args, plan, feedback.positive_from)
     with written_by_job(output, beam_flags):
-        settings = _settings(args, plan, folds, times, base)
+        settings = _settings(args, plan, feedback, folds, selection, base)
         if beam_flags:
             summary, sizes = _run_by_beam(args, plan, settings, beam_flags)
         else:
             summary, sizes = _run_here(args, plan, settings)
-        manifest = _manifest(args, plan, folds, times, base, summary)
-        if features is not None:
-            from nnsparse_stream.data.assembly import write_row_features
-
-            manifest = write_row_features(args.output, manifest, *features)
+        manifest = _manifest(args, plan, feedback, selection, base, summary)
+        manifest = with_features(args.output, manifest, features)
         output.complete(manifest.to_json())
     _report(manifest, args.output, plan, sizes, features, time.monotonic() - started)
     return manifest
@@ -189,15 +193,20 @@ def _earlier_vocabularies(base: Manifest | None) -> tuple[dict[str, Any], ...]:
 
 
 def _settings(
-    args: argparse.Namespace, plan: InputPlan, folds: Folds | None, times: TimeRange, base: Manifest | None
+    args: argparse.Namespace,
+    plan: InputPlan,
+    feedback: ChosenFeedback,
+    folds: Folds | TimeShares | None,
+    selection: Selection,
+    base: Manifest | None,
 ) -> dict[str, Any]:
     """What is made of the ratings: keyword arguments of `prepare_here`, and of `PrepareShards`."""
     from nnsparse_stream.data.vocabulary_files import built_vocabulary
     from nnsparse_stream.ratings.reading import describe_pair
 
     return {
-        "times": times,
-        "duplicates": args.duplicates,
+        "selection": selection,
+        "duplicates": feedback.duplicates,
         "folds": folds,
         "num_shards": args.num_shards,
         "min_row_ratings": args.min_row_ratings,
@@ -205,7 +214,7 @@ def _settings(
         "base": None if base is None else built_vocabulary(args.vocabulary, base),
         # Splits grow with the ratings, and with them the most ids that there can be.
         "partitions": min(max(16, len(plan.splits)), 4096),
-        "describe_pair": functools.partial(describe_pair, plan.files, plan.schema, times=times),
+        "describe_pair": functools.partial(describe_pair, plan.files, plan.schema, selection=selection),
     }
 
 
@@ -217,7 +226,13 @@ def _run_here(
     from nnsparse_stream.storage.files import join
 
     done = prepare_here(plan, join(args.output, "dead_letters"), args.output, args.axis, **settings)
-    summary = {"read": done.read, "filtered": done.filtered, "vocabulary": done.vocabulary, "shards": done.shards}
+    summary = {
+        "read": done.read,
+        "filtered": done.filtered,
+        "folds": done.folds,
+        "vocabulary": done.vocabulary,
+        "shards": done.shards,
+    }
     return summary, dict(zip(_STEPS.values(), (done.read_blocks, done.partitioned_blocks), strict=True))
 
 
@@ -227,13 +242,15 @@ def _run_by_beam(
     """Prepares by a Beam runner; returns the same as `_run_here`."""
     from nnsparse_stream.pipelines.metrics import sizes
     from nnsparse_stream.pipelines.running import run_pipeline
+    from nnsparse_stream.ratings.folds import folds_from_json
     from nnsparse_stream.storage.files import join, read_file, remove_file
 
     result = run_pipeline(functools.partial(_build, args=args, plan=plan, settings=settings), beam_flags)
     url = join(args.output, _SUMMARY)
     summary = json.loads(read_file(url))
     remove_file(url)
-    return {**summary, "filtered": sum(summary["filtered"])}, sizes(result)
+    folds = folds_from_json(summary["cut"][0]) if summary["cut"] else settings["folds"]
+    return {**summary, "filtered": sum(summary["filtered"]), "folds": folds}, sizes(result)
 
 
 def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, settings: dict[str, Any]) -> None:
@@ -255,6 +272,7 @@ def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, s
             args.output,
             beam.pvalue.AsList(read.summaries),
             beam.pvalue.AsList(prepared.filtered),
+            [] if prepared.cut is None else beam.pvalue.AsList(prepared.cut),
             beam.pvalue.AsSingleton(prepared.vocabulary),
             beam.pvalue.AsList(prepared.shards),
         )
@@ -266,21 +284,22 @@ def _write_summary(
     url: str,
     read: list[dict[str, Any]],
     filtered: list[int],
+    cut: list[dict[str, Any]],
     vocabulary: dict[str, Any],
     shards: list[dict[str, Any]],
 ) -> None:
     """Brings the small results of all workers to the driver, on any runner: through the output's own storage."""
     from nnsparse_stream.storage.files import join, write_file
 
-    summary = {"read": read, "filtered": filtered, "vocabulary": vocabulary, "shards": shards}
+    summary = {"read": read, "filtered": filtered, "cut": cut, "vocabulary": vocabulary, "shards": shards}
     write_file(join(url, _SUMMARY), json.dumps(summary).encode())
 
 
 def _manifest(
     args: argparse.Namespace,
     plan: InputPlan,
-    folds: Folds | None,
-    times: TimeRange,
+    feedback: ChosenFeedback,
+    selection: Selection,
     base: Manifest | None,
     summary: dict[str, Any],
 ) -> Manifest:
@@ -291,14 +310,16 @@ def _manifest(
     read, bad = check_bad_records(summary["read"], args.max_bad_fraction)
     if len(summary["read"]) != len(plan.splits):
         raise RuntimeError(f"the runner lost or repeated splits: {len(plan.splits)} became {len(summary['read'])}")
-    check_bounds(span_of_times(summary["read"]), times, folds, plan.calendar)
+    folds: Folds | None = summary["folds"]
+    check_bounds(span_of_times(summary["read"]), selection.times, folds, plan.calendar)
     return assemble_manifest(
         axis=args.axis,
         user_type=plan.schema.user,
         item_type=plan.schema.item,
         folds=folds,
-        duplicates=args.duplicates,
-        filters=filters_to_json(times, args.min_row_ratings, args.min_column_ratings),
+        feedback=feedback.feedback,
+        duplicates=feedback.duplicates,
+        filters=filters_to_json(selection, args.min_row_ratings, args.min_column_ratings),
         read=read,
         bad=bad,
         filtered=summary["filtered"],
@@ -323,7 +344,7 @@ def _report(
     lines = [
         ("data set", url),
         ("records read", f"{records['read']:,} from {_files(len(plan.files))}" + _empty_files(plan)),
-        *(("read as", _read_as(way)) for way in manifest.input),
+        *(("read as", _read_as(way, manifest.feedback)) for way in manifest.input),
         ("bad records", f"{records['bad']:,}" + (f" (see {url.rstrip('/')}/dead_letters)" if records["bad"] else "")),
         *_filtered_line(manifest),
         ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
@@ -331,7 +352,7 @@ def _report(
         ("columns", f"{manifest.num_columns:,} {column}s ({manifest.column_id_type} ids)"),
         *described_features(features),
         ("entries", f"{manifest.num_entries:,}: {folds}"),
-        ("ratings", _ratings(manifest)),
+        ("ratings" if manifest.feedback == "explicit" else "interactions", _ratings(manifest)),
         ("shards", f"{len(manifest.shards):,}, {size / 1e6:,.1f} MB"),
         *((label, str(steps[name])) for label, name in _STEPS.items() if name in steps),
         ("time", f"{seconds:.1f} s, {records['read'] / max(seconds, 1e-9):,.0f} records/s"),
@@ -339,7 +360,7 @@ def _report(
     print("\n".join(f"{name:<13} {text}" for name, text in lines))
 
 
-def _read_as(way: dict[str, Any]) -> str:
+def _read_as(way: dict[str, Any], feedback: str) -> str:
     """How files were read, in words, and the first record of them."""
     words = [way["format"]]
     if way.get("delimiter"):
@@ -347,7 +368,9 @@ def _read_as(way: dict[str, Any]) -> str:
         words.append("header" if way["header"] else "no header")
         words += [f"decimal {way['decimal']!r}"] if way["decimal"] != "." else []
     words += [f"encoding {way['encoding']}"] if way.get("encoding", "utf-8") != "utf-8" else []
-    words += ["no ratings: each record counts as a 1"] if "rating" not in way["columns"] else []
+    if "rating" not in way["columns"]:
+        advice = " (where they are interactions, pass --feedback implicit)" if feedback == "explicit" else ""
+        words.append(f"no ratings: each record counts as a 1{advice}")
     example = ", ".join(f"{name} {repr(value)[:40]}" for name, value in (way["example"] or {}).items())
     return f"{', '.join(words)}; first record: {example or 'a bad one'}"
 

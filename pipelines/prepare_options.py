@@ -10,25 +10,27 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.options import positive_int, urls
 
 if TYPE_CHECKING:
-    from nnsparse_stream.ratings.folds import Folds
+    from nnsparse_stream.ratings.folds import Folds, TimeShares
     from nnsparse_stream.ratings.input_plan import InputPlan
-    from nnsparse_stream.ratings.times import TimeRange
+    from nnsparse_stream.ratings.selection import Selection
 
 FILE_FLAGS = ("train_input", "validation_input", "test_input")
 #: The ways to cut into folds, and the flags of each.
 _METHODS = {
-    "hash": ("folds", "fold_seed"),
+    "hash": ("folds",),
     "time": ("validation_from", "test_from"),
+    "share of time": ("validation_share_time", "test_share_time"),
     "last": ("validation_last", "test_last"),
+    "rows": ("validation_rows", "test_rows"),
     "files": FILE_FLAGS,
 }
-_TIMED_FLAGS = (*_METHODS["time"], *_METHODS["last"], "time_from", "time_to")
+_TIMED_FLAGS = (*_METHODS["time"], *_METHODS["share of time"], *_METHODS["last"], "time_from", "time_to")
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of folds and of filters."""
     folds = parser.add_argument_group(
-        "folds (one way of four; times are the time column's integers, or dates as 2026-01-31 or 2026-01-31T12:00:00Z)"
+        "folds (one way of six; times are the time column's integers, or dates as 2026-01-31 or 2026-01-31T12:00:00Z)"
     )
     folds.add_argument(
         "--folds",
@@ -37,9 +39,16 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
         help="percent of the ratings for train, validation and test, by a hash of user, item and seed (default: "
         "90,0,10)",
     )
-    folds.add_argument("--fold_seed", type=int, metavar="N", help="of that hash (default: 0)")
+    folds.add_argument("--fold_seed", type=int, metavar="N", help="of that hash, and of that of rows (default: 0)")
     for fold in ("validation", "test"):
         folds.add_argument(f"--{fold}_from", type=_time, metavar="TIME", help=f"ratings at or after it are {fold}")
+    for fold, which in (("validation", " before those of test"), ("test", "")):
+        folds.add_argument(
+            f"--{fold}_share_time",
+            type=_share,
+            metavar="P",
+            help=f"the latest P%% of all ratings{which} are {fold}: where to cut is found from their times",
+        )
     for fold, which in (("validation", "before the test ratings"), ("test", "")):
         folds.add_argument(
             f"--{fold}_last",
@@ -47,6 +56,19 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"of each row, the latest N ratings {which}".rstrip() + f" are {fold}; one stays for training",
         )
+    for fold in ("validation", "test"):
+        folds.add_argument(
+            f"--{fold}_rows",
+            type=_share,
+            metavar="P",
+            help=f"P%% of the rows, by a hash of their ids and the seed, are held out altogether for {fold}",
+        )
+    folds.add_argument(
+        "--shown",
+        type=_share,
+        metavar="P",
+        help="of the entries of a row that is held out, show P%% when the others are judged (default: 80)",
+    )
     for flag in FILE_FLAGS:
         folds.add_argument(
             f"--{flag}",
@@ -69,10 +91,10 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_fold_flags(args: argparse.Namespace) -> str:
-    """The way to cut into folds: "hash", "time", "last" or "files".
+    """The way to cut into folds: a key of `_METHODS`.
 
     Raises:
-        InputError: the flags ask for two ways.
+        InputError: the flags ask for two ways, or a flag goes with another way.
     """
     given = {
         method: next(flag for flag in flags if getattr(args, flag) is not None)
@@ -82,7 +104,12 @@ def check_fold_flags(args: argparse.Namespace) -> str:
     if len(given) > 1:
         one, other, *_ = given.values()
         raise InputError(f"--{one} and --{other} contradict each other; give one of them")
-    return next(iter(given), "hash")
+    method = next(iter(given), "hash")
+    if args.fold_seed is not None and method not in ("hash", "rows"):
+        raise InputError(f"--fold_seed and --{given[method]} contradict each other; give one of them")
+    if args.shown is not None and method != "rows":
+        raise InputError("--shown is of rows that are held out: pass --test_rows or --validation_rows, or drop it")
+    return method
 
 
 def timed_flag(args: argparse.Namespace) -> str | None:
@@ -90,7 +117,7 @@ def timed_flag(args: argparse.Namespace) -> str | None:
     return next((flag for flag in _TIMED_FLAGS if getattr(args, flag) is not None), None)
 
 
-def chosen_folds(args: argparse.Namespace, plan: InputPlan) -> Folds | None:
+def chosen_folds(args: argparse.Namespace, plan: InputPlan) -> Folds | TimeShares | None:
     """How to cut into folds; None where the files say it.
 
     Args:
@@ -100,7 +127,7 @@ def chosen_folds(args: argparse.Namespace, plan: InputPlan) -> Folds | None:
     Raises:
         InputError: the flags ask for two ways, or a time does not fit the time column or the other time.
     """
-    from nnsparse_stream.ratings.folds import HashFolds, LastFolds, TimeFolds
+    from nnsparse_stream.ratings.folds import HashFolds, LastFolds, RowFolds, TimeFolds, TimeShares
 
     method = check_fold_flags(args)
     if method == "time":
@@ -110,21 +137,30 @@ def chosen_folds(args: argparse.Namespace, plan: InputPlan) -> Folds | None:
             raise InputError(f"{error}; exchange them") from error
     if method == "last":
         return LastFolds(args.axis, args.validation_last or 0, args.test_last or 0)
+    try:
+        if method == "share of time":
+            return TimeShares(args.validation_share_time or 0, args.test_share_time or 0)
+        if method == "rows":
+            shown = 80 if args.shown is None else args.shown
+            return RowFolds(args.axis, args.validation_rows or 0, args.test_rows or 0, shown, args.fold_seed or 0)
+    except ValueError as error:
+        raise InputError(f"{error}; correct them") from error
     return HashFolds(args.folds or (90, 0, 10), args.fold_seed or 0) if method == "hash" else None
 
 
-def chosen_times(args: argparse.Namespace, plan: InputPlan) -> TimeRange:
-    """The range of time that is read.
+def chosen_selection(args: argparse.Namespace, plan: InputPlan, positive_from: float | None) -> Selection:
+    """Which ratings stay.
 
     Raises:
-        InputError: it is empty, or a time does not fit the time column.
+        InputError: the range of time is empty, or a time does not fit the time column.
     """
+    from nnsparse_stream.ratings.selection import Selection
     from nnsparse_stream.ratings.times import TimeRange
 
     start, end = (_column_time(args, flag, plan) for flag in ("time_from", "time_to"))
     if start is not None and end is not None and start >= end:
         raise InputError(f"--time_from {start} is not before --time_to {end}: there is no rating in between")
-    return TimeRange(start, end)
+    return Selection(TimeRange(start, end), positive_from)
 
 
 def _column_time(args: argparse.Namespace, flag: str, plan: InputPlan) -> int | None:
@@ -144,8 +180,23 @@ def _percent(text: str) -> tuple[float, float, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
     if abs(sum(parts) - 100) > 1e-6:
         raise argparse.ArgumentTypeError(f"{text!r} sums to {sum(parts):g}, and is to be {wanted}")
-    train, validation, test = (int(part) if part == int(part) else part for part in parts)
+    train, validation, test = map(_plain, parts)
     return train, validation, test
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage of more than 0 and less than 100")
+    return _plain(share)
+
+
+def _plain(number: float) -> float:
+    """A whole number as an integer, so that a manifest has it as the user does."""
+    return int(number) if number == int(number) else number
 
 
 def _time(text: str) -> int | datetime:

@@ -51,6 +51,13 @@ def row_features(
     return vocabulary, vocabulary.encode(records, args.row_features)
 
 
+def with_features(url: str, manifest: Manifest, features: tuple[FeatureVocabulary, pa.Table] | None) -> Manifest:
+    """Writes what `row_features` gave to a data set whose shards are there; returns its manifest."""
+    from nnsparse_stream.data.assembly import write_row_features
+
+    return manifest if features is None else write_row_features(url, manifest, *features)
+
+
 def described_features(features: tuple[FeatureVocabulary, pa.Table] | None) -> list[tuple[str, str]]:
     """The report's line of them."""
     if features is None:

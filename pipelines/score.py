@@ -98,7 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=_FOLDS,
         metavar="F[,F...]",
         help="folds of --data that the model sees (default: train,validation,test); top-K lists columns that are not "
-        "rated in these. To judge scores on the test fold, pass train",
+        "rated in these. To judge scores on the test fold, pass train; what is shown of rows that are held out "
+        "altogether is always seen",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the scores that lie in --output")
     add_format_arguments(parser)
@@ -252,15 +253,17 @@ def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...])
 
 def _plan(args: argparse.Namespace, files: list[str], checkpoint: CheckpointState, with_rating: bool) -> InputPlan:
     """Plans to read files with ids of the model's types."""
+    from nnsparse_stream.pipelines.feedback_options import chosen_feedback
     from nnsparse_stream.ratings.input_plan import plan_inputs
     from nnsparse_stream.ratings.layout import FieldNames
 
+    feedback = chosen_feedback(args)
     state = checkpoint.state
     types = {"user": state["row_id_type"], "item": state["column_id_type"]}
     if state["axis"] == "item":
         types = {"user": types["item"], "item": types["user"]}
     names = FieldNames(args.user_column, args.item_column)._replace(
-        rating=args.rating_column if with_rating else None, timestamp=args.timestamp_column if with_rating else None
+        rating=feedback.column if with_rating else None, timestamp=args.timestamp_column if with_rating else None
     )
     plan = plan_inputs(
         files,
@@ -268,7 +271,7 @@ def _plan(args: argparse.Namespace, files: list[str], checkpoint: CheckpointStat
         file_format=args.format,
         dialect=chosen_dialect(args),
         id_type=args.id_type,
-        duplicates=args.duplicates,
+        duplicates=feedback.duplicates,
         timestamp_unit=args.timestamp_unit,
     )
     for field, wanted in types.items():

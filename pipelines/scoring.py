@@ -43,11 +43,12 @@ def build_scoring(
     """
     import apache_beam as beam
 
-    from nnsparse_stream.ratings.folds import FOLDS
+    from nnsparse_stream.ratings.folds import FOLD_NAMES, SHOWN
     from nnsparse_stream.storage.files import join
     from nnsparse_stream.transforms import ReadRatings
 
-    folds = [FOLDS.index(fold) for fold in args.history_folds]
+    # What is shown of a row that is held out is there for the model to see, whichever fold is judged.
+    folds = [FOLD_NAMES.index(fold) for fold in (*args.history_folds, *SHOWN)]
     read_pairs = read_ratings = unknown = None
     if pairs is not None:
         read_pairs = pipeline | "ReadPairs" >> ReadRatings(pairs, join(args.output, "_dead_letters", "pairs"))
@@ -134,15 +135,20 @@ def _raw_rows(
     import apache_beam as beam
 
     from nnsparse_stream.data.grouping import partition
+    from nnsparse_stream.pipelines.feedback_options import chosen_feedback
     from nnsparse_stream.ratings.folds import HashFolds
     from nnsparse_stream.ratings.reading import describe_pair
+    from nnsparse_stream.ratings.selection import Selection
     from nnsparse_stream.storage.files import join
-    from nnsparse_stream.transforms import ReadRatings, SparsifyRatings
+    from nnsparse_stream.transforms import FilterRatings, ReadRatings, SparsifyRatings
     from nnsparse_stream.transforms.score import KnownColumns
 
     axis = checkpoint.state["axis"]
+    feedback = chosen_feedback(args)
+    selection = Selection(positive_from=feedback.positive_from)
     read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "_dead_letters", "ratings"))
-    known = read.ratings | "KnownColumns" >> KnownColumns(checkpoint.url, axis)
+    kept = read.ratings | "FilterRatings" >> FilterRatings(selection)
+    known = kept.ratings | "KnownColumns" >> KnownColumns(checkpoint.url, axis)
     vocabulary = pipeline | "Vocabulary" >> beam.Create([checkpoint.vocabulary_file()])
     rows = (
         known.ratings
@@ -151,10 +157,10 @@ def _raw_rows(
             axis,
             vocabulary,
             plan.empty_block(),
-            duplicates=args.duplicates,
+            duplicates=feedback.duplicates,
             folds=HashFolds((100, 0, 0)),
             num_shards=num_shards,
-            describe_pair=functools.partial(describe_pair, plan.files, plan.schema),
+            describe_pair=functools.partial(describe_pair, plan.files, plan.schema, selection=selection),
         )
         | "KeyRows" >> beam.Map(_key_rows).with_output_types(_keyed_block())
     )

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the recipe: cfn (the default; that of CFN on MovieLens-1M), cfn-stacked (two layers, pretrained one by "
         "one), best (rows are items), best-user (rows are users), best-small and best-small-user (the same for some "
-        "hundred thousand ratings)",
+        "hundred thousand ratings); for lists linear (item-to-item weights in closed form)",
     )
     recipe = parser.add_argument_group("recipe", "replaces parts of the preset")
     for name, (kind, told) in _recipe_fields().items():
@@ -52,10 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: torch's choice)")
     run.add_argument("--steps", type=positive_int, metavar="N", help="end after so many minibatches (default: epochs)")
     run.add_argument(
+        "--validation_metric",
+        metavar="NAME",
+        help="what decides which epoch is the best, judged on the validation fold: rmse, mae, ndcg@100 or any other of "
+        "`evaluate --metrics` (default: the objective's first: rmse)",
+    )
+    run.add_argument(
         "--patience",
         type=positive_int,
         metavar="N",
-        help="end when the validation RMSE has not improved for N epochs; the model is then the best epoch's",
+        help="end when --validation_metric has not improved for N epochs; the model is then the best epoch's",
     )
     run.add_argument("--checkpoint_steps", type=positive_int, metavar="N", help="a checkpoint every N minibatches, too")
     run.add_argument("--checkpoint_minutes", type=float, metavar="X", help="a checkpoint every X minutes, too")
@@ -64,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         default=2,
         metavar="N",
-        help="the latest N are kept, and the best by validation RMSE (default: 2)",
+        help="the latest N are kept, and the best by --validation_metric (default: 2)",
     )
     run.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to OUTPUT/tensorboard")
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
@@ -180,6 +186,7 @@ def _request(args: argparse.Namespace) -> TrainingRequest:
         device=args.device,
         threads=args.threads,
         max_steps=args.steps,
+        validation_metric=args.validation_metric,
         patience=args.patience,
         checkpoint_steps=args.checkpoint_steps,
         checkpoint_minutes=args.checkpoint_minutes,

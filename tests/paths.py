@@ -14,6 +14,6 @@ def path(name: str) -> Iterator[None]:
     """Takes "compiled" kernels (as on the CPU), or "torch" operations (as on a GPU), on the CPU."""
     with ExitStack() as patches:
         if name == "torch":
-            for module in ("kernels.operations", "kernels.row_gradient", "nn.optimisers"):
+            for module in ("kernels.operations", "kernels.row_gradient", "nn.optimisers", "nn.ranking"):
                 patches.enter_context(mock.patch(f"nnsparse_stream.{module}.is_compiled", return_value=False))
         yield

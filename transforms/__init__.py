@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nnsparse_stream.transforms.evaluate import EvaluateBlend as EvaluateBlend
     from nnsparse_stream.transforms.evaluate import EvaluateRatings as EvaluateRatings
-    from nnsparse_stream.transforms.filters import FilterByTime as FilterByTime
+    from nnsparse_stream.transforms.filters import FilterRatings as FilterRatings
     from nnsparse_stream.transforms.folds import AssignFolds as AssignFolds
     from nnsparse_stream.transforms.prepare_shards import PrepareShards as PrepareShards
     from nnsparse_stream.transforms.read import ReadRatings as ReadRatings
@@ -29,7 +29,7 @@ _MODULE_OF = {
     "BuildVocabulary": "vocabulary",
     "EvaluateBlend": "evaluate",
     "EvaluateRatings": "evaluate",
-    "FilterByTime": "filters",
+    "FilterRatings": "filters",
     "PrepareShards": "prepare_shards",
     "RankBlend": "score_blend",
     "ReadRatings": "read",

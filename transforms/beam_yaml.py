@@ -7,66 +7,33 @@
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 
 from nnsparse_stream import transforms
 from nnsparse_stream.data.assembly import DATA_FILES, DEAD_LETTERS, assemble_manifest, filters_to_json
+from nnsparse_stream.data.grouping import DUPLICATES
 from nnsparse_stream.data.manifest import AXES
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.dead_letters import check_bad_records, letters_file, remove_other_letters, span_of_times
 from nnsparse_stream.ratings.dialect import Dialect
-from nnsparse_stream.ratings.folds import FOLDS, Folds, HashFolds, folds_from_json
+from nnsparse_stream.ratings.folds import FOLDS, Folds, HashFolds, TimeShares, folds_from_json
 from nnsparse_stream.ratings.formats import FORMATS
 from nnsparse_stream.ratings.input_plan import plan_inputs
 from nnsparse_stream.ratings.layout import NO_COLUMN, FieldNames
+from nnsparse_stream.ratings.selection import FEEDBACK, Selection
 from nnsparse_stream.ratings.time_columns import UNITS
 from nnsparse_stream.ratings.times import TimeRange, check_bounds
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
+from nnsparse_stream.transforms.folds import time_folds
 from nnsparse_stream.transforms.rating_rows import block_schema, field_types, to_blocks, to_rows
+from nnsparse_stream.transforms.summary_rows import ReadSummary, WrittenShard, read_summary
 from nnsparse_stream.transforms.windows import refuse_windows
 
 _FORMATS = ("auto", *FORMATS)
-_DUPLICATES = ("error", "first", "last", "mean")
-
-
-class BadExample(NamedTuple):
-    """A record that could not be read: its file, its line in the split or its record number, why, its text."""
-
-    file: str
-    position: int
-    reason: str
-    text: str
-
-
-class ReadSummary(NamedTuple):
-    """What was read of a split of a file.
-
-    Numbers of the file and of the split in it, counts, the first bad records; and the first and the last time of the
-    ratings, where they have times.
-    """
-
-    file: int
-    split: int
-    lines: int
-    read: int
-    bad: int
-    examples: Sequence[BadExample]
-    first_time: int | None
-    last_time: int | None
-
-
-class WrittenShard(NamedTuple):
-    """A shard of a whole data set: the manifest's entry for it."""
-
-    path: str
-    rows: int
-    entries: int
-    bytes: int
-    sha256: str
 
 
 class ReadRatings(beam.PTransform):
@@ -156,12 +123,12 @@ class ReadRatings(beam.PTransform):
         )
         return {
             "ratings": read.ratings | "To rows" >> to_rows(plan.empty_block().schema),
-            "summaries": read.summaries | "Summaries" >> beam.Map(_read_summary).with_output_types(ReadSummary),
+            "summaries": read.summaries | "Summaries" >> beam.Map(read_summary).with_output_types(ReadSummary),
         }
 
 
 class AssignFolds(beam.PTransform):
-    """Adds to rows of ratings the field fold: 0 train, 1 validation, 2 test.
+    """Adds to rows of ratings the field fold: 0 train, 1 validation, 2 test; of rows held out, 3 and 4 what is shown.
 
     Other fields than those of a rating are left out.
 
@@ -176,8 +143,8 @@ class AssignFolds(beam.PTransform):
         super().__init__()
         chosen = folds_from_json(folds)
         if chosen is None:
-            raise InputError("folds of the method files are those that the rows have; give hash, time or last")
-        self._folds: Folds = chosen
+            raise InputError("folds of the method files are those that the rows have; give hash, time, last or rows")
+        self._folds: Folds | TimeShares = chosen
 
     def expand(self, rows: beam.PCollection) -> beam.PCollection:
         """Applies the transform."""
@@ -203,9 +170,13 @@ class WriteDataset(beam.PTransform):
         axis: "user" or "item": what a row of the data set is.
         overwrite: whether a data set that lies there is replaced.
         folds: as in a manifest; by default {"method": "hash", "percent": [90, 0, 10], "seed": 0}. {"method": "files"}
-            takes the rows' field fold. Where the method is last, the axis is the data set's.
-        duplicates: "error", "first", "last" or "mean"; first and last go by the rows' field timestamp.
+            takes the rows' field fold. Where the method is last or rows, the axis is the data set's.
+        feedback: "explicit" or "implicit"; by default explicit, with `positive_from` implicit. Rows of implicit
+            feedback need no field rating: each without counts as a 1.
+        duplicates: "error", "first", "last", "mean", "sum", "max" or "count"; by default error, of implicit feedback
+            count. First and last go by the rows' field timestamp.
         time_from, time_to: bounds of the field timestamp, the first included, the second not.
+        positive_from: ratings of this value or more are interactions, each a 1; the others are left out.
         min_row_ratings, min_column_ratings: rows and columns with fewer ratings are left out.
         num_shards: by default one for every 500,000 ratings.
         max_bad_fraction: of bad records that is let pass; of no effect without summaries.
@@ -225,9 +196,11 @@ class WriteDataset(beam.PTransform):
         axis: str,
         overwrite: bool = False,
         folds: Mapping[str, Any] | None = None,
-        duplicates: str = "error",
+        feedback: str | None = None,
+        duplicates: str | None = None,
         time_from: int | None = None,
         time_to: int | None = None,
+        positive_from: float | None = None,
         min_row_ratings: int = 1,
         min_column_ratings: int = 1,
         num_shards: int | None = None,
@@ -235,7 +208,14 @@ class WriteDataset(beam.PTransform):
     ) -> None:
         super().__init__()
         _check_one_of("axis", axis, AXES)
-        _check_one_of("duplicates", duplicates, _DUPLICATES)
+        feedback = feedback or ("explicit" if positive_from is None else "implicit")
+        duplicates = duplicates or ("error" if feedback == "explicit" else "count")
+        _check_one_of("feedback", feedback, FEEDBACK)
+        _check_one_of("duplicates", duplicates, DUPLICATES)
+        if positive_from is not None and (not isinstance(positive_from, int | float) or feedback == "explicit"):
+            raise InputError(
+                f"positive_from is {positive_from!r}, and feedback {feedback}; give a number, and implicit"
+            )
         bounds = {"time_from": time_from, "time_to": time_to}
         counts = {
             "min_row_ratings": min_row_ratings,
@@ -249,7 +229,7 @@ class WriteDataset(beam.PTransform):
                 raise InputError(f"{name} is {number!r}; give an integer{'' if name in bounds else ' from 1'}")
         if time_from is not None and time_to is not None and time_from >= time_to:
             raise InputError(f"time_from {time_from} is not before time_to {time_to}; exchange them")
-        if isinstance(folds, Mapping) and folds.get("method") == "last":
+        if isinstance(folds, Mapping) and folds.get("method") in ("last", "rows"):
             folds = {"axis": axis, **folds}
         self._folds = HashFolds() if folds is None else folds_from_json(folds)
         if self._folds and self._folds.row_axis not in (None, axis):
@@ -257,11 +237,11 @@ class WriteDataset(beam.PTransform):
                 f"folds go by the rows of the axis {self._folds.row_axis}, and axis is {axis}; drop theirs"
             )
         self._output, self._axis, self._overwrite = output, axis, overwrite
-        self._duplicates = duplicates
-        self._times = TimeRange(time_from, time_to)
+        self._feedback, self._duplicates = feedback, duplicates
+        self._selection = Selection(TimeRange(time_from, time_to), positive_from)
         self._min_row_ratings, self._min_column_ratings = min_row_ratings, min_column_ratings
         self._num_shards, self._max_bad_fraction = num_shards, max_bad_fraction
-        self._filters = filters_to_json(self._times, min_row_ratings, min_column_ratings)
+        self._filters = filters_to_json(self._selection, min_row_ratings, min_column_ratings)
 
     def expand(self, inputs: beam.PCollection | dict[str, beam.PCollection]) -> beam.PCollection:
         """Applies the transform."""
@@ -272,10 +252,11 @@ class WriteDataset(beam.PTransform):
         rows = named["ratings"]
         needs_time = (
             (self._folds is not None and self._folds.timed)
-            or self._times != TimeRange()
+            or self._selection.times != TimeRange()
             or self._duplicates in ("first", "last")
         )
-        schema = block_schema(rows, timestamp=needs_time, fold=self._folds is None)
+        rated = self._feedback == "explicit" or self._selection.positive_from is not None
+        schema = block_schema(rows, timestamp=needs_time, fold=self._folds is None, rating=rated)
         # `ReadRatings` of the same pipeline may write dead letters into it, before the first stage or after it.
         output = OutputDirectory(
             self._output, contents=DATA_FILES, beside=DEAD_LETTERS, overwrite=self._overwrite, job=uuid.uuid4().hex
@@ -292,7 +273,7 @@ class WriteDataset(beam.PTransform):
                 self._output,
                 self._axis,
                 pa.RecordBatch.from_pylist([], schema=schema),
-                times=self._times,
+                selection=self._selection,
                 duplicates=self._duplicates,
                 folds=self._folds,
                 num_shards=self._num_shards,
@@ -305,6 +286,7 @@ class WriteDataset(beam.PTransform):
             "user_type": str(schema.field("user").type),
             "item_type": str(schema.field("item").type),
             "folds": self._folds,
+            "feedback": self._feedback,
             "duplicates": self._duplicates,
             "filters": self._filters,
         }
@@ -316,10 +298,11 @@ class WriteDataset(beam.PTransform):
                 _complete,
                 output,
                 known,
-                self._times,
+                self._selection.times,
                 self._max_bad_fraction,
                 beam.pvalue.AsList(named["summaries"]) if "summaries" in named else None,
                 beam.pvalue.AsList(prepared.filtered),
+                None if prepared.cut is None else beam.pvalue.AsSingleton(prepared.cut),
                 beam.pvalue.AsSingleton(prepared.vocabulary),
                 beam.pvalue.AsList(prepared.shards),
             ).with_output_types(WrittenShard)
@@ -343,10 +326,13 @@ def _complete(
     max_bad_fraction: float,
     summaries: list[ReadSummary] | None,
     filtered: list[int],
+    cut: dict[str, Any] | None,
     vocabulary: dict[str, Any],
     shards: list[dict[str, Any]],
 ) -> Iterator[WrittenShard]:
     """Writes the manifest, last of all: a retry writes the same again. `known` is what is so before the job starts."""
+    if cut is not None:
+        known = {**known, "folds": time_folds(cut)}
     came = sum(filtered) + vocabulary["ratings"]
     read, bad = came, 0
     if summaries is not None:
@@ -381,7 +367,3 @@ def _urls(value: Any) -> list[str]:
 def _check_one_of(name: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise InputError(f"{name} is {value!r}; give {', '.join(allowed[:-1])} or {allowed[-1]}")
-
-
-def _read_summary(summary: dict[str, Any]) -> ReadSummary:
-    return ReadSummary(**{**summary, "examples": [BadExample(*example) for example in summary["examples"]]})

@@ -1,58 +1,34 @@
-"""EvaluateRatings and EvaluateBlend: errors of a model, or of several, on one fold of a data set."""
+"""EvaluateRatings and EvaluateBlend: a model, or several, judged on one fold of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shards import Shard
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.evaluation.comparison import MODEL, PartSums
+from nnsparse_stream.evaluation.judging import check_metrics
+from nnsparse_stream.evaluation.metrics import Metric, parse_metrics
 from nnsparse_stream.ratings.folds import FOLDS
+from nnsparse_stream.transforms.baselines import JudgeBaselines
+from nnsparse_stream.transforms.judging import CompareJudged, judge_shard, judging, part_sums, unpacked
 from nnsparse_stream.transforms.list_shards import ListShards, with_position
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
 
-if TYPE_CHECKING:
-    from nnsparse_stream.evaluation.comparison import PartErrors
 
+class _JudgeShard(beam.DoFn):
+    def __init__(self, checkpoint: CheckpointHandle, fold: int, metrics: tuple[Metric, ...]) -> None:
+        self._checkpoint, self._fold, self._metrics = checkpoint, fold, metrics
 
-class _EvaluateShard(beam.DoFn):
-    def __init__(self, checkpoint: CheckpointHandle, fold: str) -> None:
-        self._checkpoint, self._fold = checkpoint, FOLDS.index(fold)
-
-    def process(self, shard: Shard) -> Iterator[PartErrors]:
-        from nnsparse_stream.evaluation.comparison import MODEL
-        from nnsparse_stream.evaluation.prediction_errors import ErrorSums, evaluate_batch
-
-        model = self._checkpoint.get().model
-        errors = (evaluate_batch(model, batch, self._fold) for batch in shard.batches())
-        yield MODEL, shard.number, sum(errors, ErrorSums())
-
-
-def _compare(parts: Iterable[PartErrors], fold: str) -> dict[str, Any]:
-    from nnsparse_stream.evaluation.comparison import compare
-
-    return compare(parts, fold)
-
-
-class _BesideBaselines(beam.PTransform):
-    """Takes what is found of a model, and the shards that it is judged on, to one report of it and the baselines."""
-
-    def __init__(self, data: str, fold: str) -> None:
-        super().__init__()
-        self._data, self._fold = data, fold
-
-    def expand(self, found: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection[dict[str, Any]]:
-        from nnsparse_stream.transforms.baselines import JudgeBaselines
-
-        model, shards = found
-        baselines = shards | "Baselines" >> JudgeBaselines(self._data, self._fold)
-        return (
-            (model, baselines) | beam.Flatten() | beam.combiners.ToList() | "Compare" >> beam.Map(_compare, self._fold)
-        )
+    def process(self, shard: Shard) -> Iterator[PartSums | beam.pvalue.TaggedOutput]:
+        yield from judge_shard(MODEL, self._checkpoint.get().model, shard, self._fold, self._metrics)
 
 
 class _PredictShard(beam.DoFn):
@@ -73,12 +49,15 @@ class _PredictShard(beam.DoFn):
             yield from partition(block, self._axis, self._parts)
 
 
-def _judge_part(keyed: tuple[int, Iterable[pa.RecordBatch]], weights: list[float], axis: str) -> PartErrors:
-    from nnsparse_stream.evaluation.comparison import MODEL
-    from nnsparse_stream.scoring.blending import judge_blend
+class _JudgePart(beam.DoFn):
+    def __init__(self, weights: list[float], axis: str, metrics: tuple[Metric, ...]) -> None:
+        self._weights, self._axis, self._metrics = weights, axis, metrics
 
-    part, blocks = keyed
-    return MODEL, part, judge_blend(list(blocks), weights, axis)
+    def process(self, keyed: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[PartSums | beam.pvalue.TaggedOutput]:
+        from nnsparse_stream.scoring.blending import judge_blend
+
+        part, blocks = keyed
+        yield from part_sums(MODEL, part, judge_blend(list(blocks), self._weights, self._axis, self._metrics))
 
 
 class EvaluateBlend(beam.PTransform):
@@ -93,17 +72,34 @@ class EvaluateBlend(beam.PTransform):
         fold: "train", "validation" or "test".
         axis: the axis of the first model's rows, whose training ratings make the buckets.
 
+        metrics: names of the metrics of predicted ratings to judge by.
+
     Returns:
         A PCollection of one dictionary, as that of `EvaluateRatings`.
 
     Raises:
-        InputError: in a worker, where the data sets hold other ratings in the fold.
+        InputError: there is no such metric, or it is one of lists; in a worker, where the data sets hold other ratings
+            in the fold.
     """
 
-    def __init__(self, checkpoints: list[str], data: list[str], weights: list[float], fold: str, axis: str) -> None:
+    def __init__(
+        self,
+        checkpoints: list[str],
+        data: list[str],
+        weights: list[float],
+        fold: str,
+        axis: str,
+        metrics: Sequence[str] = ("rmse", "mae"),
+    ) -> None:
         super().__init__()
         self._checkpoints, self._data, self._weights = checkpoints, data, weights
         self._fold, self._axis = fold, axis
+        self._metrics = parse_metrics(metrics)
+        of_lists = [metric.name for metric in self._metrics if metric.k]
+        if of_lists:
+            raise InputError(
+                f"`metrics`: a weighted mean of models is judged by its predicted ratings, not by {', '.join(of_lists)}"
+            )
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
@@ -114,36 +110,57 @@ class EvaluateBlend(beam.PTransform):
             max(len(Dataset(url).shards) for url in self._data),
         )
         shards = {at: begin | f"Shards of model {at}" >> ListShards(url) for at, url in enumerate(self._data)}
-        judged = (
+        judged = unpacked(
             with_position(shards)
             | "Predict" >> beam.ParDo(predict).with_output_types(tuple[int, pa.RecordBatch])
             | beam.GroupByKey()
-            | beam.Map(_judge_part, self._weights, self._axis)
+            | "Judge" >> judging(_JudgePart(self._weights, self._axis, self._metrics))
         )
-        return (judged, shards[0]) | _BesideBaselines(self._data[0], self._fold)
+        return (*judged, shards[0]) | _BesideBaselines(self._data[0], self._fold, self._metrics)
 
 
 class EvaluateRatings(beam.PTransform):
     """Judges a model on one fold: the root of a pipeline, or of a branch of one.
 
-    The model sees the training fold's ratings of a row, and predicts those of the judged fold.
+    The model sees the training fold's entries of a row; it predicts those of the judged fold, and ranks the columns
+    that it does not see. Lists are not stored.
 
     Args:
         checkpoint: URL of a checkpoint's directory.
         data: URL of a data set of the checkpoint's axis and vocabulary.
         fold: "train", "validation" or "test".
+        metrics: names of the metrics to judge by, such as "rmse" and "ndcg@100"; see `evaluation.metrics.METRICS`.
 
     Returns:
-        A PCollection of one dictionary: fold, count, rmse, mae, and buckets by the rows' number of training ratings
-        (min_ratings, max_ratings, rows, count, rmse, mae); and baselines: name, rmse and mae of what needs no model.
+        A PCollection of one dictionary: what `evaluation.comparison.compare` returns.
+
+    Raises:
+        InputError: there is no such metric, or it is one of lists and the fold is "train".
     """
 
-    def __init__(self, checkpoint: str, data: str, fold: str) -> None:
+    def __init__(self, checkpoint: str, data: str, fold: str, metrics: Sequence[str] = ("rmse", "mae")) -> None:
         super().__init__()
         self._checkpoint, self._data, self._fold = checkpoint, data, fold
+        self._metrics = parse_metrics(metrics)
+        check_metrics(self._metrics, fold)
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
         shards = begin | ListShards(self._data)
-        judged = shards | "Judge" >> beam.ParDo(_EvaluateShard(CheckpointHandle(self._checkpoint), self._fold))
-        return (judged, shards) | _BesideBaselines(self._data, self._fold)
+        judge = _JudgeShard(CheckpointHandle(self._checkpoint), FOLDS.index(self._fold), self._metrics)
+        judged = unpacked(shards | "Judge" >> judging(judge))
+        return (*judged, shards) | _BesideBaselines(self._data, self._fold, self._metrics)
+
+
+class _BesideBaselines(beam.PTransform):
+    """Takes the `Judged` of a model, and the shards that it is judged on, to one report of it and the baselines."""
+
+    def __init__(self, data: str, fold: str, metrics: tuple[Metric, ...]) -> None:
+        super().__init__()
+        self._data, self._fold, self._metrics = data, fold, metrics
+
+    def expand(self, found: Sequence[beam.PCollection]) -> beam.PCollection[dict[str, Any]]:
+        *model, shards = found
+        baselines = shards | "Baselines" >> JudgeBaselines(self._data, FOLDS.index(self._fold), self._metrics)
+        num_columns = Manifest.read(self._data).num_columns
+        return (*model, *baselines) | "Compare" >> CompareJudged(self._metrics, self._fold, num_columns)

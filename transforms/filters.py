@@ -1,4 +1,4 @@
-"""FilterByTime: the ratings of a range of time, and how many were not in it."""
+"""FilterRatings: the ratings of a range of time, or that are interactions, and how many were left out."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
-from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.ratings.selection import Selection
 
 
-class FilterByTime(beam.PTransform):
-    """Lets ratings of a range of time pass.
+class FilterRatings(beam.PTransform):
+    """Lets those ratings pass that a selection chooses, each by itself.
 
     The other filters need counts, and are where these are: `BuildVocabulary(min_ratings=...)` and
     `SparsifyRatings(min_row_ratings=...)`.
 
     Args:
-        times: the range; the blocks need a column timestamp unless it is without bounds.
+        selection: which; the blocks need a column timestamp where it has a bound of time.
 
     Returns:
         Two PCollections: `ratings`, blocks; and `filtered`, integers that sum to the number of ratings left out.
     """
 
-    def __init__(self, times: TimeRange) -> None:
+    def __init__(self, selection: Selection) -> None:
         super().__init__()
-        self._times = times
+        self._selection = selection
 
     def expand(self, ratings: beam.PCollection[pa.RecordBatch]) -> beam.pvalue.DoOutputsTuple:
         """Applies the transform."""
-        return ratings | "Filter" >> beam.ParDo(_FilterByTime(self._times)).with_output_types(
+        return ratings | "Filter" >> beam.ParDo(_Filter(self._selection)).with_output_types(
             pa.RecordBatch
         ).with_outputs("filtered", main="ratings")
 
 
-class _FilterByTime(beam.DoFn):
-    def __init__(self, times: TimeRange) -> None:
-        self._times = times
+class _Filter(beam.DoFn):
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
         self._counter = Metrics.counter("ratings", "filtered")
 
     def process(self, ratings: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        kept = self._times.filter(ratings)
+        kept = self._selection.filter(ratings)
         filtered = len(ratings) - len(kept)
         if filtered:
             self._counter.inc(filtered)

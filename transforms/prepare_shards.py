@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import pyarrow as pa
 
-from nnsparse_stream.ratings.folds import Folds
-from nnsparse_stream.ratings.times import TimeRange
-from nnsparse_stream.transforms.filters import FilterByTime
+from nnsparse_stream.ratings.folds import Folds, TimeShares
+from nnsparse_stream.ratings.selection import Selection
+from nnsparse_stream.transforms.filters import FilterRatings
+from nnsparse_stream.transforms.folds import CutTime
 from nnsparse_stream.transforms.shards import WriteShards
 from nnsparse_stream.transforms.sparsify import SparsifyRatings
 from nnsparse_stream.transforms.vocabulary import BuildVocabulary
@@ -20,8 +21,10 @@ from nnsparse_stream.transforms.windows import refuse_windows
 class PreparedShards(NamedTuple):
     """What `PrepareShards` counted and wrote; `nnsparse_stream.data.assembly.assemble_manifest` takes all of it."""
 
-    #: Integers that sum to the number of ratings that `FilterByTime` left out.
+    #: Integers that sum to the number of ratings that `FilterRatings` left out.
     filtered: beam.PCollection[int]
+    #: Where the folds have shares of time: one dictionary, see `CutTime`.
+    cut: beam.PCollection[dict[str, Any]] | None
     #: One dictionary, see `BuildVocabulary`.
     vocabulary: beam.PCollection[dict[str, Any]]
     #: One dictionary a shard, see `WriteShards`.
@@ -35,13 +38,14 @@ class PrepareShards(beam.PTransform):
         url: the data set's directory.
         axis: "user" or "item", the axis of the rows.
         empty: a block of ratings without rows, for its schema (`InputPlan.empty_block`).
-        times: the ratings of this range stay; see `FilterByTime`.
-        duplicates, folds, num_shards, expected_ratings, describe_pair: see `SparsifyRatings`.
+        selection: which ratings stay; see `FilterRatings`.
+        folds: as `SparsifyRatings` takes them, or `TimeShares`, for which `CutTime` finds the cut.
+        duplicates, num_shards, expected_ratings, describe_pair: see `SparsifyRatings`.
         min_row_ratings, min_column_ratings: rows and columns with fewer ratings are left out.
         base, partitions: see `BuildVocabulary`.
 
     Returns:
-        `PreparedShards`: three PCollections.
+        `PreparedShards`.
 
     Raises:
         InputError: in a worker: what `SparsifyRatings` raises; when it is applied: the ratings are cut into windows.
@@ -54,9 +58,9 @@ class PrepareShards(beam.PTransform):
         axis: str,
         empty: pa.RecordBatch,
         *,
-        times: TimeRange,
+        selection: Selection,
         duplicates: str,
-        folds: Folds | None,
+        folds: Folds | TimeShares | None,
         num_shards: int | None,
         min_row_ratings: int,
         min_column_ratings: int,
@@ -66,7 +70,7 @@ class PrepareShards(beam.PTransform):
         describe_pair: Callable[[Any, Any], str] | None = None,
     ) -> None:
         super().__init__()
-        self._url, self._axis, self._empty, self._times = url, axis, empty, times
+        self._url, self._axis, self._empty, self._selection = url, axis, empty, selection
         self._duplicates, self._folds, self._num_shards = duplicates, folds, num_shards
         self._min_row_ratings, self._min_column_ratings = min_row_ratings, min_column_ratings
         self._expected_ratings = expected_ratings
@@ -76,7 +80,10 @@ class PrepareShards(beam.PTransform):
         """Applies the transform."""
         refuse_windows(self, ratings)
         column = "item" if self._axis == "user" else "user"
-        kept = ratings | "FilterByTime" >> FilterByTime(self._times)
+        kept = ratings | "FilterRatings" >> FilterRatings(self._selection)
+        folds, cut = self._folds, None
+        if isinstance(folds, TimeShares):
+            folds = cut = kept.ratings | "CutTime" >> CutTime(folds)
         vocabulary = kept.ratings | "BuildVocabulary" >> BuildVocabulary(
             column,
             str(self._empty.schema.field(column).type),
@@ -93,7 +100,7 @@ class PrepareShards(beam.PTransform):
                 vocabulary,
                 self._empty,
                 duplicates=self._duplicates,
-                folds=self._folds,
+                folds=folds,
                 num_shards=self._num_shards,
                 min_row_ratings=self._min_row_ratings,
                 known_columns_only=self._min_column_ratings > 1,
@@ -102,4 +109,4 @@ class PrepareShards(beam.PTransform):
             )
             | "WriteShards" >> WriteShards(self._url)
         )
-        return PreparedShards(kept.filtered, vocabulary, shards)
+        return PreparedShards(kept.filtered, cut, vocabulary, shards)

@@ -1,8 +1,9 @@
 """Rows of ratings, as other pipelines have them, to blocks and back.
 
 A *row of a rating* has the fields user, item (integers or strings), rating (a number) and maybe timestamp (an integer)
-and fold (0 train, 1 validation, 2 test). Where nothing else reads the rows between two transforms, they travel as the
-Arrow tables that they are made of, which Beam calls batches.
+and fold (a place in `nnsparse_stream.ratings.folds.FOLD_NAMES`). A row of an interaction
+may have no rating. Where nothing else reads the rows between two transforms, they travel as the Arrow tables that they
+are made of, which Beam calls batches.
 """
 
 # No `from __future__ import annotations`: Beam takes the types of batches from the annotations.
@@ -21,6 +22,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.hashing import LONGEST_ID
+from nnsparse_stream.ratings.folds import FOLD_NAMES
 from nnsparse_stream.ratings.reading import BLOCK_BYTES
 from nnsparse_stream.ratings.record_values import is_storable
 
@@ -57,12 +59,13 @@ def field_types(rows: beam.PCollection) -> dict[str, Any]:
         ) from error
 
 
-def block_schema(rows: beam.PCollection, timestamp: bool, fold: bool) -> pa.Schema:
+def block_schema(rows: beam.PCollection, timestamp: bool, fold: bool, rating: bool = True) -> pa.Schema:
     """The schema of the blocks that rows of ratings become.
 
     Args:
         rows: may have other fields too, in any order.
         timestamp, fold: whether the blocks have these columns.
+        rating: whether the rows must have a rating. Else each that has none counts as a 1.
 
     Returns:
         The columns user and item (int64 or string, as the rows have them), rating (float32), timestamp (int64), fold
@@ -74,6 +77,8 @@ def block_schema(rows: beam.PCollection, timestamp: bool, fold: bool) -> pa.Sche
     types = field_types(rows)
     names = ["user", "item", "rating", *(["timestamp"] if timestamp else []), *(["fold"] if fold else [])]
     for name in names:
+        if name == "rating" and name not in types and not rating:
+            continue
         if name not in types:
             raise InputError(f"the rows have no field {name}, only {', '.join(types)}; name it so by MapToFields")
         if _kind(types[name]) not in _KINDS[name]:
@@ -113,7 +118,8 @@ def to_blocks(rows: beam.PCollection, schema: pa.Schema) -> beam.ParDo:
         InputError: in a worker: what `table_blocks` raises.
     """
     plain = all(_kind(of) in _KINDS.get(name, ()) for name, of in field_types(rows).items())
-    do_fn = _TablesToBlocks(schema) if plain else _RowsToBlocks(schema)
+    names = [name for name in schema.names if name in field_types(rows)]
+    do_fn = _TablesToBlocks(schema, names) if plain else _RowsToBlocks(schema, names)
     return beam.ParDo(do_fn).with_output_types(pa.RecordBatch)
 
 
@@ -121,7 +127,8 @@ def table_blocks(rows: pa.Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Cuts a table of ratings into blocks.
 
     Args:
-        rows: has the schema's columns and maybe others; integers may be of fewer bits, and ratings of more.
+        rows: has the schema's columns, but maybe no rating, and maybe others; integers may be of fewer bits, and
+            ratings of more.
         schema: of the blocks, from `block_schema`.
 
     Yields:
@@ -130,6 +137,8 @@ def table_blocks(rows: pa.Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     Raises:
         InputError: a value is missing, a rating is not finite, or a fold is none.
     """
+    if "rating" not in rows.schema.names:
+        rows = rows.append_column("rating", pa.array(np.ones(len(rows), np.float32)))
     for name in schema.names:
         _refuse(rows, pc.is_null(rows[name]), f"a row has no {name}")
         if name in ("user", "item") and pa.types.is_string(schema.field(name).type):
@@ -138,7 +147,9 @@ def table_blocks(rows: pa.Table, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     ratings = rows["rating"].cast(pa.float64(), safe=False).to_numpy()
     _refuse(rows, pa.array(~is_storable(ratings)), "the rating of a row is not finite")
     if "fold" in schema.names:
-        _refuse(rows, pc.invert(pc.is_in(rows["fold"], pa.array([0, 1, 2]))), "the fold of a row is not 0, 1 or 2")
+        last = len(FOLD_NAMES) - 1
+        unfit = pc.invert(pc.is_in(rows["fold"], pa.array(range(last + 1))))
+        _refuse(rows, unfit, f"the fold of a row is not an integer from 0 to {last}")
     table = rows.select(schema.names).cast(schema, safe=False).combine_chunks()
     for whole in table.to_batches():
         step = max(1, BLOCK_BYTES * len(whole) // max(whole.nbytes, 1))
@@ -163,15 +174,15 @@ class _ToRows(beam.DoFn):
 
 
 class _RowsToBlocks(beam.DoFn):
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
+    def __init__(self, schema: pa.Schema, names: list[str]) -> None:
+        self._schema, self._names = schema, names
 
     def start_bundle(self) -> None:
         self._pending: dict[Any, list[tuple[Any, ...]]] = {}
 
     def process(self, row: Any, window: Any = beam.DoFn.WindowParam) -> Iterator[pa.RecordBatch]:
         pending = self._pending.setdefault(window, [])
-        pending.append(tuple(getattr(row, name) for name in self._schema.names))
+        pending.append(tuple(getattr(row, name) for name in self._names))
         if len(pending) >= _PENDING_ROWS:
             yield from self._blocks(self._pending.pop(window))
 
@@ -182,7 +193,7 @@ class _RowsToBlocks(beam.DoFn):
 
     def _blocks(self, pending: list[tuple[Any, ...]]) -> Iterator[pa.RecordBatch]:
         columns = zip(*pending, strict=True)
-        return table_blocks(pa.table([pa.array(column) for column in columns], self._schema.names), self._schema)
+        return table_blocks(pa.table([pa.array(column) for column in columns], self._names), self._schema)
 
 
 class _TablesToBlocks(_RowsToBlocks):

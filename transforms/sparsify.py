@@ -24,6 +24,7 @@ from nnsparse_stream.data.shard_steps import (
 from nnsparse_stream.data.vocabulary_files import load_vocabulary
 from nnsparse_stream.ratings.folds import Folds, HashFolds
 from nnsparse_stream.ratings.reading import cut_block
+from nnsparse_stream.transforms.folds import time_folds
 from nnsparse_stream.transforms.windows import refuse_windows
 
 #: From so many ratings on they are partitioned twice: with 2,000 shards, a piece of once has 10 kB.
@@ -40,8 +41,9 @@ class SparsifyRatings(beam.PTransform):
         axis: "user" or "item", the axis of the rows.
         vocabulary: what `BuildVocabulary` returned for the other axis.
         empty: a block of ratings without rows, for its schema (`InputPlan.empty_block`).
-        duplicates: "error", "first", "last" or "mean"; see `nnsparse_stream.data.grouping.group_rows`.
-        folds: how to fold, or None where the blocks have a column fold (`AssignFolds` adds one).
+        duplicates: one of `nnsparse_stream.data.grouping.DUPLICATES`; see `group_rows` there.
+        folds: how to fold, or what `CutTime` returned; None where the blocks have a column fold (`AssignFolds` adds
+            one).
         num_shards: by default, as many as hold `nnsparse_stream.data.shard_steps.RATINGS_PER_SHARD` ratings each.
         min_row_ratings: rows with fewer records, duplicates included, are left out.
         expected_ratings: about how many ratings come. From `_TWICE_FROM` on they are partitioned twice, first to groups
@@ -66,7 +68,7 @@ class SparsifyRatings(beam.PTransform):
         empty: pa.RecordBatch,
         *,
         duplicates: str = "error",
-        folds: Folds | None = HashFolds(),  # noqa: B008 (immutable)
+        folds: Folds | beam.PCollection[dict[str, Any]] | None = HashFolds(),  # noqa: B008 (immutable)
         num_shards: int | None = None,
         min_row_ratings: int = 1,
         known_columns_only: bool = False,
@@ -74,6 +76,8 @@ class SparsifyRatings(beam.PTransform):
         describe_pair: Callable[[Any, Any], str] | None = None,
     ) -> None:
         super().__init__()
+        self._cut = folds if isinstance(folds, beam.PCollection) else None
+        folds = None if isinstance(folds, beam.PCollection) else folds
         if folds and folds.row_axis not in (None, axis):
             raise ValueError(f"{folds} need the rows of the other axis, and the rows are of the axis {axis!r}")
         self._axis = axis
@@ -121,7 +125,10 @@ class SparsifyRatings(beam.PTransform):
             (keyed, empty)
             | "Both" >> beam.Flatten()
             | "By shard" >> beam.GroupByKey()
-            | "Group" >> beam.ParDo(group, vocabulary).with_output_types(tuple[int, int, pa.RecordBatch, int, int])
+            | "Group"
+            >> beam.ParDo(
+                group, vocabulary, None if self._cut is None else beam.pvalue.AsSingleton(self._cut)
+            ).with_output_types(tuple[int, int, pa.RecordBatch, int, int])
         )
 
 
@@ -203,7 +210,7 @@ class _GroupRows(beam.DoFn):
         self._merged_counter = Metrics.counter("ratings", "duplicates")
 
     def process(
-        self, keyed: tuple[int, Iterable[pa.RecordBatch]], vocabulary: dict[str, Any]
+        self, keyed: tuple[int, Iterable[pa.RecordBatch]], vocabulary: dict[str, Any], cut: dict[str, Any] | None
     ) -> Iterator[tuple[int, int, pa.RecordBatch, int, int]]:
         shard, blocks = keyed
         shards = shard_count(vocabulary["ratings"], self._num_shards)
@@ -211,7 +218,7 @@ class _GroupRows(beam.DoFn):
             self._axis,
             load_vocabulary(vocabulary),
             self._duplicates,
-            self._folds,
+            time_folds(cut) if cut else self._folds,
             self._min_row_ratings,
             RATINGS_AT_ONCE,
         )

@@ -1,4 +1,4 @@
-"""TrainAutoencoder: trains a model on a data set, by one worker."""
+"""TrainAutoencoder: trains a model on a data set."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
+import pyarrow as pa
 
+from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.storage import files as storage
 from nnsparse_stream.training.progress import Progress, epoch_line
+from nnsparse_stream.transforms.closed_form import SUMS, AddUp, Count, empty_sums, read_sums
+from nnsparse_stream.transforms.list_shards import ListShards
 
 if TYPE_CHECKING:
+    from nnsparse_stream.training.objective import ClosedForm
     from nnsparse_stream.training.run import TrainingRequest
 
 _LOGGER = logging.getLogger(__name__)
@@ -34,8 +40,42 @@ class _Train(beam.DoFn):
         yield train(request, progress=_Logged(), job=self._job)
 
 
+class _Begin(beam.DoFn):
+    """Marks a run's directory, before anything is written there, if the sums will not take too much memory."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+
+    def process(self, request: TrainingRequest, counts: pa.RecordBatch) -> Iterator[TrainingRequest]:
+        from nnsparse_stream.training.start import run_directory
+
+        empty_sums(request.recipe, counts)
+        run_directory(request, self._job).begin(resume=request.resume)
+        yield request
+
+
+class _Solve(beam.DoFn):
+    """Trains a model of a closed form whose sums other workers have made."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+
+    def process(
+        self, request: TrainingRequest, counts: pa.RecordBatch, parts: list[tuple[int, str]]
+    ) -> Iterator[dict[str, Any]]:
+        from nnsparse_stream.training.start import train
+
+        def summed_up() -> ClosedForm:
+            return read_sums(request.recipe, counts, parts)
+
+        yield train(request, progress=_Logged(), job=self._job, summed_up=summed_up)
+
+
 class TrainAutoencoder(beam.PTransform):
     """Trains one model: the root of a pipeline, or of a branch of one.
+
+    One worker trains. Where the objective is of a closed form (`linear`), all workers add up what its solution needs,
+    to files in `_sums/` of the run's directory, which are removed when it is solved.
 
     The run's directory receives the checkpoints, `metrics.jsonl` and, last, `run.json`. The worker logs a line an epoch
     (logger `nnsparse_stream.transforms.train`, level INFO).
@@ -61,7 +101,19 @@ class TrainAutoencoder(beam.PTransform):
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
+        from nnsparse_stream.training.objective import ClosedForm
+        from nnsparse_stream.training.objectives import objective_of
         from nnsparse_stream.training.start import run_directory
 
         run_directory(self._request)
-        return begin | beam.Create([self._request], reshuffle=False) | beam.ParDo(_Train(uuid.uuid4().hex))
+        job = uuid.uuid4().hex
+        requests = begin | beam.Create([self._request], reshuffle=False)
+        if not issubclass(objective_of(self._request.recipe), ClosedForm):
+            return requests | beam.ParDo(_Train(job))
+        shards = begin | ListShards(self._request.data)
+        num_columns = Manifest.read(self._request.data).num_columns
+        counts = beam.pvalue.AsSingleton(shards | Count(self._request.recipe, num_columns))
+        begun = requests | "Begin" >> beam.ParDo(_Begin(job), counts)
+        folder = storage.join(self._request.output, SUMS)
+        parts = shards | AddUp(self._request.recipe, num_columns, counts, beam.pvalue.AsSingleton(begun), folder)
+        return begun | "Solve" >> beam.ParDo(_Solve(job), counts, beam.pvalue.AsList(parts))

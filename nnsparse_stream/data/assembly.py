@@ -13,8 +13,8 @@ from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.data.manifest import ColumnsFile, Manifest, ShardFile
 from nnsparse_stream.data.statistics import RatingStatistics, add_statistics
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.folds import FOLDS, Folds
-from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.ratings.folds import Folds
+from nnsparse_stream.ratings.selection import Feedback, Selection
 from nnsparse_stream.storage import files as storage
 
 #: Patterns of the files that preparation writes, beside the manifest; for `OutputDirectory`.
@@ -23,9 +23,12 @@ DEAD_LETTERS = ("dead_letters/#-#-#.jsonl",)
 CONTENTS = (*DATA_FILES, *DEAD_LETTERS)
 
 
-def filters_to_json(times: TimeRange, min_row_ratings: int, min_column_ratings: int) -> dict[str, int]:
+def filters_to_json(selection: Selection, min_row_ratings: int, min_column_ratings: int) -> dict[str, int | float]:
     """The manifest's "filters": those that leave anything out."""
-    bounds = {"time_from": times.start, "time_to": times.end}
+    times, positive = selection.times, selection.positive_from
+    if positive is not None and positive == int(positive):
+        positive = int(positive)  # 4 and 4.0 are one filter, so they give the same bytes
+    bounds = {"time_from": times.start, "time_to": times.end, "positive_from": positive}
     least = {"min_row_ratings": min_row_ratings, "min_column_ratings": min_column_ratings}
     return {
         **{name: bound for name, bound in bounds.items() if bound is not None},
@@ -39,8 +42,9 @@ def assemble_manifest(
     user_type: str,
     item_type: str,
     folds: Folds | None,
+    feedback: Feedback,
     duplicates: str,
-    filters: Mapping[str, int],
+    filters: Mapping[str, int | float],
     read: int,
     bad: int,
     filtered: int,
@@ -55,6 +59,7 @@ def assemble_manifest(
         axis: "user" or "item", the axis of the rows.
         user_type, item_type: of the ids: "int64" or "string".
         folds: how the ratings were folded; None where they came with their folds.
+        feedback: what the values are: "explicit" or "implicit".
         duplicates: the policy.
         filters: from `filters_to_json`.
         read, bad: records that were read, and those of them that could not be read as ratings.
@@ -98,7 +103,7 @@ def assemble_manifest(
         num_columns=sum(file.rows for file in columns),
         num_rows=sum(file.rows for file in files),
         num_entries=num_entries,
-        fold_entries=dict(zip(FOLDS, statistics.fold_entries, strict=True)),
+        fold_entries=statistics.entries_by_fold(),
         folds=folds.to_json() if folds else {"method": "files"},
         ratings=statistics.to_json(),
         records={"read": read, "bad": bad, "filtered": filtered + left_out, "duplicates": merged},
@@ -106,6 +111,7 @@ def assemble_manifest(
         columns=columns,
         shards=files,
         filters=dict(filters),
+        feedback=feedback,
         earlier_vocabularies=earlier_vocabularies,
         input=input,
     )

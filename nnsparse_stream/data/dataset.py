@@ -97,8 +97,8 @@ class Dataset:
 
         Returns:
             Columns row (int64 or string), columns (list<int32>, ascending), values (list<float32>), fold
-            (list<uint8>: 0 train, 1 validation, 2 test); rows ascending by id. Where the data set has features of its
-            rows, column features (list<int32>, ascending), too.
+            (list<uint8>: places in `nnsparse_stream.ratings.folds.FOLD_NAMES`); rows ascending by id. Where the data
+            set has features of its rows, column features (list<int32>, ascending), too.
 
         Raises:
             InputError: the shard is missing, truncated or damaged.

@@ -8,8 +8,22 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from nnsparse_stream.ratings.folds import FOLDS, SHOWN
 from nnsparse_stream.sparse.indices import INT32_MAX
 from nnsparse_stream.sparse.rows import SparseRows
+
+
+def known_folds(judged: int) -> tuple[int, ...]:
+    """The folds whose entries a model may know when a fold is judged: train, and of held-out rows what is shown.
+
+    Args:
+        judged: 0 train, 1 validation, 2 test.
+
+    Returns:
+        Places in `nnsparse_stream.ratings.folds.FOLD_NAMES`. What is shown of validation rows is not among those of
+        test, nor the reverse: a row is of one of these only.
+    """
+    return (0, len(FOLDS) + SHOWN.index(f"{FOLDS[judged]}_shown")) if judged else (0,)
 
 
 def fold_rows(batch: pa.RecordBatch, folds: Sequence[int], num_columns: int) -> SparseRows:
@@ -17,7 +31,7 @@ def fold_rows(batch: pa.RecordBatch, folds: Sequence[int], num_columns: int) -> 
 
     Args:
         batch: rows as a shard holds them (`columns`, `values` and `fold` lists, and maybe `features`).
-        folds: which folds' entries to keep: 0 train, 1 validation, 2 test.
+        folds: which folds' entries to keep: places in `nnsparse_stream.ratings.folds.FOLD_NAMES`.
         num_columns: columns of the data set.
     """
     columns = batch.column("columns")

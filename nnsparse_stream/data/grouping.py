@@ -14,10 +14,17 @@ import numpy as np
 import pyarrow as pa
 
 from nnsparse_stream.data.dataset import shard_schema
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.hashing import hash_ids
 from nnsparse_stream.ids.ranks import rank_ids
 from nnsparse_stream.ids.vocabulary import Vocabulary
 from nnsparse_stream.ratings.folds import FoldKeys, Folds
+from nnsparse_stream.ratings.record_values import is_storable
+
+#: What may be done where a user and an item have several ratings.
+DUPLICATES = ("error", "first", "last", "mean", "sum", "max", "count")
+#: Of these, those that go by the order in time.
+_BY_ORDER = ("first", "last")
 
 
 class DuplicateRatingError(ValueError):
@@ -124,9 +131,10 @@ def group_rows(
         blocks: encoded blocks that together hold every rating of their rows; at least one, maybe empty.
         axis: "user" or "item", the axis of the rows.
         vocabulary: of the column axis.
-        duplicates: what to do where a (row, column) occurs more than once. "error"; "mean"; "first" and "last" by
-            timestamp (then by rating), or, where the blocks have no timestamp, by position. The fold, and the time, of
-            a merged rating is that of the rating kept, and for "mean" the last of them.
+        duplicates: what to do where a (row, column) occurs more than once. "error"; "first" and "last" by timestamp
+            (then by rating), or, where the blocks have no timestamp, by position; "mean", "sum" or "max" of the
+            ratings; or "count", by which the value of every entry is the number of its ratings. The fold, and the time,
+            of a merged rating is that of the rating kept by "first" and "last", and else the last of them.
         folds: None where the blocks have a column fold; the blocks need a timestamp where these need times.
 
     Returns:
@@ -135,6 +143,7 @@ def group_rows(
 
     Raises:
         DuplicateRatingError: a pair occurs more than once and the policy is "error".
+        InputError: a sum is beyond what float32 holds.
     """
     block = blocks[0] if len(blocks) == 1 else pa.concat_batches(blocks)
     row_ids, codes, columns, order, values, carried, merged = _merge(block, axis, vocabulary, duplicates)
@@ -161,9 +170,10 @@ def merge_pairs(
 
     Raises:
         DuplicateRatingError: a pair occurs more than once and the policy is "error".
+        InputError: a sum is beyond what float32 holds.
     """
     merge = _merge(block, axis, vocabulary, duplicates)
-    if not merge.merged:
+    if not merge.merged and duplicates != "count":
         return block, 0
     made = {
         "row": block["row"].take(pa.array(merge.order)),
@@ -203,27 +213,38 @@ def _merge(block: pa.RecordBatch, axis: str, vocabulary: Vocabulary, duplicates:
     order, ordered = _sorted(keys, len(row_ids) * num_columns)
     merged = int((ordered[1:] == ordered[:-1]).sum())
     # -0.0 becomes 0.0: the two are equal, so which of them is kept would hang on the order of the records.
-    values = block["rating"].to_numpy() + np.float32(0)
+    values = block["rating"].to_numpy() + np.float32(0) if duplicates != "count" else np.ones(len(block), np.float32)
+
+    def pair_at(place: int) -> tuple[int | str, int | str]:
+        row, column = block["row"][place].as_py(), vocabulary.ids[int(columns[place])].as_py()
+        return (row, column) if axis == "user" else (column, row)
+
     if merged and duplicates == "error":
-        first = order[np.flatnonzero(ordered[1:] == ordered[:-1])[0]]
-        row, column = block["row"][int(first)].as_py(), vocabulary.ids[int(columns[first])].as_py()
-        raise DuplicateRatingError(*((row, column) if axis == "user" else (column, row)))
+        raise DuplicateRatingError(*pair_at(int(order[np.flatnonzero(ordered[1:] == ordered[:-1])[0]])))
     if not merged:
         return _Merge(row_ids, codes, columns, order, values[order], lambda name: block[name].to_numpy()[order], 0)
     repeated = _Repeated.of(order, ordered, block, duplicates)
-    means = duplicates == "mean"
     order = order[_group_starts(ordered)]
-    order[repeated.pairs] = repeated.places[repeated.ends - 1 if duplicates == "last" else repeated.starts]
+    order[repeated.pairs] = repeated.places[repeated.ends - 1 if duplicates in ("last", "max") else repeated.starts]
     merged_values = values[order]
-    if means:
+    if duplicates in ("mean", "sum", "count"):
         # Summed in the order of their values, so the input's order does not matter.
         sums = np.add.reduceat(values[repeated.places].astype(np.float64), repeated.starts)
-        merged_values[repeated.pairs] = sums / (repeated.ends - repeated.starts)
+        if duplicates == "mean":
+            sums /= repeated.ends - repeated.starts
+        fit = is_storable(sums)
+        if not fit.all():
+            user, item = pair_at(int(order[repeated.pairs][~fit][0]))
+            raise InputError(
+                f"the ratings of user {user!r} and item {item!r} sum to {sums[~fit][0]:g}, beyond what is stored "
+                "(float32); pass other `duplicates` than sum"
+            )
+        merged_values[repeated.pairs] = sums
 
     def carried(name: str) -> np.ndarray:
         carries = block[name].to_numpy()
         found = carries[order]
-        if means:
+        if duplicates not in _BY_ORDER:
             found[repeated.pairs] = np.maximum.reduceat(carries[repeated.places], repeated.starts)
         return found
 
@@ -251,7 +272,7 @@ class _Repeated(NamedTuple):
         pairs = counts > 1
         several = np.repeat(pairs, counts)
         places, keys = order[several], ordered[several]
-        if duplicates == "mean":
+        if duplicates not in _BY_ORDER:
             names = ["rating"]
         elif "timestamp" in block.schema.names:
             names = [*(["fold"] if "fold" in block.schema.names else []), "rating", "timestamp"]

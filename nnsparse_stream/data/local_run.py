@@ -3,7 +3,7 @@
 What the steps compute is in the modules that are imported here, which Beam's transforms use too. This one brings the
 blocks from step to step:
 
-1. read the splits, filter by time, count the column ids;
+1. read the splits, choose among the ratings, count the column ids, and the times where folds have shares of these;
 2. merge, order and write the vocabulary;
 3. partition the ratings by shard;
 4. group and write the shards.
@@ -40,10 +40,11 @@ from nnsparse_stream.data.vocabulary_files import (
     write_part,
 )
 from nnsparse_stream.ratings.dead_letters import split_outputs, write_letters
-from nnsparse_stream.ratings.folds import Folds
+from nnsparse_stream.ratings.folds import Folds, TimeShares
 from nnsparse_stream.ratings.input_plan import InputPlan
 from nnsparse_stream.ratings.reading import Split
-from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.ratings.selection import Selection
+from nnsparse_stream.ratings.time_counts import TimeCounter, count_times
 from nnsparse_stream.storage.block_store import BlockStore
 
 
@@ -68,7 +69,8 @@ class Prepared(NamedTuple):
 
     Attributes:
         read: a summary of each split, see `nnsparse_stream.ratings.dead_letters.split_outputs`.
-        filtered: ratings that are not in the range of time.
+        filtered: ratings that the selection left out.
+        folds: as the ratings were folded.
         vocabulary: see `nnsparse_stream.data.vocabulary_files.describe_built`.
         shards: see `nnsparse_stream.data.shard_steps.write_grouped`, one a shard.
         read_blocks, partitioned_blocks: what waited after steps 1 and 3.
@@ -76,6 +78,7 @@ class Prepared(NamedTuple):
 
     read: list[dict[str, Any]]
     filtered: int
+    folds: Folds | None
     vocabulary: dict[str, Any]
     shards: list[dict[str, Any]]
     read_blocks: Sizes
@@ -88,9 +91,9 @@ def prepare_here(
     url: str,
     axis: str,
     *,
-    times: TimeRange,
+    selection: Selection,
     duplicates: str,
-    folds: Folds | None,
+    folds: Folds | TimeShares | None,
     num_shards: int | None,
     min_row_ratings: int,
     min_column_ratings: int,
@@ -105,7 +108,7 @@ def prepare_here(
         dead_letters: URL of the directory for records that cannot be read; it is made where there is one.
         url: the data set's directory.
         axis: "user" or "item", the axis of the rows.
-        times: the ratings of this range stay.
+        selection: which ratings stay.
         duplicates, folds, min_row_ratings: see `nnsparse_stream.data.shard_grouping.ShardGrouping`.
         num_shards: by default, as many as hold `nnsparse_stream.data.shard_steps.RATINGS_PER_SHARD` ratings each.
         min_column_ratings: columns with fewer ratings are left out.
@@ -119,7 +122,10 @@ def prepare_here(
     """
     column = "item" if axis == "user" else "user"
     with closing(BlockStore()) as store, Threads(usable_threads()) as threads:
-        ratings = _read(plan, column, times, partitions, dead_letters, store, threads)
+        by_share = isinstance(folds, TimeShares)
+        ratings = _read(plan, column, selection, by_share, partitions, dead_letters, store, threads)
+        if isinstance(folds, TimeShares):
+            folds = folds.cut(ratings.times.take())
         counts = _by_key(ratings.counts)
         id_type = getattr(plan.schema, column)
         built = _write_vocabulary(url, counts, id_type, min_column_ratings, base, store, threads)
@@ -149,7 +155,8 @@ def prepare_here(
 
         written = list(threads.map(group_and_write, range(shards)))
     read_sizes = Sizes.of([size for _, size in ratings.blocks])
-    return Prepared(ratings.outputs["summaries"], ratings.filtered, built, written, read_sizes, Sizes.of(sizes))
+    summaries = ratings.outputs["summaries"]
+    return Prepared(summaries, ratings.filtered, folds, built, written, read_sizes, Sizes.of(sizes))
 
 
 class _Ratings:
@@ -158,13 +165,15 @@ class _Ratings:
     Attributes:
         blocks: (ticket, bytes) of each block of ratings.
         ids: column ids that are counted, but not kept yet.
+        times: of the ratings, where they are to be counted.
         counts: (part, ticket) of counts that are kept.
         outputs: what else `nnsparse_stream.ratings.dead_letters.split_outputs` gave, by its tag.
-        filtered: ratings that are not in the range of time.
+        filtered: ratings that the selection left out.
     """
 
     def __init__(self, partitions: int) -> None:
         self.ids = IdCounts(partitions)
+        self.times = TimeCounter()
         self.blocks: list[tuple[int, int]] = []
         self.counts: list[tuple[int, int]] = []
         self.outputs: dict[str, list[Any]] = {"summaries": [], "letters": [], "lines": []}
@@ -174,13 +183,14 @@ class _Ratings:
 def _read(
     plan: InputPlan,
     column: str,
-    times: TimeRange,
+    selection: Selection,
+    by_share: bool,
     partitions: int,
     dead_letters: str,
     store: BlockStore,
     threads: Threads,
 ) -> _Ratings:
-    """Reads all splits, counts the ids of a column, and writes dead letters."""
+    """Reads all splits, counts the ids of a column, and the times where asked to, and writes dead letters."""
 
     def keep(counts: Iterable[tuple[int, pa.RecordBatch]]) -> list[tuple[int, int]]:
         return [(part, store.put(block)) for part, block in counts]
@@ -191,10 +201,12 @@ def _read(
             if tag != "ratings":
                 some.outputs[tag].append(value)
                 continue
-            block = times.filter(value)
+            block = selection.filter(value)
             some.filtered += len(value) - len(block)
             if len(block):
                 some.counts += keep(some.ids.add(block[column]))
+                if by_share:
+                    some.times.add(count_times(block["timestamp"].to_numpy()))
                 some.blocks.append((store.put(block), block.nbytes))
         return some
 
@@ -203,6 +215,7 @@ def _read(
         every.blocks += some.blocks
         every.counts += some.counts + keep(every.ids.add_counts(some.ids.take()))
         every.filtered += some.filtered
+        every.times.add(some.times.take())
         for tag, values in some.outputs.items():
             every.outputs[tag] += values
         # The lines of the splits before this one are known by now.

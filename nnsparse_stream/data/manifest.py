@@ -8,7 +8,8 @@ from typing import Any
 
 from nnsparse_stream.data.features import FeaturesFile
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.folds import FOLDS
+from nnsparse_stream.ratings.folds import FOLD_NAMES, FOLDS
+from nnsparse_stream.ratings.selection import Feedback
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.json_types import typed
 
@@ -52,20 +53,24 @@ class Manifest:
         axis: "user" (a row is a user, columns are items) or "item".
         row_id_type, column_id_type: "int64" or "string".
         num_columns, num_rows, num_entries: sizes over all shards and folds.
-        fold_entries: entries of "train", "validation", "test".
-        folds: the "method", "hash", "time", "last" or "files", with its parameters.
+        fold_entries: entries of "train", "validation", "test"; where rows are held out altogether, also of
+            "validation_shown" and "test_shown", those that are shown when the rows' others are judged.
+        folds: the "method", "hash", "time", "last", "rows" or "files", with its parameters.
         ratings: "min" and "max" over all folds; "mean" and "std" (population) over the train fold, None where it is
             empty.
         records: "read", "bad", "filtered" (left out) and "duplicates" (merged away); read = num_entries + the others.
-        duplicates: the policy, "error", "first", "last" or "mean".
+        duplicates: the policy, "error", "first", "last", "mean", "sum", "max" or "count".
         columns: the vocabulary's files.
         earlier_vocabularies: the vocabularies that this one goes on from, the oldest first, each "fingerprint" (see
             `vocabulary_fingerprint`) and "num_columns": the first so many ids are the same.
         shards: the shards; a row lies in shard `hash of its id % len(shards)`.
         input: how the rating files were read, each way once: "files", how many; "format"; of text its dialect;
             "columns"; and "example", the first record.
+        filters: the filters that were asked for: "time_from", "time_to", "positive_from", "min_row_ratings",
+            "min_column_ratings".
+        feedback: what the values are: "explicit", ratings; or "implicit", of interactions how many or how much, or 1
+            with `positive_from`.
         features: the vocabulary of the rows' features; None where nothing but ratings is known of them.
-        filters: the filters that were asked for: "time_from", "time_to", "min_row_ratings", "min_column_ratings".
     """
 
     axis: str
@@ -81,9 +86,10 @@ class Manifest:
     duplicates: str
     columns: tuple[ColumnsFile, ...]
     shards: tuple[ShardFile, ...]
-    filters: dict[str, int] = dataclasses.field(default_factory=dict)
+    filters: dict[str, int | float] = dataclasses.field(default_factory=dict)
     earlier_vocabularies: tuple[dict[str, Any], ...] = ()
     input: tuple[dict[str, Any], ...] = ()
+    feedback: Feedback = "explicit"
     features: FeaturesFile | None = None
 
     def to_json(self) -> bytes:
@@ -132,6 +138,8 @@ class Manifest:
             lacks = set(wanted) - getattr(self, field).keys()
             if lacks:
                 return f"{field} lack {min(lacks)}"
+        if self.fold_entries.keys() - set(FOLD_NAMES):
+            return f"fold_entries are of {', '.join(self.fold_entries)}"
         parts = [shard.features for shard in self.shards if shard.features]
         files: tuple[ColumnsFile | ShardFile, ...] = (*self.columns, *self.shards, *parts)
         if len(parts) != len(self.shards) * (self.features is not None):
@@ -149,7 +157,7 @@ class Manifest:
             ("columns", [file.rows for file in self.columns], self.num_columns),
             ("rows", [shard.rows for shard in self.shards], self.num_rows),
             ("entries", [shard.entries for shard in self.shards], self.num_entries),
-            ("fold_entries", [self.fold_entries[fold] for fold in FOLDS], self.num_entries),
+            ("fold_entries", [*self.fold_entries.values()], self.num_entries),
         ):
             if min(sizes, default=0) < 0 or sum(sizes) != total:
                 return f"the {what} do not sum to {total}"

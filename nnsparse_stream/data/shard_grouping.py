@@ -36,7 +36,7 @@ class ShardGrouping:
     Attributes:
         axis: "user" or "item", the axis of the rows.
         vocabulary: of the column axis.
-        duplicates: "error", "first", "last" or "mean".
+        duplicates: one of `nnsparse_stream.data.grouping.DUPLICATES`.
         folds: None where the ratings have a column fold.
         min_row_ratings: rows with fewer ratings, duplicates included, are left out.
         most_ratings: a shard with more is grouped in parts. The rows are the same.
@@ -106,7 +106,8 @@ class ShardGrouping:
             pairs.append(block)
         block = pa.concat_batches(pairs)
         pairs.clear()
-        rows, _ = group_rows([block], self.axis, self.vocabulary, self.duplicates, self.folds)
+        # Nothing is left to merge: an entry that was counted must not be counted again.
+        rows, _ = group_rows([block], self.axis, self.vocabulary, "error", self.folds)
         return rows, merged, filtered
 
 

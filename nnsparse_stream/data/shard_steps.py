@@ -71,7 +71,10 @@ def group_shard(
         rows, merged, filtered = grouping.group(blocks)
     except DuplicateRatingError as error:
         where = f": {describe_pair(error.user, error.item)}" if describe_pair else ""
-        raise InputError(f"{error}{where}; pass `duplicates` first, last or mean, or remove one") from error
+        raise InputError(
+            f"{error}{where}; pass `duplicates` first, last or mean, or remove one; where such records are "
+            "interactions, as clicks or plays, pass `feedback` implicit"
+        ) from error
     return GroupedShard(shard, num_shards, rows, merged, filtered)
 
 

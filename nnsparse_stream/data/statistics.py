@@ -8,19 +8,19 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from nnsparse_stream.ratings.folds import FOLDS
+from nnsparse_stream.ratings.folds import FOLD_NAMES, FOLDS
 
 
 class RatingStatistics(NamedTuple):
     """Statistics of some rows' ratings.
 
     Attributes:
-        fold_entries: entries of train, validation and test.
+        fold_entries: entries of each of `nnsparse_stream.ratings.folds.FOLD_NAMES`.
         minimum, maximum: over all folds; infinite where there is no entry.
         train_mean, train_squares: mean of the train fold, and its sum of squared deviations from that mean.
     """
 
-    fold_entries: tuple[int, int, int] = (0, 0, 0)
+    fold_entries: tuple[int, ...] = (0,) * len(FOLD_NAMES)
     minimum: float = float("inf")
     maximum: float = float("-inf")
     train_mean: float = 0.0
@@ -35,14 +35,21 @@ class RatingStatistics(NamedTuple):
             return cls()
         train = values[fold == 0]
         mean = float(train.mean()) if len(train) else 0.0
-        counts = [np.count_nonzero(fold == number) for number in range(len(FOLDS))]  # twice as fast as bincount
+        # Twice as fast as bincount.
+        counts = [int(np.count_nonzero(fold == number)) for number in range(len(FOLD_NAMES))]
         return cls(
-            (int(counts[0]), int(counts[1]), int(counts[2])),
+            tuple(counts),
             float(values.min()),
             float(values.max()),
             mean,
             float(np.square(train - mean).sum()),
         )
+
+    def entries_by_fold(self) -> dict[str, int]:
+        """The manifest's "fold_entries": those of shown entries are there where rows are held out."""
+        counts = dict(zip(FOLD_NAMES, self.fold_entries, strict=True))
+        held_out = any(counts[name] for name in FOLD_NAMES[len(FOLDS) :])
+        return counts if held_out else {name: counts[name] for name in FOLDS}
 
     def to_json(self) -> dict[str, float | None]:
         """The manifest's "ratings": min, max, and mean and std (population) of the train fold; None where empty."""
@@ -63,7 +70,7 @@ def add_statistics(parts: Iterable[RatingStatistics]) -> RatingStatistics:
         train = before + added
         shift = part.train_mean - total.train_mean
         total = RatingStatistics(
-            tuple(a + b for a, b in zip(total.fold_entries, part.fold_entries, strict=True)),  # type: ignore[arg-type]
+            tuple(a + b for a, b in zip(total.fold_entries, part.fold_entries, strict=True)),
             min(total.minimum, part.minimum),
             max(total.maximum, part.maximum),
             total.train_mean + shift * added / train if train else 0.0,

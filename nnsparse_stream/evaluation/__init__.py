@@ -1,4 +1,4 @@
-"""How good predictions are: errors of a model on a fold, and the baselines that it must beat.
+"""How good a model is: metrics of its predictions and lists on a fold, and the baselines that it must beat.
 
-May import `nn`, `data` and below. Begin with `prediction_errors.ErrorSums`: sums that add up over blocks and workers.
+May import `nn`, `data` and below. Begin with `metrics.METRICS`: the metrics by name, what each is, and how it adds up.
 """

@@ -1,6 +1,8 @@
-"""What a model must beat: the global mean, and row and column biases.
+"""What a model must beat: of ratings the global mean, and row and column biases; of lists popularity.
 
-The biases are those of Koren, Bell & Volinsky (2009): rating = mean + row's bias + column's bias, each bias damped:
+Popularity lists the columns that have the most training entries, those without one never: the same for all rows, but
+for what they know. The biases are those of Koren, Bell & Volinsky (2009): rating = mean + row's bias + column's bias,
+each bias damped:
 
     bias of a row    = sum of (rating - mean - column's bias) / (number of the row's ratings + 5)
     bias of a column = sum of (rating - mean - row's bias) / (number of the column's ratings + 5)
@@ -13,17 +15,20 @@ change the RMSE by less than 0.0005.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch import Tensor
 
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.data.manifest import Manifest
-from nnsparse_stream.evaluation.prediction_errors import ErrorSums
+from nnsparse_stream.evaluation.metrics import ErrorMetric, Metric
 from nnsparse_stream.sparse.rows import SparseRows
 
-GLOBAL_MEAN, BIASES = "global mean", "row and column biases"
+GLOBAL_MEAN, BIASES, POPULARITY = "global mean", "row and column biases", "popularity"
 #: Passes over the data set that fit the column biases.
 PASSES = 2
 # Ratings' worth of pull towards 0 on each bias.
@@ -66,7 +71,7 @@ class Baselines:
         """
         known = fold_rows(batch, (0,), self.num_columns)
         columns, places = np.unique(known.columns.numpy(), return_inverse=True)
-        left = self._centred(known) - self._row_biases(known, biases)[known.row_indices().numpy()]
+        left = self._centred(known) - self.row_biases(known, biases)[known.row_indices().numpy()]
         # Exact: a row group has fewer than 2^20 ratings of a column, and none is 2^33 units.
         sums = np.bincount(places, weights=np.rint(left / self.unit), minlength=len(columns))
         counts = np.bincount(places, minlength=len(columns))
@@ -76,26 +81,97 @@ class Baselines:
         """Column biases, float64 (columns,), of the added up `column_residuals`, both int64 (columns,)."""
         return residuals * self.unit / (ratings + _DAMPING)
 
-    def judge(self, batch: pa.RecordBatch, fold: int, biases: np.ndarray) -> dict[str, ErrorSums]:
-        """Errors of the baselines, by their names, on one fold of a batch.
+    def predictors(self, biases: np.ndarray, ratings: np.ndarray) -> dict[str, Baseline]:
+        """The baselines, by their names.
 
         Args:
-            batch: rows as a shard holds them.
-            fold: 0 train, 1 validation, 2 test.
             biases: float64 (columns,), the column biases.
+            ratings: int64 (columns,), the training entries of each column.
         """
-        known, judged = fold_rows(batch, (0,), self.num_columns), fold_rows(batch, (fold,), self.num_columns)
-        rows, centred = judged.row_indices().numpy(), self._centred(judged)
-        biased = self._row_biases(known, biases)[rows] + biases[judged.columns.numpy()]
-        errors = {GLOBAL_MEAN: ErrorSums(), BIASES: ErrorSums()}
-        for name, predicted in ((GLOBAL_MEAN, np.zeros(1)), (BIASES, biased)):
-            errors[name].add(known.lengths().numpy(), rows, predicted - centred)
-        return errors
+        counts = torch.from_numpy(ratings)
+        return {
+            GLOBAL_MEAN: _Mean(counts, self.mean),
+            BIASES: _Biases(counts, self, biases),
+            POPULARITY: _Popularity(counts),
+        }
 
     def _centred(self, rows: SparseRows) -> np.ndarray:
         return np.asarray(rows.values.numpy().astype(np.float64) - self.mean)
 
-    def _row_biases(self, known: SparseRows, biases: np.ndarray) -> np.ndarray:
+    def row_biases(self, known: SparseRows, biases: np.ndarray) -> np.ndarray:
+        """Row biases, float64 (rows,), from the rows' training ratings and the column biases, float64 (columns,)."""
         left = self._centred(known) - biases[known.columns.numpy()]
         sums = np.bincount(known.row_indices().numpy(), weights=left, minlength=known.num_rows)
         return np.asarray(sums / (known.lengths().numpy() + _DAMPING))
+
+
+class Baseline:
+    """A predictor that needs no model, as `judging.judge_batch` takes it; it predicts ratings, or gives lists.
+
+    Attributes:
+        column_counts: int64 (columns,), training entries of each column.
+        gives_lists: whether it gives lists.
+    """
+
+    gives_lists = False
+
+    def __init__(self, column_counts: Tensor) -> None:
+        self.column_counts = column_counts
+
+    def metrics(self, metrics: Iterable[Metric]) -> tuple[Metric, ...]:
+        """Those by which it can be judged."""
+        return tuple(metric for metric in metrics if isinstance(metric, ErrorMetric) != self.gives_lists)
+
+    def predict_at(self, known: SparseRows, at: SparseRows) -> Tensor:
+        """Predicted ratings, float64 (entries of `at`,)."""
+        raise NotImplementedError
+
+    def top_k(self, known: SparseRows, k: int) -> tuple[Tensor, Tensor]:
+        """The k best columns that a row does not know, and their scores, int64 (rows, k); -1 where there are fewer."""
+        raise NotImplementedError
+
+
+class _Mean(Baseline):
+    def __init__(self, column_counts: Tensor, mean: float) -> None:
+        super().__init__(column_counts)
+        self._mean = mean
+
+    def predict_at(self, known: SparseRows, at: SparseRows) -> Tensor:
+        return torch.full((at.num_entries,), self._mean, dtype=torch.float64)
+
+
+class _Biases(Baseline):
+    def __init__(self, column_counts: Tensor, baselines: Baselines, biases: np.ndarray) -> None:
+        super().__init__(column_counts)
+        self._baselines, self._biases = baselines, biases
+
+    def predict_at(self, known: SparseRows, at: SparseRows) -> Tensor:
+        of_rows = self._baselines.row_biases(known, self._biases)[at.row_indices().numpy()]
+        return torch.from_numpy(self._baselines.mean + of_rows + self._biases[at.columns.numpy()])
+
+
+class _Popularity(Baseline):
+    gives_lists = True
+
+    def __init__(self, column_counts: Tensor) -> None:
+        super().__init__(column_counts)
+        counts = column_counts.numpy()
+        # By descending count, then ascending column; those without a training entry last, where no list reaches.
+        self._order = np.argsort(-counts, kind="stable")
+        self._listable = int(np.count_nonzero(counts))
+        self._positions = np.empty_like(self._order)
+        self._positions[self._order] = np.arange(len(self._order))
+
+    def top_k(self, known: SparseRows, k: int) -> tuple[Tensor, Tensor]:
+        k = min(k, known.num_columns)
+        rows = known.row_indices().numpy()
+        positions = self._positions[known.columns.numpy()]
+        order = np.lexsort((positions, rows))
+        # How many positions that the row does not know lie before each that it knows: its position less its rank among
+        # them. The i-th unknown position is i + the known ones that have no more than i unknown ones before them.
+        unknown_before = positions[order] - (np.arange(len(rows)) - known.offsets.numpy()[rows])
+        counts = np.bincount(rows * np.int64(k + 1) + unknown_before.clip(max=k), minlength=known.num_rows * (k + 1))
+        places = np.arange(k) + counts.reshape(-1, k + 1)[:, :k].cumsum(1)
+        columns = np.where(places < self._listable, self._order[places.clip(max=len(self._order) - 1)], -1)
+        scores = np.where(columns >= 0, self.column_counts.numpy()[columns], -1)
+        return torch.from_numpy(columns), torch.from_numpy(scores)

@@ -138,6 +138,51 @@ def transpose(offsets: Array, columns: Array, num_columns: int) -> tuple[Array, 
 
 
 @_compiled
+def merge(
+    columns: Array,
+    offsets: Array,
+    rows: Array,
+    order: Array,
+    other_columns: Array,
+    other_offsets: Array,
+    other_rows: Array,
+    other_order: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """Merges the transposes of two blocks by column, entries of the first before those of the second: O(entries).
+
+    Args:
+        columns, offsets, rows, order: int32, of the first block, as `Transposed` describes them.
+        other_columns, other_offsets, other_rows, other_order: of the second; its rows and the numbers of its entries
+            are those that they have behind the first's.
+
+    Returns:
+        As `transpose`.
+    """
+    count, others = len(columns), len(other_columns)
+    num_entries = len(order) + len(other_order)
+    merged_order, merged_rows = np.empty(num_entries, np.int32), np.empty(num_entries, np.int32)
+    distinct, starts = np.empty(count + others, np.int32), np.zeros(count + others + 1, np.int32)
+    mine = other = place = total = 0
+    while mine < count or other < others:
+        take = mine < count and (other == others or columns[mine] <= other_columns[other])
+        take_other = other < others and (mine == count or other_columns[other] <= columns[mine])
+        distinct[total] = columns[mine] if take else other_columns[other]
+        if take:
+            for entry in range(offsets[mine], offsets[mine + 1]):
+                merged_order[place], merged_rows[place] = order[entry], rows[entry]
+                place += 1
+            mine += 1
+        if take_other:
+            for entry in range(other_offsets[other], other_offsets[other + 1]):
+                merged_order[place], merged_rows[place] = other_order[entry], other_rows[entry]
+                place += 1
+            other += 1
+        total += 1
+        starts[total] = place
+    return merged_order, merged_rows, distinct[:total].copy(), starts[: total + 1].copy()
+
+
+@_compiled
 def _weighted_sum(first: int, last: int, columns: Array, weights: Array, matrix: Array, total: Array) -> None:
     """Sums `weights[e] * matrix[columns[e]]` over entries `first:last` into `total` (units,)."""
     total[:] = 0
@@ -216,6 +261,28 @@ def _gradient_row(factors: Factors, index: int, out: Array) -> None:
 
 
 @_compiled
+def _project(gradient: Array, row: Array) -> None:
+    """Takes out of a gradient (units,) what lies along a row of norm 1."""
+    along = gradient.dtype.type(0)
+    for unit in range(len(row)):
+        along += gradient[unit] * row[unit]
+    for unit in range(len(row)):
+        gradient[unit] -= along * row[unit]
+
+
+@_compiled
+def _normalise(row: Array) -> None:
+    """Divides a row (units,) by its norm; a row of zeros stays as it is."""
+    square = row.dtype.type(0)
+    for unit in range(len(row)):
+        square += row[unit] * row[unit]
+    if square > 0:
+        scale = 1 / np.sqrt(square)
+        for unit in range(len(row)):
+            row[unit] *= scale
+
+
+@_compiled
 def gradient_rows(factors: Factors, out: Array) -> None:
     """The gradient rows of all distinct columns, into `out` (distinct, units)."""
     for index in range(len(factors.columns)):
@@ -238,13 +305,16 @@ def squared_norm(factors: Factors) -> float:
 
 
 @_compiled
-def sgd(weight: Array, factors: Factors, decays: Array, lr: float, momentum: float, buffer: Array) -> None:
+def sgd(
+    weight: Array, factors: Factors, decays: Array, unit_rows: bool, lr: float, momentum: float, buffer: Array
+) -> None:
     """Updates the touched rows of `weight` in place; `optim.RowSGD` has the formula.
 
     Args:
         weight: (columns, units).
         factors: the gradient.
         decays: (distinct,), the L2 coefficient of each row.
+        unit_rows: whether the rows have norm 1 and keep it.
         lr: learning rate.
         momentum: with 0 `buffer` is not read.
         buffer: (columns, units), or (0, 0) without momentum.
@@ -257,6 +327,8 @@ def sgd(weight: Array, factors: Factors, decays: Array, lr: float, momentum: flo
             _prefetch_row(buffer, factors.columns, index + _AHEAD)
         _gradient_row(factors, index, gradient)
         row, decay = weight[factors.columns[index]], decays[index]
+        if unit_rows:
+            _project(gradient, row)
         if len(buffer) == 0:
             for unit in range(len(row)):
                 row[unit] -= lr * (gradient[unit] + decay * row[unit])
@@ -265,10 +337,14 @@ def sgd(weight: Array, factors: Factors, decays: Array, lr: float, momentum: flo
             for unit in range(len(row)):
                 velocity[unit] = momentum * velocity[unit] + (gradient[unit] + decay * row[unit])
                 row[unit] -= lr * velocity[unit]
+        if unit_rows:
+            _normalise(row)
 
 
 @_compiled
-def adagrad(weight: Array, factors: Factors, decays: Array, lr: float, eps: float, squares: Array) -> None:
+def adagrad(
+    weight: Array, factors: Factors, decays: Array, unit_rows: bool, lr: float, eps: float, squares: Array
+) -> None:
     """Updates the touched rows of `weight` and `squares` (columns, units) in place; see `optim.RowAdagrad`."""
     lr, eps = weight.dtype.type(lr), weight.dtype.type(eps)
     gradient = np.empty(weight.shape[1], weight.dtype)
@@ -277,10 +353,14 @@ def adagrad(weight: Array, factors: Factors, decays: Array, lr: float, eps: floa
         _prefetch_row(squares, factors.columns, index + _AHEAD)
         _gradient_row(factors, index, gradient)
         row, total, decay = weight[factors.columns[index]], squares[factors.columns[index]], decays[index]
+        if unit_rows:
+            _project(gradient, row)
         for unit in range(len(row)):
             value = gradient[unit] + decay * row[unit]
             total[unit] += value * value
             row[unit] -= lr * value / (np.sqrt(total[unit]) + eps)
+        if unit_rows:
+            _normalise(row)
 
 
 @_compiled
@@ -288,6 +368,7 @@ def adam(
     weight: Array,
     factors: Factors,
     decays: Array,
+    unit_rows: bool,
     lr: float,
     beta1: float,
     beta2: float,
@@ -302,6 +383,7 @@ def adam(
         weight: (columns, units).
         factors: the gradient.
         decays: (distinct,), the L2 coefficient of each row.
+        unit_rows: whether the rows have norm 1 and keep it.
         lr: learning rate.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
@@ -323,6 +405,8 @@ def adam(
         _gradient_row(factors, index, gradient)
         column = factors.columns[index]
         row, mean, square, decay = weight[column], first[column], second[column], decays[index]
+        if unit_rows:
+            _project(gradient, row)
         updates[column, 0] += 1
         rate = kind(lr / (1 - beta1 ** updates[column, 0]))
         scale = kind(1 / np.sqrt(1 - beta2 ** updates[column, 0]))
@@ -342,3 +426,5 @@ def adam(
             rate /= np.sqrt(square[0]) * scale + eps
             for unit in range(units):
                 row[unit] -= rate * mean[unit]
+        if unit_rows:
+            _normalise(row)

@@ -21,8 +21,12 @@ from torch.autograd.function import once_differentiable
 
 from nnsparse_stream.kernels import cpu as cpu_kernels
 from nnsparse_stream.kernels.bag_sums import bag_sums
+from nnsparse_stream.kernels.parts import by_rows
 from nnsparse_stream.kernels.row_gradient import RowGradient, Transposed, is_compiled
 from nnsparse_stream.sparse.rows import SparseRows
+
+# A sum of so many products takes some ten milliseconds, and is worth a start of threads.
+_MANY_PRODUCTS = 1 << 25
 
 # torch warns once in a process that CSR tensors are in beta; we use two of their operations, and test both.
 with warnings.catch_warnings():
@@ -36,9 +40,16 @@ def _weighted_sums(rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
     """For each row the sum of `weights[e] * matrix[column of e]` over its entries, (rows, units)."""
     if is_compiled(matrix):
         out = matrix.new_empty(rows.num_rows, matrix.shape[1])
-        cpu_kernels.weighted_sums(
-            rows.offsets.numpy(), rows.columns.numpy(), weights.numpy(), matrix.detach().numpy(), out.numpy()
-        )
+        arrays = (rows.columns.numpy(), weights.numpy(), matrix.detach().numpy())
+        offsets, sums = rows.offsets.numpy(), out.numpy()
+
+        def add(first: int, last: int) -> None:
+            cpu_kernels.weighted_sums(offsets[first : last + 1], *arrays, sums[first:last])
+
+        if rows.num_entries * matrix.shape[1] >= _MANY_PRODUCTS:
+            by_rows(add, rows.num_rows)
+        else:
+            add(0, rows.num_rows)
         return out
     if not rows.num_entries:
         return matrix.new_zeros(rows.num_rows, matrix.shape[1])

@@ -174,13 +174,16 @@ class RowGradient(Tensor):
 
     def _plus(self, other: RowGradient) -> RowGradient:
         """The sum: the minibatches of both, one after the other, as one."""
-        pair = (self, other)
-        shift = (0, len(self.vectors))
-        # Each minibatch's entries by column, as a block of one "row" each; only their rows and weights must follow.
-        columns = torch.cat([g.columns.repeat_interleave(g.counts()) for g in pair])
-        rows = torch.cat([g.transposed.rows + first for g, first in zip(pair, shift, strict=True)])
-        weights = torch.cat([g.weights[g.transposed.order] for g in pair])
-        block = SparseRows(columns.new_tensor([0, len(columns)]), columns, weights, self.shape[0])
-        by = Transposed.of(block)
-        merged = Transposed(by.order, rows[by.order], by.columns, by.offsets)
-        return RowGradient(merged, torch.cat([self.vectors, other.vectors]), weights, self.shape, self.dtype)
+        by, other_by = self.transposed, other.transposed
+        vectors, weights = torch.cat([self.vectors, other.vectors]), torch.cat([self.weights, other.weights])
+        rows, order = other_by.rows + len(self.vectors), other_by.order + len(self.weights)
+        if is_compiled(self.vectors):
+            parts = (by.columns, by.offsets, by.rows, by.order, other_by.columns, other_by.offsets, rows, order)
+            merged = Transposed(*map(torch.from_numpy, cpu_kernels.merge(*(part.numpy() for part in parts))))
+        else:
+            entries = torch.cat([part.columns.repeat_interleave(part.offsets.diff()) for part in (by, other_by)])
+            sorted_columns, places = torch.sort(entries, stable=True)
+            columns, counts = torch.unique_consecutive(sorted_columns, return_counts=True)
+            rows, order = torch.cat([by.rows, rows])[places], torch.cat([by.order, order])[places]
+            merged = Transposed(order, rows, columns, offsets_of(counts))
+        return RowGradient(merged, vectors, weights, self.shape, self.dtype)

@@ -294,11 +294,14 @@ class RatingAutoencoder(FactorModel):
             columns: a slice of the columns, or an int64 index of them.
         """
         code, means = codes[:, :-1], codes[:, -1:]
-        output = torch.addmm(self.decoder_bias[columns], code, self.decoder[columns].to(code.dtype).t())
+        # Not by `addmm`, which spreads the bias over the result first: that takes a sixth of the product's time.
+        output = torch.mm(code, self.decoder[columns].to(code.dtype).t()).add_(self.decoder_bias[columns])
         if self.row_offset is not None:
             output += (code @ self.row_offset)[:, None]
         output = _ACTIVATIONS[self.config.output_activation](output)
-        output.masked_fill_(self.column_counts[columns] == 0, 0.0)
+        untrained = self.column_counts[columns] == 0
+        if untrained.any():
+            output.masked_fill_(untrained, 0.0)
         return self._ratings(output, means, clip=False)
 
     def _ratings(self, residuals: Tensor, means: Tensor, clip: bool) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nnsparse_stream.nn.ranking import TILE_COLUMNS, ScoreTile, best_columns
+from nnsparse_stream.nn.ranking import ROWS_AT_ONCE, TILE_COLUMNS, ScoreTile, best_columns
 from nnsparse_stream.sparse.rows import SparseRows
 
 
@@ -103,8 +103,8 @@ class Model(nn.Module, ABC):
     def top_k(self, known: SparseRows, k: int, tile_columns: int = TILE_COLUMNS) -> tuple[Tensor, Tensor]:
         """The k columns of the highest scores that a row does not have.
 
-        Scores are computed a tile of columns at a time: memory is O(rows x (tile + k)), not O(rows x columns). Columns
-        without a training entry are never returned.
+        Scores are computed some rows and a tile of columns at a time: beside the result, memory depends neither on the
+        number of rows nor on that of columns. Columns without a training entry are never returned.
 
         Args:
             known: the rows' known entries, raw; their columns are excluded.
@@ -117,7 +117,11 @@ class Model(nn.Module, ABC):
             -inf. A k beyond the number of columns is cut to it.
         """
         self.check(known)
-        return best_columns(self.tiles(known), known, self.column_counts > 0, k, tile_columns)
+        # At least one block, so that no rows make an empty result.
+        blocks = (known[first : first + ROWS_AT_ONCE] for first in range(0, max(len(known), 1), ROWS_AT_ONCE))
+        best = [best_columns(self.tiles(rows), rows, self.column_counts > 0, k, tile_columns) for rows in blocks]
+        columns, scores = zip(*best, strict=True)
+        return torch.cat(columns), torch.cat(scores)
 
     def check(self, rows: SparseRows) -> None:
         """Refuses rows of another number of columns.

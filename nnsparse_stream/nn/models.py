@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from nnsparse_stream.nn.autoencoder import RatingAutoencoder
+from nnsparse_stream.nn.linear import LinearItemModel
 from nnsparse_stream.nn.model import Model
+from nnsparse_stream.nn.ranking_model import RankingAutoencoder
 
-MODELS: dict[str, type[Model]] = {model.kind: model for model in (RatingAutoencoder,)}
+MODELS: dict[str, type[Model]] = {
+    model.kind: model for model in (RatingAutoencoder, RankingAutoencoder, LinearItemModel)
+}

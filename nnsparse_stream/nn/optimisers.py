@@ -9,6 +9,10 @@ In all formulas g is the row's gradient plus d times the row (L2 in the gradient
 `decay_by_count`, `weight_decay * sqrt(n / mean n)`: n is the number of the minibatch's entries in the row, and the mean
 is taken over the rows that it touched. A dense gradient has no counts; there d is `weight_decay` always.
 
+Where a group has `decay_scales`, a tensor (rows,), d is also multiplied by the row's: what is touched seldom can be
+decayed as much in all as what is touched always. Where a group has `unit_rows`, its rows have norm 1 and keep it: what
+of the gradient lies along the row is taken out, and the row is normalised after its update.
+
 On the CPU the gradient's rows are computed and applied in one pass and never stored; elsewhere torch operations do the
 same. The state is tensors only, of the parameter's dtype, so that `state_dict` fits into safetensors and a resumed run
 continues bit for bit.
@@ -46,7 +50,7 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
         for name in ("lr", "weight_decay", "momentum", "eps"):
             if defaults.get(name, 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {defaults[name]}")
-        super().__init__(params, defaults)
+        super().__init__(params, {**defaults, "decay_scales": None, "unit_rows": False})
 
     @abstractmethod
     def state_shapes(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -121,7 +125,10 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
         state = {name: _as_matrix(value) for name, value in self._state_of(parameter, group).items()}
         if not isinstance(gradient, RowGradient):
             rows = _wide(matrix)
-            self._update(rows, _wide(_as_matrix(gradient)).add(rows, alpha=group["weight_decay"]), state, group)
+            decays = rows.new_full((len(rows),), group["weight_decay"])
+            if group["decay_scales"] is not None:
+                decays *= group["decay_scales"]
+            self._update_rows(rows, _wide(_as_matrix(gradient)), decays, state, group)
             if rows is not matrix:
                 matrix.copy_(_rounded(rows, self.generator))
             return
@@ -129,16 +136,27 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
         if group["decay_by_count"]:
             counts = gradient.counts().to(decays.dtype)
             decays *= (counts / counts.mean()).sqrt()
+        if group["decay_scales"] is not None:
+            decays *= group["decay_scales"][gradient.columns.long()]
         if is_compiled(matrix):
             self._update_fused(matrix, gradient.factors(), decays, state, group)
             return
         index = gradient.columns.long()
         touched = {name: value[index] for name, value in state.items()}
         rows = _wide(matrix[index])
-        self._update(rows, gradient.rows().addcmul(rows, decays[:, None]), touched, group)
+        self._update_rows(rows, gradient.rows(), decays, touched, group)
         matrix[index] = rows if rows.dtype == matrix.dtype else _rounded(rows, self.generator)
         for name, value in touched.items():
             state[name][index] = value
+
+    def _update_rows(
+        self, rows: Tensor, gradient: Tensor, decays: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+    ) -> None:
+        if group["unit_rows"]:
+            gradient = gradient - torch.linalg.vecdot(gradient, rows)[:, None] * rows
+        self._update(rows, gradient.addcmul(rows, decays[:, None]), state, group)
+        if group["unit_rows"]:
+            rows.copy_(torch.nn.functional.normalize(rows))
 
 
 class RowSGD(RowOptimizer):
@@ -187,7 +205,15 @@ class RowSGD(RowOptimizer):
         group: dict[str, Any],
     ) -> None:
         velocity = state["velocity"] if state else matrix.new_empty(0, 0)
-        cpu_kernels.sgd(matrix.numpy(), factors, decays.numpy(), group["lr"], group["momentum"], velocity.numpy())
+        cpu_kernels.sgd(
+            matrix.numpy(),
+            factors,
+            decays.numpy(),
+            group["unit_rows"],
+            group["lr"],
+            group["momentum"],
+            velocity.numpy(),
+        )
 
 
 class RowAdagrad(RowOptimizer):
@@ -235,7 +261,9 @@ class RowAdagrad(RowOptimizer):
         group: dict[str, Any],
     ) -> None:
         squares = state["squares"].numpy()
-        cpu_kernels.adagrad(matrix.numpy(), factors, decays.numpy(), group["lr"], group["eps"], squares)
+        cpu_kernels.adagrad(
+            matrix.numpy(), factors, decays.numpy(), group["unit_rows"], group["lr"], group["eps"], squares
+        )
 
 
 class RowAdam(RowOptimizer):
@@ -321,7 +349,17 @@ class RowAdam(RowOptimizer):
         first, second, updates = (state[name].numpy() for name in ("first", "second", "updates"))
         beta1, beta2 = group["betas"]
         cpu_kernels.adam(
-            matrix.numpy(), factors, decays.numpy(), group["lr"], beta1, beta2, group["eps"], first, second, updates
+            matrix.numpy(),
+            factors,
+            decays.numpy(),
+            group["unit_rows"],
+            group["lr"],
+            beta1,
+            beta2,
+            group["eps"],
+            first,
+            second,
+            updates,
         )
 
 

@@ -142,7 +142,7 @@ def plan_inputs(
     ordered = duplicates in ("first", "last")
     wanted = ordered or timed_for is not None
     timed = wanted and names.timestamp is not None
-    if wanted and not timed and names == FieldNames() and all(_is_movielens_with_time(file) for file in files):
+    if wanted and not timed and names.by_default and all(_is_movielens_with_time(file) for file in files):
         form = OWN if timestamp_unit == "auto" else timestamp_unit
         files = [file._replace(positions=(*file.positions, 3), time_form=form) for file in files]
         timed = True

@@ -23,6 +23,8 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _TIME_NAME = re.compile(
     r"(unix_?|event_?)?(timestamp|time|ts|date|datetime|date_?time|unix)(_?(ms|s|utc))?|.*(_at|_time)", re.I
 )
+#: Of columns of ids; other names than these are told by what is below them.
+_ID_NAME = re.compile(r"(user|customer|visitor|session|item|product|movie|track|artist|book)[ _-]?(id|no)?", re.I)
 
 
 class FieldNames(NamedTuple):
@@ -224,6 +226,12 @@ def _layout(url: str, split: list[list[str]], dialect: Dialect, names: FieldName
     if not named:
         header = bool(dialect.header)
         positions = [int(name) for name in wanted]
+        # Where there are ratings, a header has none, and is a bad record.
+        if dialect.header is None and not rated and _seems_header(split, dialect, positions[:2]):
+            raise InputError(
+                f"{url}, line 1: this seems to be a header: {shown(', '.join(first))}; pass `header` true, or false "
+                "where it is a record"
+            )
     elif dialect.header is not False and all(name in first for name in named):
         repeated = next((name for name in named if first.count(name) > 1), None)
         if repeated is not None:
@@ -274,7 +282,20 @@ def is_time_name(name: str) -> bool:
 
 def no_rating_advice() -> str:
     """What to do with a log without ratings."""
-    return "where every record is to count as a 1, as of clicks or purchases, pass `rating_column` none"
+    return "where every record is an interaction, as a click, pass `feedback` implicit, or `rating_column` none"
+
+
+def _seems_header(split: list[list[str]], dialect: Dialect, ids: list[int]) -> bool:
+    """Whether a first line has a word where all others have a number or a date, or has the names of users and items."""
+
+    def of_word(field: str) -> bool:
+        return not dialect.is_number(field) and not _DATE.match(field)
+
+    first, *others = split
+    columns = zip(first, *(fields for fields in others if len(fields) == len(first)), strict=True)
+    if len(others) and any(of_word(word) and len(rest) and not any(map(of_word, rest)) for word, *rest in columns):
+        return True
+    return all(place < len(first) and _ID_NAME.fullmatch(first[place]) for place in ids)
 
 
 def _is_record(first: list[str], names: FieldNames, dialect: Dialect) -> bool:

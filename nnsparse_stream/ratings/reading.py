@@ -15,6 +15,7 @@ from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.ratings.detection import GZIP_ERRORS, HEAD_BYTES, damaged_gzip, open_text, to_utf8
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.parquet_failures import parquet_failure
+from nnsparse_stream.ratings.selection import Selection
 from nnsparse_stream.ratings.text_records import (
     BadRecord,
     BlockSchema,
@@ -23,7 +24,6 @@ from nnsparse_stream.ratings.text_records import (
     parse_lines,
     whole_records,
 )
-from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.ratings.typed_columns import check_columns
 from nnsparse_stream.storage import files as storage
 
@@ -136,9 +136,9 @@ def describe_pair(
     schema: BlockSchema,
     user: int | str,
     item: int | str,
-    times: TimeRange = TimeRange(),  # noqa: B008 (immutable)
+    selection: Selection = Selection(),  # noqa: B008 (immutable)
 ) -> str:
-    """Says where the first two records of a user and an item are in a range of time, by reading until they are found.
+    """Says where the first two records of a user and an item are that stay, by reading until they are found.
 
     It is for an error's message: so no run has to carry the position of every rating for an error that seldom comes.
     """
@@ -148,7 +148,7 @@ def describe_pair(
         # Text as one split: so its lines are counted.
         for split in split_file(file) if file.format == "parquet" else [Split(file)]:
             for block, _, _ in read_split(split, schema):
-                ratings = times.filter(block)
+                ratings = selection.filter(block)
                 same = pc.and_(pc.equal(ratings["user"], user), pc.equal(ratings["item"], item))
                 numbers = [
                     position & ((1 << RECORD_BITS) - 1) for position in ratings["position"].filter(same).to_pylist()

@@ -1,8 +1,8 @@
-"""Synthetic ratings of which the best reachable error is known.
+"""Synthetic logs: ratings of which the best reachable error is known, and interactions for lists.
 
-Users have tastes for genres, items belong to genres, both have biases; items' popularity follows a power law. A rating
-is the sum of these and of normal noise, rounded to half stars between 0.5 and 5: so the expected rating of any user for
-any item, and with it the lowest RMSE that any predictor can reach, can be computed.
+Users who rate have tastes for genres, items belong to genres, both have biases; items' popularity follows a power law.
+A rating is the sum of these and of normal noise, rounded to half stars between 0.5 and 5: so the expected rating of any
+user for any item, and with it the lowest RMSE that any predictor can reach, can be computed.
 """
 
 from __future__ import annotations
@@ -93,3 +93,49 @@ def make_ratings(num_users: int, num_items: int, num_ratings: int, noise: float,
         }
     )
     return SyntheticRatings(ratings, affinities, noise)
+
+
+def make_interactions(num_users: int, num_items: int, num_entries: int, num_groups: int, seed: int) -> pa.Table:
+    """Draws a log of interactions without ratings; the same arguments give the same log.
+
+    Users like some few groups of items, in different shares; an item belongs to one group or two. An interaction is a
+    user's (by an activity that is lognormal, five or more), in one of the groups that he likes, with an item of it by
+    popularity, which follows a power law; one in ten is with any item, by popularity alone.
+
+    Args:
+        num_users: users.
+        num_items: items.
+        num_entries: interactions, approximately: pairs that are drawn twice count once.
+        num_groups: groups of items; their sizes differ as the activities do.
+        seed: of the random numbers.
+
+    Returns:
+        Columns user (int64), item (int64); each pair once, in random order.
+    """
+    random = np.random.default_rng(seed)
+    popularity = random.permutation(np.arange(1, num_items + 1) ** -0.8)
+    sizes = random.lognormal(0, 1, num_groups)
+    sizes /= sizes.sum()
+    # Memberships, sorted by group: of all items in a first group, of a third of them in a second one.
+    item = np.concatenate([np.arange(num_items), np.flatnonzero(random.random(num_items) < 1 / 3)])
+    group = random.choice(num_groups, len(item), p=sizes)
+    order = np.argsort(group, kind="stable")
+    item, group = item[order], group[order]
+    within = np.concatenate([[0.0], np.cumsum(popularity[item])])
+    starts = within[np.searchsorted(group, np.arange(num_groups + 1))]
+    # What users like: of eight groups the first few, in shares of a uniform point of the simplex.
+    liked = random.choice(num_groups, (num_users, 8), p=sizes)
+    shares = random.exponential(size=liked.shape)
+    shares[np.arange(8) > random.poisson(3, num_users)[:, None]] = 0
+    bounds = np.cumsum(shares / shares.sum(1, keepdims=True), 1)
+
+    activity = random.lognormal(0, 1, num_users)
+    drawn = np.rint(activity / activity.mean() * num_entries / num_users).astype(np.int64)
+    users = np.repeat(np.arange(num_users), np.maximum(drawn, 5))
+    groups = liked[users, (random.random(len(users))[:, None] > bounds[users]).sum(1).clip(max=7)]
+    place = starts[groups] + random.random(len(users)) * (starts[groups + 1] - starts[groups])
+    items = item[np.searchsorted(within, place, side="right").clip(1, len(item)) - 1]
+    anywhere = random.random(len(users)) < 0.1
+    items[anywhere] = random.choice(num_items, int(anywhere.sum()), p=popularity / popularity.sum())
+    pairs = random.permutation(np.unique(users * num_items + items))
+    return pa.table({"user": pairs // num_items, "item": pairs % num_items})

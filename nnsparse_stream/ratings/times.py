@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
@@ -112,12 +112,13 @@ def check_bounds(span: TimeSpan | None, times: TimeRange, folds: Folds | None, c
         _check_unit(span)
     bounds = {"time_from": times.start, "time_to": times.end}
     _check_inside(span, bounds, "the log", calendar)
-    if not isinstance(folds, TimeFolds):
-        return
+    if not isinstance(folds, TimeFolds) or {folds.validation_share, folds.test_share} != {None}:
+        return  # what shares were cut at was found among these times
+    cuts = {"validation_from": folds.validation_from, "test_from": folds.test_from}
     first = span.first if times.start is None else max(span.first, times.start)
     last = span.last if times.end is None else min(span.last, times.end - 1)
     what = "the log" if times == TimeRange() else "the log between `time_from` and `time_to`"
-    _check_inside(TimeSpan(first, last), asdict(folds), what, calendar)
+    _check_inside(TimeSpan(first, last), cuts, what, calendar)
 
 
 def _check_unit(span: TimeSpan) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.fold_rows import fold_rows, known_folds
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.evaluation.prediction_errors import ErrorSums
+from nnsparse_stream.evaluation.metric_sums import MetricSums
+from nnsparse_stream.evaluation.metrics import Metric
 from nnsparse_stream.ids.ranks import rank_ids
 from nnsparse_stream.ids.vocabulary import Vocabulary
 from nnsparse_stream.nn.model import Model
@@ -24,7 +25,7 @@ _ROWS_AT_ONCE = 2048
 def predict_fold(
     model: Model, vocabulary: Vocabulary, axis: str, batch: pa.RecordBatch, fold: int, position: int
 ) -> pa.RecordBatch:
-    """A model's predictions for one fold of a batch of a shard; it sees the rows' training ratings only.
+    """A model's predictions for one fold of a batch of a shard; it sees the rows' known ratings only.
 
     Args:
         model: the model, on any device.
@@ -39,7 +40,7 @@ def predict_fold(
         (uint8: `position`).
     """
     device, num_columns = model.device, model.num_columns
-    known, judged = fold_rows(batch, (0,), num_columns), fold_rows(batch, (fold,), num_columns)
+    known, judged = fold_rows(batch, known_folds(fold), num_columns), fold_rows(batch, (fold,), num_columns)
     parts = [np.zeros(0, dtype=np.float32)]
     for start in range(0, judged.num_rows, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
@@ -60,17 +61,20 @@ def predict_fold(
     )
 
 
-def judge_blend(blocks: Sequence[pa.RecordBatch], weights: Sequence[float], axis: str) -> ErrorSums:
-    """Errors of the weighted mean of several models' predictions.
+def judge_blend(
+    blocks: Sequence[pa.RecordBatch], weights: Sequence[float], axis: str, metrics: Sequence[Metric]
+) -> MetricSums:
+    """Judges the weighted mean of several models' predictions.
 
     Args:
         blocks: from `predict_fold`; together they hold all models' predictions of the ratings of some rows of the first
             model, in any order.
         weights: one a model, in the order of their positions; divided by their sum.
         axis: "user" or "item", the axis of the first model's rows.
+        metrics: of predicted ratings.
 
     Returns:
-        The errors, in the buckets of the first model's rows.
+        The sums, in the buckets of the first model's rows.
 
     Raises:
         InputError: a rating is not in the judged fold of every model's data set.
@@ -91,8 +95,9 @@ def judge_blend(blocks: Sequence[pa.RecordBatch], weights: Sequence[float], axis
     first = order[::count]
     errors = predicted - table["rating"].to_numpy()[first]
     _, index, row = np.unique((users if axis == "user" else items)[1][first], return_index=True, return_inverse=True)
-    sums = ErrorSums()
-    sums.add(table["known"].to_numpy()[first][index], row, errors)
+    known, sums = table["known"].to_numpy()[first][index], MetricSums.of(metrics, 0)
+    sums.add_rows(known, np.bincount(row, minlength=len(index)))
+    sums.add_errors(known, row, errors)
     return sums
 
 

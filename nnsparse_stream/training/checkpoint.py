@@ -42,13 +42,10 @@ class Checkpoint(CheckpointState):
         return self.read_vocabulary()
 
 
-def save_checkpoint(url: str, checkpoint: Checkpoint, optimizer: RowOptimizer) -> None:
+def save_checkpoint(url: str, checkpoint: Checkpoint, optimizer: RowOptimizer | None) -> None:
     """Writes a checkpoint; state.json is written last, and a directory without it is not a checkpoint."""
-    buffers = {
-        f"{index}.{name}": value
-        for index, parameter in enumerate(_parameters(optimizer))
-        for name, value in optimizer.state.get(parameter, {}).items()
-    }
+    held = [optimizer.state.get(parameter, {}) for parameter in _parameters(optimizer)] if optimizer else []
+    buffers = {f"{index}.{name}": value for index, state in enumerate(held) for name, value in state.items()}
     files = {
         "optimizer": write_tensors(storage.join(url, _OPTIMIZER), buffers),
         "model": write_tensors(storage.join(url, _WEIGHTS), checkpoint.model.state_dict()),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.nn.model import Model
-from nnsparse_stream.nn.optimisers import RowOptimizer, clip_grad_norm_
+from nnsparse_stream.nn.optimisers import RowAdagrad, RowAdam, RowOptimizer, RowSGD, clip_grad_norm_
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
 
@@ -87,3 +89,70 @@ class StepObjective(Objective):
         if recipe.clip_norm:
             clip_grad_norm_(model.parameters(), recipe.clip_norm)
         self.optimizer.step()
+
+
+class ClosedForm(Objective):
+    """An objective whose model is the solution of sums over all rows: no minibatches, one epoch.
+
+    A first pass over the rows counts (`count`), a second one adds up what the solution needs (`add`), which is cut into
+    parts where several workers do it. Sums are whole numbers: they are the same in any order.
+    """
+
+    @classmethod
+    @abstractmethod
+    def count(cls, recipe: Any, rows: SparseRows) -> np.ndarray:
+        """What must be known of all rows before anything is added: int64, of one shape, which adds up over blocks.
+
+        Args:
+            recipe: of this objective.
+            rows: the raw training entries of some rows.
+        """
+
+    @abstractmethod
+    def __init__(self, recipe: Any, counts: np.ndarray) -> None:
+        """Makes room for the sums.
+
+        Args:
+            recipe: of this objective.
+            counts: what `count` gives of all rows, added up.
+
+        Raises:
+            InputError: they would take more memory than the recipe allows.
+        """
+
+    @abstractmethod
+    def add(self, rows: SparseRows) -> None:
+        """Adds the raw training entries of some rows."""
+
+    @abstractmethod
+    def parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The sums in parts of some MiB: the number of each, and its int32 sums, which add up over workers."""
+
+    @abstractmethod
+    def set_part(self, number: int, sums: np.ndarray) -> None:
+        """Sets a part to what such parts have added up to."""
+
+    @abstractmethod
+    def solve(self, device: torch.device) -> tuple[Model, dict[str, float]]:
+        """Solves, and gives up the sums.
+
+        Args:
+            device: where to compute.
+
+        Returns:
+            The model on the CPU, with its `column_counts`; and what is told of it, by name.
+
+        Raises:
+            InputError: there is no solution with this recipe.
+        """
+
+
+def make_optimizer(recipe: StepRecipe, groups: list[dict[str, Any]], decay_by_count: bool = False) -> RowOptimizer:
+    """The recipe's optimiser of groups of parameters."""
+    common: dict[str, Any] = {"lr": recipe.learning_rate, "decay_by_count": decay_by_count}
+    if recipe.optimizer == "sgd":
+        return RowSGD(groups, momentum=recipe.momentum, **common)
+    if recipe.optimizer == "adagrad":
+        return RowAdagrad(groups, **common)
+    second_moment: Literal["element", "row"] = "row" if recipe.optimizer == "row_adam" else "element"
+    return RowAdam(groups, betas=(recipe.momentum, recipe.second_moment), second_moment=second_moment, **common)

@@ -9,6 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.storage.json_types import typed
+from nnsparse_stream.training.linear_recipe import LinearRecipe
+from nnsparse_stream.training.ranking_recipe import RankingRecipe
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 #: Of each objective: the class of its recipes, and the module and name of its own.
 OBJECTIVES: dict[str, tuple[type[Recipe], str]] = {
     "rating": (RatingRecipe, "nnsparse_stream.training.rating_objective.RatingObjective"),
+    "linear": (LinearRecipe, "nnsparse_stream.training.linear_objective.LinearObjective"),
+    "ranking": (RankingRecipe, "nnsparse_stream.training.ranking_objective.RankingObjective"),
 }
 
 

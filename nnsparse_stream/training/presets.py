@@ -8,6 +8,8 @@ from typing import Any
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.training.linear_recipe import LinearRecipe
+from nnsparse_stream.training.ranking_recipe import RankingRecipe
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
 
@@ -70,6 +72,42 @@ _SMALL = replace(
     epochs=20,
 )
 
+# Lists of a log whose columns have many entries: linear, all that a row lacks weighed in by columns sampled from it.
+_RANKING_DENSE = RankingRecipe(
+    units=128,
+    code_power=0.25,
+    initial_std=0.02,
+    loss="squared",
+    sampled_columns=2000,
+    row_power=0.5,
+    optimizer="adam",
+    momentum=0.9,
+    learning_rate=1.5e-2,
+    schedule="cosine",
+    warmup=0.1,
+    weight_decay=100.0,
+    batch_rows=256,
+    epochs=40,
+)
+
+# Of one whose columns have few: one matrix of unit rows, cosines, sampled softmax.
+_RANKING_SPARSE = RankingRecipe(
+    units=256,
+    tied=True,
+    temperature=15.0,
+    initial_std=0.1,
+    loss="multinomial",
+    sampled_columns=1000,
+    loss_average="entries",
+    optimizer="adam",
+    momentum=0.9,
+    learning_rate=1e-2,
+    schedule="cosine",
+    warmup=0.1,
+    batch_rows=512,
+    epochs=40,
+)
+
 #: The recipes that `train --preset` knows.
 PRESETS: dict[str, Recipe] = {
     "cfn": _CFN,
@@ -97,11 +135,23 @@ PRESETS: dict[str, Recipe] = {
         learning_rate=1e-3,
         weight_decay=3e-3,
     ),
+    "linear": LinearRecipe(),
+    "ranking-dense": _RANKING_DENSE,
+    "ranking-sparse": _RANKING_SPARSE,
 }
+
+# Entries of a column, in the mean, from which a log is dense.
+_DENSE_FROM = 100
+
+
+def ranking_preset(manifest: Manifest) -> str:
+    """The preset of lists for a data set: by how many training entries its columns have in the mean."""
+    dense = manifest.fold_entries["train"] >= _DENSE_FROM * manifest.num_columns
+    return "ranking-dense" if dense else "ranking-sparse"
 
 
 #: Presets that are another one by name, depending on the data set; each with the function that says which.
-CHOICES: dict[str, Callable[[Manifest], str]] = {}
+CHOICES: dict[str, Callable[[Manifest], str]] = {"ranking": ranking_preset}
 
 
 def chosen_preset(preset: str, manifest: Manifest) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +13,9 @@ from nnsparse_stream.kernels.operations import Transposed
 from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
 from nnsparse_stream.nn.criteria import DenoisingCriterion, SDAECriterion, SDAESparseCriterion, prepare_input
 from nnsparse_stream.nn.model import Model
-from nnsparse_stream.nn.optimisers import RowAdagrad, RowAdam, RowOptimizer, RowSGD
+from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.objective import StepObjective
+from nnsparse_stream.training.objective import StepObjective, make_optimizer
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
 
@@ -152,10 +152,4 @@ def _make_optimizer(model: RatingAutoencoder, recipe: RatingRecipe, layer: int |
     groups: list[dict[str, Any]] = [
         {"params": [parameter], "weight_decay": decays.get(id(parameter), 0.0)} for parameter in trained
     ]
-    common: dict[str, Any] = {"lr": recipe.learning_rate, "decay_by_count": recipe.decay_by_count}
-    if recipe.optimizer == "sgd":
-        return RowSGD(groups, momentum=recipe.momentum, **common)
-    if recipe.optimizer == "adagrad":
-        return RowAdagrad(groups, **common)
-    second_moment: Literal["element", "row"] = "row" if recipe.optimizer == "row_adam" else "element"
-    return RowAdam(groups, betas=(recipe.momentum, recipe.second_moment), second_moment=second_moment, **common)
+    return make_optimizer(recipe, groups, decay_by_count=recipe.decay_by_count)

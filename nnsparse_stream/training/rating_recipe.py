@@ -14,6 +14,7 @@ class RatingRecipe(StepRecipe):
     """How an autoencoder of ratings is made and trained. Each field's metadata says what it means."""
 
     objective = "rating"
+    feedback: ClassVar[tuple[str, ...]] = ("explicit",)
 
     hidden: tuple[int, ...] = recipe_field((512,), "units of each hidden layer, outermost first: N[,N...]")
     activation: str = recipe_field("tanh", "of the hidden layers: identity, tanh, sigmoid, relu, elu, selu, silu")

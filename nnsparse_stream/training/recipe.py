@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from nnsparse_stream.errors import InputError
+
 OPTIMIZERS = ("sgd", "adagrad", "adam", "row_adam")
 SCHEDULES = ("constant", "inverse", "cosine")
 
@@ -33,9 +35,11 @@ class Recipe:
 
     Attributes:
         objective: the name under which `training.objectives` finds what the recipe is of.
+        feedback: of the data sets that the objective makes sense of, "explicit" (ratings) or "implicit" (interactions).
     """
 
     objective: ClassVar[str]
+    feedback: ClassVar[tuple[str, ...]] = ("explicit", "implicit")
     #: Fields and the least value of each.
     least: ClassVar[Mapping[str, float]] = {}
     #: Fields that lie in [0, 1).
@@ -53,6 +57,22 @@ class Recipe:
         for name, least in self.least.items():
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)}, not {least} or more")
+
+    def check_feedback(self, feedback: str, url: str) -> None:
+        """Refuses a data set of which the objective can make no sense.
+
+        Args:
+            feedback: the manifest's.
+            url: of the data set.
+
+        Raises:
+            InputError: that is so.
+        """
+        if feedback not in self.feedback:
+            raise InputError(
+                f"{url} holds interactions without ratings (feedback {feedback}), and the objective {self.objective} "
+                "is about ratings: train with `preset` ranking or linear, or prepare with `feedback` explicit"
+            )
 
     @property
     def all_epochs(self) -> int:

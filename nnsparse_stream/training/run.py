@@ -1,31 +1,31 @@
-"""A training run that goes on: steps, epochs, metrics, checkpoints, and when to end."""
+"""A training run that goes on, whatever it trains: validation, metrics, checkpoints, and when to end."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from nnsparse_stream.data.dataset import Dataset
-from nnsparse_stream.data.shard_reader import Survey
+from nnsparse_stream.data.shard_reader import ShardReader, Survey
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.evaluation.prediction_errors import ErrorSums, evaluate_batch
-from nnsparse_stream.nn.batchifier import Batchifier
+from nnsparse_stream.evaluation.judging import judge_batch
+from nnsparse_stream.evaluation.metric_sums import MetricSums
+from nnsparse_stream.evaluation.metrics import Metric, metrics_of_model
+from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import Checkpoint, remove_checkpoint, save_checkpoint
-from nnsparse_stream.training.objective import StepObjective
 from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.progress import Progress, peak_memory
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.state import checkpoints_of, step_directory
-from nnsparse_stream.training.steps import Trainer
-from nnsparse_stream.training.stream import Cursor, Minibatch, TrainingStream
+from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
 
 
@@ -41,11 +41,13 @@ class TrainingRequest:
         device: "auto", "cpu" or "cuda".
         threads: threads of torch on the CPU; its own choice where None.
         max_steps: end after so many minibatches, if the recipe's epochs have not ended before.
-        patience: end when the validation RMSE has not improved for so many epochs; the run's model is then the best
-            epoch's and not the last one's.
+        validation_metric: the metric of the validation fold by which an epoch is the best, `ndcg@100` for instance; the
+            first of the objective's metrics where None.
+        patience: end when that has not improved for so many epochs; the run's model is then the best epoch's and not
+            the last one's.
         checkpoint_steps: write a checkpoint after every so many minibatches, beside those after each epoch.
         checkpoint_minutes: write one when so many minutes have passed since the last.
-        keep_checkpoints: how many of the latest to keep, beside the best by validation RMSE.
+        keep_checkpoints: how many of the latest to keep, beside the best.
         resume: go on from the last checkpoint in `output`.
         overwrite: replace an earlier run in `output`.
         tensorboard: write the metrics as events for TensorBoard, too.
@@ -58,6 +60,7 @@ class TrainingRequest:
     device: str = "auto"
     threads: int | None = None
     max_steps: int | None = None
+    validation_metric: str | None = None
     patience: int | None = None
     checkpoint_steps: int | None = None
     checkpoint_minutes: float | None = None
@@ -66,14 +69,36 @@ class TrainingRequest:
     overwrite: bool = False
     tensorboard: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.recipe, StepRecipe):
+            return
+        of_steps = {"steps": self.max_steps, "patience": self.patience, "checkpoint_steps": self.checkpoint_steps,
+                    "checkpoint_minutes": self.checkpoint_minutes}  # fmt: skip
+        for name, value in of_steps.items():
+            if value is not None:
+                raise InputError(f"the objective {self.recipe.objective} has no steps but one: leave out `{name}`")
+
+    def metrics(self) -> tuple[Metric, ...]:
+        """What the validation fold is judged by: the one that decides first, and the objective's.
+
+        Raises:
+            InputError: there is no such metric as `validation_metric`, or the model cannot be judged by it.
+        """
+        usual = objective_of(self.recipe).metrics
+        return metrics_of_model([self.validation_metric or usual[0], *usual], usual)
+
 
 def no_sums() -> dict[str, Any]:
     """The sums of an epoch before its first minibatch."""
     return {"entries": 0, "rows": 0, "batches": 0, "terms": {}, "seconds": 0.0, "waited": 0.0}
 
 
-class Run:
-    """A run that goes on: steps, epochs, checkpoints, and when to end."""
+class Run(ABC):
+    """A run that goes on: epochs, checkpoints, and when to end. A subclass trains.
+
+    Attributes:
+        shards: what reads the data set.
+    """
 
     def __init__(
         self,
@@ -97,32 +122,31 @@ class Run:
             stop: asked between steps whether to write a checkpoint and end.
         """
         self.request, self.checkpoint, self.dataset = request, checkpoint, dataset
-        self.progress, self.stop = progress, stop
-        recipe, objective = request.recipe, objective_of(request.recipe)
-        assert isinstance(recipe, StepRecipe)
-        assert issubclass(objective, StepObjective)
-        self.recipe, self.objective = recipe, objective
-        layer = recipe.stage(checkpoint.state["epoch"] + 1).layer
-        self.trainer = Trainer(checkpoint, recipe, request.seed, device, layer)
-        batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
-        self.stream = TrainingStream(dataset, request.seed, batchifier, device)
-        self._validated = found.validated
+        self.device, self.progress, self.stop = device, progress, stop
+        self.shards = ShardReader(dataset)
+        self._validated, self._metrics = found.validated, request.metrics()
         self._saved_at = time.monotonic()
         self._saved_step = checkpoint.state["step"] or None  # what has done a step was read from storage
 
     def go(self, directory: OutputDirectory) -> None:
         """Trains until the run is over, or is stopped."""
-        state, recipe = self.checkpoint.state, self.recipe
         self._write_metrics(directory)  # what a kill between a checkpoint and its metrics left out
-        minibatches = self.stream.epochs(state["epoch"] + 1, recipe.all_epochs, Cursor(*state["cursor"]))
-        with contextlib.closing(minibatches):
-            while not self.is_over() and not self.stop() and self._train_epoch(state["epoch"] + 1, minibatches):
-                metrics = self._end_epoch()
-                self._save()
-                self._write_metrics(directory)
-                self.progress.epoch_ended(metrics, recipe.all_epochs)
-        if self._saved_step != state["step"]:
+        self._train(directory)
+        if self._saved_step != self.checkpoint.state["step"]:
             self._save()
+
+    @property
+    def optimizer(self) -> RowOptimizer | None:
+        """What updates the model, where something does."""
+        return None
+
+    @abstractmethod
+    def _train(self, directory: OutputDirectory) -> None:
+        """Trains until the run is over, or is stopped; ends each epoch by `_judge` and `_keep`."""
+
+    @abstractmethod
+    def _diverged(self, epoch: int) -> InputError:
+        """What is to be said where an epoch's figures, or its weights, are not finite."""
 
     def is_over(self) -> bool:
         """Whether all is trained that was asked for: epochs, steps, or as long as patience lasts."""
@@ -134,107 +158,71 @@ class Run:
             or (request.patience is not None and waited >= request.patience)
         )
 
+    def _judge(self, layer: int | None, learning_rate: float, train: dict[str, float], fill: float) -> dict[str, Any]:
+        """Ends an epoch: judges the model, adds the epoch's metrics to the history, and returns them.
+
+        Args:
+            layer: the layer that was trained alone.
+            learning_rate: of the last step.
+            train: what the objective tells of the epoch.
+            fill: rows of a minibatch by those that it may have.
+        """
+        state, sums = self.checkpoint.state, self.checkpoint.state["sums"]
+        epoch = state["epoch"] + 1
+        if not all(bool(parameter.isfinite().all()) for parameter in self.checkpoint.model.parameters()):
+            raise self._diverged(epoch)
+        validation = self._validate() if layer is None else None
+        if validation and not all(map(math.isfinite, validation.values())):
+            raise self._diverged(epoch)
+        metrics = {
+            "epoch": epoch,
+            "step": state["step"],
+            "time": round(time.time(), 3),
+            "layer": layer,
+            "learning_rate": learning_rate,
+            "train": train,
+            "validation": validation,
+            "ratings": sums["entries"],
+            "seconds": round(sums["seconds"], 3),
+            "ratings_per_second": round(sums["entries"] / max(sums["seconds"], 1e-9)),
+            "batch_fill": fill,
+            "waiting_for_data": sums["waited"] / max(sums["seconds"], 1e-9),
+            "peak_memory_bytes": peak_memory(),
+        }
+        state["history"].append(metrics)
+        decides = self._metrics[0]
+        if validation:
+            value = validation[decides.name]
+            if state["best"] is None or decides.is_better(value, state["best"]["value"]):
+                state["best"] = {"epoch": epoch, "step": state["step"], "metric": decides.name, "value": value}
+        state["epoch"], state["cursor"], state["sums"] = epoch, list(Cursor()), no_sums()
+        return metrics
+
+    def _keep(self, directory: OutputDirectory, metrics: dict[str, Any]) -> None:
+        """Writes an epoch's checkpoint and metrics, and tells of it."""
+        self._save()
+        self._write_metrics(directory)
+        self.progress.epoch_ended(metrics, self.request.recipe.all_epochs)
+
     def _write_metrics(self, directory: OutputDirectory) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.checkpoint.state["history"])
         directory.write("metrics.jsonl", lines.encode())
         if self.request.tensorboard:
             directory.write(EVENTS_FILE, events(self.checkpoint.state["history"]))
 
-    def _train_epoch(self, epoch: int, minibatches: Iterator[Minibatch | None]) -> bool:
-        """Trains on the minibatches up to the epoch's end; False where the run has to end before."""
-        state, recipe = self.checkpoint.state, self.recipe
-        sums, stage = state["sums"], recipe.stage(epoch)
-        total = self.dataset.manifest.fold_entries["train"]
-        waited_before, seconds_before = sums["waited"] - self.stream.waited, sums["seconds"]
-        started = time.perf_counter()
-        self.progress.epoch_begun(epoch, sums["entries"], total)
-        for minibatch in iter(minibatches.__next__, None):
-            if self.stop() or self.is_over():
-                return False
-            rows = minibatch.rows
-            progress = (stage.epoch - 1 + sums["entries"] / total) / stage.epochs
-            learning_rate = recipe.learning_rate_at(stage.epoch, progress)
-            terms = self.trainer.train_batch(rows, learning_rate, progress)
-            state["step"] += 1
-            state["cursor"] = list(minibatch.after)
-            for name, value in (("entries", rows.num_entries), ("rows", rows.num_rows), ("batches", 1)):
-                sums[name] += value
-            for name, term in terms.items():
-                sums["terms"][name] = sums["terms"].get(name, 0.0) + term
-            sums["seconds"] = seconds_before + time.perf_counter() - started
-            sums["waited"] = waited_before + self.stream.waited
-            self.progress.batch_trained(sums, self._told)
-            if not all(map(math.isfinite, terms.values())):
-                raise self._diverged(epoch)
-            if self._is_due():
-                self._save()
-        return True
-
-    def _end_epoch(self) -> dict[str, Any]:
-        """Judges the model, adds the epoch's metrics to the history, and returns them."""
-        state, sums, recipe = self.checkpoint.state, self.checkpoint.state["sums"], self.recipe
-        epoch = state["epoch"] + 1
-        stage = recipe.stage(epoch)
-        if not all(bool(parameter.isfinite().all()) for parameter in self.trainer.model.parameters()):
-            raise self._diverged(epoch)
-        validation = self._validate() if stage.layer is None else None
-        if validation and not math.isfinite(validation["rmse"]):
-            raise self._diverged(epoch)
-        metrics = {
-            "epoch": epoch,
-            "step": state["step"],
-            "time": round(time.time(), 3),
-            "layer": stage.layer,
-            "learning_rate": self.trainer.learning_rate,
-            "train": self.objective.figures(recipe, sums),
-            "validation": validation,
-            "ratings": sums["entries"],
-            "seconds": round(sums["seconds"], 3),
-            "ratings_per_second": round(sums["entries"] / max(sums["seconds"], 1e-9)),
-            "batch_fill": sums["rows"] / sums["batches"] / recipe.batch_rows,
-            "waiting_for_data": sums["waited"] / max(sums["seconds"], 1e-9),
-            "peak_memory_bytes": peak_memory(),
-        }
-        state["history"].append(metrics)
-        if validation and (state["best"] is None or validation["rmse"] < state["best"]["rmse"]):
-            state["best"] = {"epoch": epoch, "step": state["step"], "rmse": validation["rmse"]}
-        state["epoch"], state["cursor"], state["sums"] = epoch, list(Cursor()), no_sums()
-        self.trainer.begin(recipe.stage(epoch + 1).layer)
-        return metrics
-
-    def _told(self) -> dict[str, float]:
-        """What is told of the epoch so far."""
-        sums = self.checkpoint.state["sums"]
-        fill = sums["rows"] / sums["batches"] / self.recipe.batch_rows
-        return {**self.objective.figures(self.recipe, sums), "fill": fill}
-
     def _validate(self) -> dict[str, float] | None:
-        """RMSE and MAE of the validation fold; None where the data set has none."""
+        """The metrics of the validation fold; None where the data set has none."""
         if not self.dataset.manifest.fold_entries["validation"]:
             return None
-        sums = ErrorSums()
+        sums = MetricSums.of(self._metrics, self.dataset.manifest.num_columns)
         for place in self._validated:
-            sums += evaluate_batch(self.trainer.model, self.stream.shards.read(*place), 1)
-        return {"rmse": sums.rmse, "mae": sums.mae}
-
-    def _diverged(self, epoch: int) -> InputError:
-        ratings = self.dataset.manifest.ratings
-        return InputError(
-            f"training diverged in epoch {epoch}, at a learning rate of {self.trainer.learning_rate:g}: lower "
-            f"`learning_rate`, or look for extreme ratings (those of {self.dataset.url} lie between {ratings['min']:g} "
-            f"and {ratings['max']:g})"
-        )
-
-    def _is_due(self) -> bool:
-        steps, minutes = self.request.checkpoint_steps, self.request.checkpoint_minutes
-        if steps is not None and self.checkpoint.state["step"] % steps == 0:
-            return True
-        return minutes is not None and time.monotonic() - self._saved_at >= minutes * 60
+            sums += judge_batch(self.checkpoint.model, self.shards.read(*place), 1, self._metrics)
+        return sums.values()
 
     def _save(self) -> None:
         """Writes a checkpoint, and removes those that are not to be kept."""
         state, output = self.checkpoint.state, self.request.output
-        save_checkpoint(step_directory(output, state["step"]), self.checkpoint, self.trainer.optimizer)
+        save_checkpoint(step_directory(output, state["step"]), self.checkpoint, self.optimizer)
         self._saved_at, self._saved_step = time.monotonic(), state["step"]
         best = state["best"] and step_directory(output, state["best"]["step"])
         for old in checkpoints_of(output)[: -self.request.keep_checkpoints]:

@@ -1,4 +1,4 @@
-"""Trains an autoencoder on a data set: a directory with checkpoints, from which a stopped or killed run goes on."""
+"""Trains a model on a data set: a directory with checkpoints, from which a stopped or killed run goes on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
+from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
+from nnsparse_stream.training.objective import ClosedForm
 from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.progress import Progress, run_report
 from nnsparse_stream.training.run import Run, TrainingRequest, no_sums
@@ -27,10 +29,13 @@ from nnsparse_stream.training.state import (
     read_state,
     step_directory,
 )
+from nnsparse_stream.training.step_run import StepRun
 from nnsparse_stream.training.steps import pick_device
 from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
+#: Sums over the rows that workers have added up for this run; removed at its end.
+SUMS_FILES = "_sums/part-#.bin"
 #: Patterns of the files that training writes, and the one that makes a run whole; for `OutputDirectory`.
 CONTENTS = (
     *(f"checkpoints/step-#/{name}" for name in FILES),
@@ -39,6 +44,7 @@ CONTENTS = (
     "metrics.jsonl",
     EVENTS_FILE,
     "report.html",
+    SUMS_FILES,
 )
 COMPLETING = "run.json"
 
@@ -77,6 +83,7 @@ def train(
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
     job: str | None = None,
+    summed_up: SummedUp | None = None,
 ) -> dict[str, Any]:
     """Trains a model from its start, or from its last checkpoint.
 
@@ -90,6 +97,8 @@ def train(
         stop: is asked, in this thread, between steps; where it is true, the run writes a checkpoint and ends.
         job: names the engine's job that this is an attempt of. Where an earlier attempt of it has begun, this one goes
             on from its last checkpoint, as with `resume`, and keeps what it has written, even with `overwrite`.
+        summed_up: gives the sums of an objective of a closed form, where workers have added them up; they are added up
+            here where None.
 
     Returns:
         What run.json holds: recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics, and the
@@ -115,20 +124,28 @@ def train(
     dataset = Dataset(request.data)
     if not dataset.manifest.fold_entries["train"]:
         raise InputError(f"{request.data} has no rating in its training fold; prepare it with other `folds`")
-    if request.patience is not None and not dataset.manifest.fold_entries["validation"]:
-        raise InputError(
-            f"`patience` needs a validation fold, and {request.data} has none; prepare it with other `folds`"
-        )
+    request.recipe.check_feedback(dataset.manifest.feedback, request.data)
+    for name in ("patience", "validation_metric"):
+        if getattr(request, name) is not None and not dataset.manifest.fold_entries["validation"]:
+            raise InputError(
+                f"`{name}` needs a validation fold, and {request.data} has none; prepare it with other `folds`"
+            )
+    metric = request.metrics()[0].name
     # Before anything is removed: files may be missing or damaged.
     dataset.check_files()
     for _ in dataset.vocabulary_parts():
         pass
-    resumed = _resumed(request, dataset) if request.resume or attempted else None
+    resumed = _resumed(request, dataset, metric) if request.resume or attempted else None
     if resumed and directory.state() == "complete" and resumed.state["epoch"] == request.recipe.all_epochs:
         progress.already_over()
         return _ended(request)
     found = survey(dataset)
-    checkpoint = load_tensors(resumed) if resumed else _fresh(request, dataset, found)
+    checkpoint = load_tensors(resumed) if resumed else _fresh(request, dataset, found, metric)
+    run: Run
+    if issubclass(objective_of(request.recipe), ClosedForm):
+        run = ClosedFormRun(request, checkpoint, dataset, found, device, progress, stop, summed_up)
+    else:
+        run = StepRun(request, checkpoint, dataset, found, device, progress, stop)
     directory.begin(resume=request.resume)
     try:
         # The run's models are to be used without the data set.
@@ -136,7 +153,6 @@ def train(
             directory.write(part.path, data)
         if (features := checkpoint.features) is not None:
             directory.write(features.path, FeatureVocabulary.read(dataset.url, features).to_parquet())
-        run = Run(request, checkpoint, dataset, found, device, progress, stop)
         run.go(directory)
     except BaseException:
         if not checkpoints_of(request.output):
@@ -161,6 +177,7 @@ def train(
         "metrics": state["history"][-1] if state["history"] else None,
         **({} if job is None else {"job": job}),
     }
+    directory.remove_matching(SUMS_FILES)
     directory.write(
         "report.html", run_report(state["history"], request.recipe, f"{request.data}, seed {request.seed}").encode()
     )
@@ -177,7 +194,7 @@ def _fingerprint(dataset: Dataset) -> str:
     return storage.sha256(dataset.manifest.to_json())
 
 
-def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpoint:
+def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: str) -> Checkpoint:
     manifest, recipe = dataset.manifest, request.recipe
     model = objective_of(recipe).make_model(recipe, manifest, torch.Generator().manual_seed(request.seed))
     model.column_counts.copy_(torch.from_numpy(found.column_counts))
@@ -191,6 +208,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpo
         "data": _fingerprint(dataset),
         "recipe": recipe.to_json(),
         "seed": request.seed,
+        "validation_metric": metric,
         "epoch": 0,
         "cursor": list(Cursor()),
         "sums": no_sums(),
@@ -201,7 +219,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey) -> Checkpo
     return Checkpoint(step_directory(request.output, 0), state, model)
 
 
-def _resumed(request: TrainingRequest, dataset: Dataset) -> CheckpointState | None:
+def _resumed(request: TrainingRequest, dataset: Dataset, metric: str) -> CheckpointState | None:
     """The last checkpoint, checked to be of this run; None where the run was killed before its first."""
     found = checkpoints_of(request.output)
     if not found:
@@ -209,8 +227,12 @@ def _resumed(request: TrainingRequest, dataset: Dataset) -> CheckpointState | No
     checkpoint = read_state(found[-1])
     if checkpoint.state["data"] != _fingerprint(dataset):
         raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
-    before = {**checkpoint.state["recipe"], "seed": checkpoint.state["seed"]}
-    now = {**request.recipe.to_json(), "seed": request.seed}
+    before = {
+        **checkpoint.state["recipe"],
+        "seed": checkpoint.state["seed"],
+        "validation_metric": checkpoint.state["validation_metric"],
+    }
+    now = {**request.recipe.to_json(), "seed": request.seed, "validation_metric": metric}
     changed = [name for name in now if name not in request.recipe.extendable and now[name] != before.get(name)]
     if changed:
         told = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)

@@ -36,12 +36,8 @@ class _Sums(TypedDict):
 class _Best(TypedDict):
     epoch: int
     step: int
-    rmse: float
-
-
-class _Errors(TypedDict):
-    rmse: float
-    mae: float
+    metric: str
+    value: float
 
 
 class _Metrics(TypedDict):
@@ -51,7 +47,7 @@ class _Metrics(TypedDict):
     layer: int | None
     learning_rate: float
     train: dict[str, float]
-    validation: _Errors | None
+    validation: dict[str, float] | None
     ratings: int
     seconds: float
     ratings_per_second: int
@@ -77,6 +73,7 @@ class _State(TypedDict):
     data: str
     recipe: dict[str, Any]
     seed: int
+    validation_metric: str
     epoch: int
     cursor: tuple[int, int]
     sums: _Sums
@@ -96,8 +93,9 @@ class CheckpointState:
         state: what state.json holds: `axis`, `row_id_type`, `column_id_type`, `vocabulary` (fingerprint), `columns`
             (the vocabulary's files, in the run's directory), `features` (that of the rows' features, likewise, or None
             where the model reads none), `data` (SHA-256 of the data set's manifest), `recipe`
-            (with its objective), `seed`, `epoch`, `cursor`, `sums` (of the epoch so far), `step`, `best`, `history`
-            (metrics by epoch), `model` (its kind and configuration), `tensors` (size and SHA-256 of the files).
+            (with its objective), `seed`, `validation_metric` (by which an epoch is the best), `epoch`, `cursor`, `sums`
+            (of the epoch so far), `step`, `best`, `history` (metrics by epoch), `model` (its kind and configuration),
+            `tensors` (size and SHA-256 of the files).
     """
 
     url: str
@@ -123,8 +121,10 @@ class CheckpointState:
         """Refuses a data set that the model cannot read.
 
         Raises:
-            InputError: the data set has another axis, other types of ids, or another vocabulary.
+            InputError: the data set has another axis, other types of ids, or another vocabulary, or it holds
+                interactions and the model predicts ratings.
         """
+        recipe_from_json(self.state["recipe"]).check_feedback(manifest.feedback, url)
         if manifest.axis != self.state["axis"]:
             raise InputError(
                 f"{url} has rows by {manifest.axis}, but the model in {self.url} was trained on rows by "

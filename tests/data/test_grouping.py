@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnsparse_stream.data.grouping import (
+    DUPLICATES,
     DuplicateRatingError,
     encode_block,
     filter_rows,
@@ -22,10 +23,11 @@ from nnsparse_stream.data.grouping import (
     partition,
 )
 from nnsparse_stream.data.shard_grouping import ShardGrouping
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.hashing import hash_ids
 from nnsparse_stream.ids.ranks import rank_ids
 from nnsparse_stream.ids.vocabulary import count_ids, order_counts
-from nnsparse_stream.ratings.folds import Folds, HashFolds, LastFolds, TimeFolds, assign_folds
+from nnsparse_stream.ratings.folds import Folds, HashFolds, LastFolds, RowFolds, TimeFolds, assign_folds
 from nnsparse_stream.storage.block_store import to_ipc
 
 RATING = st.floats(-5, 5, width=32)
@@ -87,6 +89,40 @@ def test_mean_merges_whatever_the_order_and_the_cut(
     shuffler.shuffle(shuffled)
     again, _ = blocks_of(shuffled, axis, cuts)
     assert group_rows(again, axis, vocabulary, "mean", None)[0].equals(rows)
+
+
+@given(
+    RECORDS,
+    st.sampled_from(["sum", "max", "count"]),
+    st.sampled_from(["user", "item"]),
+    st.integers(1, 5),
+    st.randoms(use_true_random=False),
+)
+def test_interactions_are_summed_or_counted_whatever_the_order_and_the_cut(
+    records: list[tuple], policy: str, axis: str, cuts: int, shuffler: random.Random
+) -> None:
+    blocks, vocabulary = blocks_of(records, axis)
+    rows, merged = group_rows(blocks, axis, vocabulary, policy, None)
+    expected: dict[tuple, list] = {}
+    for user, item, rating, _, fold in records:
+        expected.setdefault((user, item) if axis == "user" else (item, user), []).append((rating, fold))
+    found = entries(rows, vocabulary)
+    assert found.keys() == expected.keys()
+    assert merged == len(records) - len(expected)
+    for pair, several in expected.items():
+        values = [rating for rating, _ in several]
+        value = {"sum": sum(values), "max": max(values), "count": len(values)}[policy]
+        assert found[pair] == (pytest.approx(value, abs=1e-5), max(fold for _, fold in several))
+    shuffled = records.copy()
+    shuffler.shuffle(shuffled)
+    assert to_ipc(group_rows(blocks_of(shuffled, axis, cuts)[0], axis, vocabulary, policy, None)[0]) == to_ipc(rows)
+
+
+def test_a_sum_that_cannot_be_stored_names_the_pair() -> None:
+    blocks, vocabulary = blocks_of([(7, "a", 3e38, 0, 0), (8, "b", 3e38, 0, 0), (7, "a", 3e38, 0, 0)], "item")
+    with pytest.raises(InputError, match=r"ratings of user 7 and item 'a' sum to 6e\+38, beyond what is stored"):
+        group_rows(blocks, "item", vocabulary, "sum", None)
+    assert group_rows(blocks, "item", vocabulary, "mean", None)[1] == 1
 
 
 @given(RECORDS, st.sampled_from(["first", "last"]), st.randoms(use_true_random=False))
@@ -216,7 +252,11 @@ def test_folds_by_time_go_by_the_ratings_that_are_kept(
     assert group_rows(blocks_of(shuffled, axis, 3)[0], axis, vocabulary, policy, folds)[0].equals(rows)
 
 
-@given(RECORDS, FOLDS_BY_TIME | st.just(HashFolds((40, 30, 30))), st.randoms(use_true_random=False))
+@given(
+    RECORDS,
+    FOLDS_BY_TIME | st.sampled_from([HashFolds((40, 30, 30)), RowFolds("item", 30, 30, 50)]),
+    st.randoms(use_true_random=False),
+)
 def test_a_block_is_folded_like_the_rows_that_it_becomes(
     records: list[tuple], cut: Any, shuffler: random.Random
 ) -> None:
@@ -281,8 +321,8 @@ def test_filters_count_once_before_anything_is_left_out(
 @given(
     RECORDS,
     st.sampled_from(["user", "item"]),
-    st.sampled_from(["error", "first", "last", "mean"]),
-    st.none() | st.just(HashFolds((40, 30, 30))) | FOLDS_BY_TIME,
+    st.sampled_from(DUPLICATES),
+    st.none() | st.just(HashFolds((40, 30, 30))) | FOLDS_BY_TIME | st.just("rows"),
     st.integers(1, 5),
     st.integers(0, 12),
     st.integers(1, 5),
@@ -301,6 +341,8 @@ def test_a_shard_in_parts_has_the_rows_of_one_at_once(
     timed: bool,
 ) -> None:
     folds: Folds | None = LastFolds(axis, *cut) if isinstance(cut, tuple) else cut
+    if cut == "rows":
+        folds = RowFolds(axis, 30, 30, 50)
     blocks, vocabulary = blocks_of(records, axis, cuts)
     left_out = [index for index, name in enumerate(vocabulary.ids.to_pylist()) if name in unknown]
     for place, block in enumerate(blocks):  # as `encode_block` gives them with known columns only

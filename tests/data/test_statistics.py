@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from nnsparse_stream.data.dataset import shard_schema
 from nnsparse_stream.data.statistics import RatingStatistics, add_statistics
+from nnsparse_stream.ratings.folds import FOLD_NAMES
 
-ENTRY = st.tuples(st.floats(-100, 100, width=32), st.integers(0, 2))
+ENTRY = st.tuples(st.floats(-100, 100, width=32), st.integers(0, 4))
 
 
 def rows_of(entries: list[tuple[float, int]]) -> pa.RecordBatch:
@@ -26,7 +27,10 @@ def test_parts_add_up_to_the_whole(parts: list[list[tuple[float, int]]]) -> None
     found = add_statistics(RatingStatistics.of(rows_of(part)) for part in parts)
     values = np.array([value for part in parts for value, _ in part])
     folds = np.array([fold for part in parts for _, fold in part], dtype=int)
-    assert found.fold_entries == tuple(np.bincount(folds, minlength=3)[:3])
+    assert found.fold_entries == tuple(np.bincount(folds, minlength=5))
+    by_fold = found.entries_by_fold()
+    assert [by_fold.get(name, 0) for name in FOLD_NAMES] == list(found.fold_entries)
+    assert len(by_fold) == (5 if (folds > 2).any() else 3)
     train = values[folds == 0]
     written = found.to_json()
     assert (written["min"], written["max"]) == ((values.min(), values.max()) if len(values) else (None, None))

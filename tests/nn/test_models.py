@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
+from nnsparse_stream.nn.linear import LinearConfig, LinearItemModel
 from nnsparse_stream.nn.model import FactorModel, Model
 from nnsparse_stream.nn.models import MODELS
+from nnsparse_stream.nn.ranking_model import RankingAutoencoder, RankingConfig
 from nnsparse_stream.sparse.rows import SparseRows
 
 COLUMNS = 9
@@ -31,7 +33,17 @@ def autoencoder() -> Model:
     return RatingAutoencoder(config, torch.Generator().manual_seed(1))
 
 
-EXAMPLES: dict[str, Callable[[], Model]] = {"autoencoder": autoencoder}
+def linear() -> Model:
+    weights = torch.randn(8, 8, generator=torch.Generator().manual_seed(1)).fill_diagonal_(0)
+    return LinearItemModel(LinearConfig(COLUMNS, trained_columns=8, trained_rows=5), weights)
+
+
+def ranking() -> Model:
+    config = RankingConfig(COLUMNS, 3, 4, code_power=0.5)
+    return RankingAutoencoder(config, torch.Generator().manual_seed(1))
+
+
+EXAMPLES: dict[str, Callable[[], Model]] = {"autoencoder": autoencoder, "ranking": ranking, "linear": linear}
 
 
 @pytest.fixture(params=MODELS)

@@ -325,3 +325,40 @@ def test_a_state_of_another_shape_is_refused_before_the_loops_write_beyond_it(ki
         with pytest.raises(ValueError, match=r"the state of a parameter of shape \(40, 6\) is"):
             optimiser.step()
         optimiser.state[weight][name] = value
+
+
+@EACH
+@pytest.mark.parametrize("name", PATHS)
+def test_decays_are_scaled_by_row_and_unit_rows_keep_their_norm(name, kind, options):
+    start = nn.functional.normalize(torch.randn(COLUMNS, UNITS, generator=torch.Generator().manual_seed(3)).double())
+    scales = torch.linspace(0, 3, COLUMNS, dtype=torch.float64)
+    options = {key: value for key, value in options.items() if key != "decay_by_count"}
+    weights = []
+    for unit_rows in (False, True):
+        by_rows, dense = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+        for weight in (by_rows, dense):
+            group = {"params": [weight], "decay_scales": scales, "unit_rows": unit_rows}
+            optimizer = kind([group], **options)
+            with path(name):
+                for step in range(3):
+                    optimizer.zero_grad()
+                    rows = random_rows(30, COLUMNS, 20, seed=step)  # touches every column
+                    (encode(weight, rows) if weight is by_rows else rows.to_dense() @ weight).sin().sum().backward()
+                    assert isinstance(weight.grad, RowGradient) == (weight is by_rows)
+                    optimizer.step()
+        torch.testing.assert_close(by_rows, dense, rtol=0, atol=1e-10)
+        weights.append(by_rows.detach())
+    free, unit = weights
+    torch.testing.assert_close(unit.norm(dim=1), torch.ones(COLUMNS, dtype=torch.float64))
+    assert (free - unit).abs().min() > 0
+
+
+def test_the_formulas_of_scaled_decay_and_unit_rows():
+    row, gradient = torch.tensor([[0.6, 0.8]]), torch.tensor([[1.0, -2.0]])
+    scaled, unit = nn.Parameter(row.clone()), nn.Parameter(row.clone())
+    scaled.grad, unit.grad = gradient.clone(), gradient.clone()
+    RowSGD([{"params": [scaled], "decay_scales": torch.tensor([3.0])}], lr=0.5, weight_decay=0.1).step()
+    torch.testing.assert_close(scaled.detach(), row - 0.5 * (gradient + 0.3 * row))
+    RowSGD([{"params": [unit], "unit_rows": True}], lr=0.5).step()
+    moved = row - 0.5 * (gradient - (gradient * row).sum() * row)
+    torch.testing.assert_close(unit.detach(), moved / moved.norm())

@@ -17,10 +17,13 @@ from nnsparse_stream.ratings.folds import (
     Folds,
     HashFolds,
     LastFolds,
+    RowFolds,
     TimeFolds,
+    TimeShares,
     assign_folds,
     folds_from_json,
 )
+from nnsparse_stream.ratings.time_counts import count_times
 
 MASK = 2**64 - 1
 
@@ -147,6 +150,76 @@ def test_the_latest_of_each_row(
     )
 
 
+def row_keys(pairs: list[tuple[int, str]]) -> FoldKeys:
+    """Keys of pairs whose users are the rows."""
+    users, items = zip(*pairs, strict=True)
+    numbers = {user: number for number, user in enumerate(sorted(set(users)))}
+    return FoldKeys(
+        hashes=lambda: (hash_ids(pa.array(users)), hash_ids(pa.array(items))),
+        times=None,
+        rows=lambda: np.array([numbers[user] for user in users], dtype=np.int64),
+        ties=not_needed,
+    )
+
+
+@given(
+    st.sets(st.tuples(st.integers(0, 12), st.text("abcdefgh", min_size=1, max_size=2)), min_size=1, max_size=80),
+    st.integers(0, 3),
+    st.randoms(use_true_random=False),
+)
+def test_rows_held_out_follow_the_formula(pairs: set[tuple[int, str]], seed: int, shuffler: random.Random) -> None:
+    ordered = sorted(pairs)
+    shuffler.shuffle(ordered)
+    found = dict(zip(ordered, RowFolds("user", 30, 30, 70, seed).assign(row_keys(ordered)).tolist(), strict=True))
+    salt = mix((seed + 0x9E3779B97F4A7C15) & MASK)
+    for user in {user for user, _ in pairs}:
+        salted = mix(hash_one(user) ^ salt)
+        v = (mix((salted + 0x9E3779B97F4A7C15) & MASK) >> 11) * (100 * 2.0**-53)
+        fold = int(v >= 40) + int(v >= 70)
+        mine = sorted(
+            (item for of, item in pairs if of == user), key=lambda item: mix((salted + hash_one(item)) & MASK)
+        )
+        judged = min(int(len(mine) * 0.3 + 0.5), len(mine) - 1)
+        expected = [fold] * judged + [fold + 2] * (len(mine) - judged) if fold else [0] * len(mine)
+        assert [found[user, item] for item in mine] == expected
+
+
+def test_shares_of_rows_and_of_what_is_shown_are_met() -> None:
+    pairs = [(user, f"i{item}") for user in range(3_000) for item in range(10)]
+    folds = RowFolds("user", 10, 20, 80).assign(row_keys(pairs)).reshape(3_000, 10)
+    held = folds.max(axis=1)  # the codes of what is shown are the larger ones
+    assert set(held.tolist()) == {0, 3, 4}
+    assert np.allclose([(held == 3).mean(), (held == 4).mean()], [0.1, 0.2], atol=0.02)
+    assert (folds[held == 0] == 0).all()
+    for fold, shown in ((1, 3), (2, 4)):
+        assert ((folds[held == shown] == fold).sum(axis=1) == 2).all()
+        assert ((folds[held == shown] == shown).sum(axis=1) == 8).all()
+        # Which are shown goes by the pair, not by the item.
+        assert (folds[held == shown] == fold).mean(axis=0).min() > 0.1
+    other = RowFolds("user", 10, 20, 80, seed=1).assign(row_keys(pairs)).reshape(3_000, 10)
+    assert 0.5 < (other.max(axis=1) == held).mean() < 0.6  # 0.7**2 + 0.1**2 + 0.2**2 where independent
+
+
+@pytest.mark.parametrize(
+    "shares", [{"test": 0}, {"validation": 50, "test": 50}, {"test": 10, "shown": 100}, {"test": 10, "shown": 0}]
+)
+def test_rows_of_which_nothing_is_judged_or_left_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="than 0 and less than 100 percent"):
+        RowFolds("user", **shares)
+
+
+def test_shares_of_time_become_a_cut() -> None:
+    counts = count_times(np.array([1, 2, 3, 4, 5, 6, 7, 7, 9, 9]))
+    assert TimeShares(20, 30).cut(counts) == TimeFolds(6, 7, 20, 30)  # two at 7: four of ten are test, one validation
+    assert TimeShares(test_share=10).cut(counts) == TimeFolds(None, 9, None, 10)
+    assert TimeShares(validation_share=50).cut(counts) == TimeFolds(6, None, 50, None)
+    with pytest.raises(InputError, match="too many ratings have the time 7 for `validation_share_time` 10"):
+        TimeShares(10, 30).cut(counts)
+    for shares in ((0, 0), (60, 40)):
+        with pytest.raises(ValueError, match="do not sum to more than 0 and less than 100 percent"):
+            TimeShares(*shares)
+
+
 def test_hash_folds_ask_for_hashes_only() -> None:
     users, items = hash_ids(pa.array([1, 2, 3])), hash_ids(pa.array(["a", "b", "c"]))
     keys = FoldKeys(lambda: (users, items), None, not_needed, not_needed)
@@ -157,7 +230,14 @@ def test_hash_folds_ask_for_hashes_only() -> None:
 
 @pytest.mark.parametrize(
     "folds",
-    [HashFolds((33.5, 0, 66.5), 7), TimeFolds(3, 8), TimeFolds(test_from=-5), LastFolds("item", 2, 0)],
+    [
+        HashFolds((33.5, 0, 66.5), 7),
+        TimeFolds(3, 8),
+        TimeFolds(test_from=-5),
+        TimeFolds(None, 8, None, 12.5),
+        LastFolds("item", 2, 0),
+        RowFolds("item", 5, 12.5, 70, 3),
+    ],
 )
 def test_folds_are_what_their_json_says(folds: Folds) -> None:
     assert folds_from_json(folds.to_json()) == folds
@@ -166,6 +246,8 @@ def test_folds_are_what_their_json_says(folds: Folds) -> None:
 def test_folds_that_json_leaves_out_have_their_defaults() -> None:
     assert folds_from_json({"method": "hash"}) == HashFolds()
     assert folds_from_json({"method": "last", "axis": "user"}) == LastFolds("user")
+    assert folds_from_json({"method": "rows", "axis": "user"}) == RowFolds("user", 0, 10, 80, 0)
+    assert folds_from_json({"method": "time", "test_share": 10}) == TimeShares(0, 10)
     assert folds_from_json({"method": "files"}) is None
 
 
@@ -173,7 +255,7 @@ def test_folds_that_json_leaves_out_have_their_defaults() -> None:
     ("value", "message"),
     [
         ("hash", "folds are 'hash'; give a mapping"),
-        ({}, "the method of folds is None; give hash, time, last or files"),
+        ({}, "the method of folds is None; give hash, time, last, rows or files"),
         ({"method": "hash", "parts": 1}, "folds of method hash have no 'parts'; they have percent, seed"),
         ({"method": "files", "seed": 1}, "folds of method files have no 'seed'; they have nothing"),
         ({"method": "hash", "seed": "1"}, "seed of folds is '1'; give an integer"),
@@ -184,6 +266,11 @@ def test_folds_that_json_leaves_out_have_their_defaults() -> None:
         ({"method": "last"}, "folds of method last lack the axis; give user or item"),
         ({"method": "last", "axis": "row"}, "axis of folds is 'row'; give user or item"),
         ({"method": "last", "axis": "user", "test": -1}, "test of folds is -1; give an integer from 0"),
+        ({"method": "rows"}, "folds of method rows lack the axis; give user or item: which rows"),
+        ({"method": "rows", "axis": "user", "test": 120}, "test of folds is 120; give a percentage from 0 to 100"),
+        ({"method": "rows", "axis": "user", "shown": 0}, "`shown` 0 is not more than 0 .* correct the folds"),
+        ({"method": "time", "test_share": "1"}, "test_share of folds is '1'; give a percentage"),
+        ({"method": "time", "test_share": 100}, "do not sum to more than 0 and less than 100 percent; correct"),
         ({"method": "time"}, "neither `validation_from` nor `test_from` is given; correct the folds"),
         ({"method": "time", "test_from": "2001-01-01"}, "test_from of folds is '2001-01-01'; give an integer"),
     ],

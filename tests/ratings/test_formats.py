@@ -123,7 +123,7 @@ BAD_FILES = [
         "f",
         '{"user": 1, "item": 2}\n',
         DEFAULT,
-        "no field 'rating'; the fields found are user, item; pass `rating_column` NAME; where every record is to count",
+        "no field 'rating'; the fields found are user, item; pass `rating_column` NAME; where every record is",
     ),
     ("f", '{"user"\n', DEFAULT, "no JSON object"),
     ("f", b"BZh91AY", DEFAULT, "compressed with bzip2: decompress it first; only gzip"),
@@ -156,7 +156,10 @@ def test_what_cannot_be_read_is_refused(
             {"user": [1], "item": [1], "rating": [1], "when": [True]},
             "bool, and numbers, timestamps or ISO text are needed",
         ),
-        ({"user": [1], "item": [1], "stars": [1]}, "no column 'rating'.* pass `rating_column` none"),
+        (
+            {"user": [1], "item": [1], "stars": [1]},
+            "no column 'rating'.* pass `feedback` implicit, or `rating_column` none",
+        ),
     ],
 )
 def test_parquet_columns_of_other_types_are_refused(tmp_path: Path, columns: dict, message: str) -> None:

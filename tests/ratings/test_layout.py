@@ -77,6 +77,8 @@ def test_the_number_of_fields_is_that_of_most_records() -> None:
         ("1\t2\t881250949", CLICKS, (0, 1)),
         ("1\t2\t881250949", CLICKS._replace(timestamp="2"), (0, 1, 2)),
         ("u,i", FieldNames("0", "1", "none"), (0, 1)),
+        ("ann,tea,12\nbob,rice,x", FieldNames("0", "1", "none"), (0, 1)),
+        ("ann,tea,x\nbob,rice,12\ncid,tea,y", FieldNames("0", "1", "none"), (0, 1)),
     ],
 )
 def test_a_log_without_ratings(text: str, names: FieldNames, positions: tuple[int, ...]) -> None:
@@ -84,7 +86,7 @@ def test_a_log_without_ratings(text: str, names: FieldNames, positions: tuple[in
     assert (found.rated, found.positions) == (False, positions)
 
 
-ONES = "where every record is to count as a 1, as of clicks or purchases, pass `rating_column` none"
+ONES = "where every record is an interaction, as a click, pass `feedback` implicit, or `rating_column` none"
 REFUSED = [
     ("1\t2\t881250949\n3\t4\t881250950", DEFAULT, Dialect(), f"third field seems to be a time .*881250949; {ONES}"),
     ("1::2::881250949123", DEFAULT, Dialect(), "seems to be a time"),
@@ -99,6 +101,15 @@ REFUSED = [
     ("a;b,c;d,3\na;b,c;d,4", FieldNames("0", "1", "2"), Dialect(), "fields still hold another one: .*`delimiter`"),
     ("a b c", DEFAULT, Dialect(), "neither Parquet, .* name the `format`, or the `delimiter`"),
     ("user,item,rating", FieldNames("user", "0"), Dialect(), "name the same column"),
+    (
+        "who,what,at\nann,tea,881250949",
+        FieldNames("0", "1", "none"),
+        Dialect(),
+        "seems to be a header: who, what, at; p",
+    ),
+    ("who,what\nann,5\nbob,6", FieldNames("0", "1", "none"), Dialect(), "pass `header` true, or false where it is"),
+    ("who,what,day\nann,tea,2026-01-31", FieldNames("0", "1", None), Dialect(), "seems to be a header"),
+    ("Item_ID;user\ntea;ann", FieldNames("1", "0", "none"), Dialect(), "seems to be a header"),
 ]
 
 

@@ -24,7 +24,9 @@ import torch
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.evaluation.prediction_errors import ErrorSums, evaluate_batch
+from nnsparse_stream.evaluation.judging import judge_batch
+from nnsparse_stream.evaluation.metric_sums import MetricSums
+from nnsparse_stream.evaluation.metrics import parse_metrics
 from nnsparse_stream.scoring.tables import top_k_tables
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.training.checkpoint import load_model
@@ -66,7 +68,9 @@ def evaluate(where: Path) -> Any:
     dataset = Dataset(str(where / "data"))
     read_state(str(where / "run")).check_data(dataset.manifest, dataset.url)
     model = load_model(str(where / "run")).model
-    return sum((evaluate_batch(model, batch, 2) for batch in dataset.batches()), ErrorSums()).rmse
+    metrics = parse_metrics(["rmse", "ndcg@5"])
+    parts = (judge_batch(model, batch, 2, metrics) for batch in dataset.batches())
+    return sum(parts, MetricSums.of(metrics, dataset.manifest.num_columns)).values()["rmse"]
 
 
 def score(where: Path) -> Any:

@@ -8,16 +8,23 @@ from pathlib import Path
 
 import pytest
 from runs import assert_same_run, request
-from samples import Trained
+from samples import Trained, command
 
+from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.training.checkpoint import load_model
 from nnsparse_stream.training.objectives import OBJECTIVES, objective_of, recipe_from_json
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.start import train
+from nnsparse_stream.training.state import read_state
 
 #: Of each objective a recipe that is trained in a moment.
-EXAMPLES: dict[str, Recipe] = {"rating": recipe("best", hidden=(8,), epochs=3)}
+EXAMPLES: dict[str, Recipe] = {
+    "rating": recipe("best", hidden=(8,), epochs=3),
+    "ranking": recipe("ranking-dense", units=8, sampled_columns=10, hide_ratio=0.2, epochs=3),
+    "linear": recipe("linear"),
+}
 
 
 @pytest.fixture(params=OBJECTIVES)
@@ -56,3 +63,20 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(example: Recipe, trai
     train(request(trained, tmp_path / "run", recipe=example, max_steps=5))
     train(request(trained, tmp_path / "run", recipe=example, resume=True))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_what_is_about_ratings_refuses_interactions_and_everything_else_takes_them(
+    example: Recipe, trained: Trained, tmp_path: Path
+) -> None:
+    data = str(tmp_path / "data")
+    command("prepare", "--input", trained.log, "--output", data, "--axis", "user", "--feedback", "implicit")
+    asked = request(trained, tmp_path / "run", data=data, recipe=example)
+    if "implicit" in example.feedback:
+        train(asked)
+        return
+    with pytest.raises(InputError, match="holds interactions without ratings"):
+        train(asked)
+    assert not (tmp_path / "run").exists()
+    train(request(trained, tmp_path / "ratings", recipe=example))
+    with pytest.raises(InputError, match="holds interactions without ratings"):
+        read_state(str(tmp_path / "ratings")).check_data(Manifest.read(data), data)

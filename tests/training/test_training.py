@@ -19,6 +19,9 @@ from samples import ROOT
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.evaluation.judging import judge_batch
+from nnsparse_stream.evaluation.metric_sums import MetricSums
+from nnsparse_stream.evaluation.metrics import parse_metrics
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import Checkpoint, load_model
@@ -178,11 +181,47 @@ def test_patience_ends_the_run_and_the_model_is_the_best_epochs(trained, tmp_pat
     assert len(errors) < 60
     best = min(range(len(errors)), key=errors.__getitem__)
     assert best == len(errors) - 3
-    assert summary["best"] == {"epoch": best + 1, "step": history[best]["step"], "rmse": errors[best]}
+    assert summary["best"] == {
+        "epoch": best + 1,
+        "step": history[best]["step"],
+        "metric": "rmse",
+        "value": errors[best],
+    }
     assert load_model(str(tmp_path / "run")).state["step"] == history[best]["step"]
     assert {Path(url).name for url in checkpoints_of(str(tmp_path / "run"))} == {
         f"step-{history[epoch]['step']:09d}" for epoch in (best, len(errors) - 2, len(errors) - 1)
     }
+
+
+def test_the_best_epoch_is_that_of_any_metric_in_its_direction(trained, tmp_path):
+    plan = {"recipe": recipe("cfn", hidden=(8,), epochs=30, learning_rate=0.3), "patience": 1}
+    run = tmp_path / "run"
+    summary = train(request(trained, run, **plan, validation_metric="ndcg@5"))
+    history = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    values = [line["validation"]["ndcg@5"] for line in history]
+    best = len(values) - 2
+    assert values[:-1] == sorted(values[:-1])  # each better than the one before, but the last
+    assert values[-1] <= values[best]
+    assert summary["best"] == {
+        "epoch": best + 1, "step": history[best]["step"], "metric": "ndcg@5", "value": values[best],
+    }  # fmt: skip
+    assert load_model(str(run)).state["step"] == history[best]["step"]
+    metrics = parse_metrics(["ndcg@5", "rmse", "mae"])
+    batches, num_columns = Dataset(trained.data).batches(), Dataset(trained.data).manifest.num_columns
+    parts = (judge_batch(load_model(str(run)).model, batch, 1, metrics) for batch in batches)
+    assert history[best]["validation"] == pytest.approx(sum(parts, MetricSums.of(metrics, num_columns)).values())
+    assert "ndcg@5 by epoch" in (run / "report.html").read_text()
+
+
+def test_a_metric_that_cannot_decide_is_refused_before_anything_is_written(trained, tmp_path, capsys):
+    flags = ["train", "--data", trained.data, "--output", str(tmp_path / "run")]
+    assert cli.main([*flags, "--validation_metric", "ndgc@5"]) == 2
+    assert "there is no metric 'ndgc@5'" in capsys.readouterr().err
+    data = str(tmp_path / "unvalidated")
+    assert cli.main(["prepare", "--input", trained.log, "--output", data, "--axis", "user", "--folds", "90,0,10"]) == 0
+    assert cli.main(["train", "--data", data, "--output", str(tmp_path / "run"), "--validation_metric", "mae"]) == 2
+    assert "--validation_metric needs a validation fold" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_ends_after_the_steps_that_it_was_given(trained, tmp_path):
@@ -295,6 +334,8 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(trained, tmp_path):
         train(request(trained, run))
     with pytest.raises(InputError, match=r"other settings: learning_rate was 0\.06, is 0\.5"):
         train(request(trained, run, resume=True, recipe=recipe("cfn", hidden=(8,), epochs=4, learning_rate=0.5)))
+    with pytest.raises(InputError, match="other settings: validation_metric was rmse, is ndcg@5"):
+        train(request(trained, run, resume=True, validation_metric="ndcg@5"))
     with pytest.raises(InputError, match="has trained 3 epochs already"):
         train(request(trained, run, resume=True, recipe=recipe("cfn", hidden=(8,), epochs=2)))
     assert weights_of(run)

@@ -100,6 +100,34 @@ def test_rows_of_another_source_and_their_folds(log: Path, monkeypatch: pytest.M
     assert json.loads(files_of("folded")["manifest.json"])["folds"] == {"method": "files"}
 
 
+def test_interactions_are_those_of_prepare(log: Path) -> None:
+    """Rows without ratings, and rows whose ratings become interactions; folds by rows and by a share of time."""
+    log.write_text(log.read_text().replace("u1,2,nan,3\n", ""))
+    run("""
+    - {type: ReadRatings, config: {input: log.csv, timestamp_column: time, dead_letters: letters}}
+    - type: MapToFields
+      input: ReadRatings.ratings
+      config: {fields: {user: user, item: item}}
+    - type: WriteDataset
+      name: Counted
+      input: MapToFields
+      config: {output: counted, axis: user, feedback: implicit, folds: {method: rows, test: 20, seed: 2}}
+    - type: WriteDataset
+      name: Positive
+      input: ReadRatings.ratings
+      config: {output: positive, axis: item, positive_from: 3.5, folds: {method: time, test_share: 10}}
+""")
+    rows = ["--feedback", "implicit", "--test_rows", 20, "--fold_seed", 2, "--timestamp_column", "time"]
+    assert prepare("--input", log, "--output", "expected", "--axis", "user", *rows) == 0
+    assert files_of("counted") == files_of("expected")
+    shares = ["--positive_from", 3.5, "--test_share_time", 10, "--timestamp_column", "time"]
+    assert prepare("--input", log, "--output", "expected", "--overwrite", "--axis", "item", *shares) == 0
+    assert files_of("positive") == files_of("expected")
+    manifest = json.loads(files_of("positive")["manifest.json"])
+    assert (manifest["feedback"], manifest["duplicates"]) == ("implicit", "count")
+    assert manifest["fold_entries"]["test"] > 0
+
+
 def test_too_many_bad_records_fail_the_run_and_the_next_begins_anew(log: Path) -> None:
     pipeline = """
     - {type: ReadRatings, config: {input: {train: log.csv}, dead_letters: out/dead_letters}}
@@ -196,6 +224,11 @@ ROW = "{user: 1, item: tea, rating: 2.5}"
         (ROW, "axis: user, duplicates: last", "the rows have no field timestamp, only user, item, rating"),
         (ROW, "axis: user, time_from: 3, time_to: 3", "time_from 3 is not before time_to 3"),
         (ROW, "axis: user, min_row_ratings: 0", "min_row_ratings is 0; give an integer from 1"),
+        (ROW, "axis: user, feedback: none", "feedback is 'none'; give explicit or implicit"),
+        (ROW, "axis: user, feedback: explicit, positive_from: 4", "positive_from is 4, and feedback explicit; give"),
+        (ROW, "axis: user, positive_from: four", "positive_from is 'four', and feedback implicit; give a number"),
+        (ROW, "axis: user, folds: {method: rows, axis: item}", "go by the rows of the axis item, and axis is user"),
+        ("{user: 1, item: tea}", "axis: user, positive_from: 4", "the rows have no field rating, only user, item"),
         (ROW, "axis: user, max_bad_fraction: 5", "max_bad_fraction is 5; give a number from 0 to 1"),
         ("{user: 1, item: tea}", "axis: user", "the rows have no field rating, only user, item"),
         ("{user: 1, item: 2.5, rating: 2}", "axis: user", "field item of the rows is .*, not an integer or a string"),

@@ -7,15 +7,23 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from samples import Trained
 from shuffles import carries_blocks, coders_of_shuffles, falls_back
 
 from nnsparse_stream.data.manifest import ShardFile
 from nnsparse_stream.data.shards import Shard
-from nnsparse_stream.ratings.folds import LastFolds
+from nnsparse_stream.ratings.folds import LastFolds, TimeShares
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.input_plan import plan_inputs
 from nnsparse_stream.ratings.reading import Split
-from nnsparse_stream.transforms import AssignFolds, BuildVocabulary, ReadRatings, SparsifyRatings, WriteShards
+from nnsparse_stream.transforms import (
+    AssignFolds,
+    BuildVocabulary,
+    EvaluateRatings,
+    ReadRatings,
+    SparsifyRatings,
+    WriteShards,
+)
 from nnsparse_stream.transforms.coders import RecordBatchCoder, ShardCoder, SplitCoder
 
 
@@ -61,3 +69,21 @@ def test_folding_by_row_shuffles_blocks() -> None:
     found = coders_of_shuffles(pipeline)
     assert carries_blocks(found["AssignFolds/By part"])
     assert not falls_back(found["AssignFolds/By part"])
+
+
+def test_judging_shuffles_numbers_of_columns_as_blocks(trained: Trained) -> None:
+    pipeline = beam.Pipeline("apache_beam.runners.portability.fn_api_runner.FnApiRunner")
+    _ = pipeline | EvaluateRatings(trained.run, trained.data, "test", ["rmse", "gini@5"])
+    found = {label: parts for label, parts in coders_of_shuffles(pipeline).items() if "Add up" in label}
+    assert len(found) == 3  # what the biases are of, twice, and the listed columns
+    assert all(carries_blocks(parts) and not falls_back(parts) for parts in found.values())
+
+
+def test_a_share_of_time_shuffles_counts_as_blocks() -> None:
+    pipeline = beam.Pipeline("apache_beam.runners.portability.fn_api_runner.FnApiRunner")
+    block = pa.record_batch({"user": [1], "item": [1], "rating": [1.0], "timestamp": [1]})
+    ratings = pipeline | beam.Create([block], reshuffle=False).with_output_types(pa.RecordBatch)
+    _ = ratings | AssignFolds(TimeShares(0, 10))
+    found = coders_of_shuffles(pipeline)
+    assert found
+    assert not [label for label, parts in found.items() if not carries_blocks(parts) or falls_back(parts)]

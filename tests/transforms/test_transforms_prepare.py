@@ -29,16 +29,18 @@ from nnsparse_stream.pipelines.metrics import sizes
 from nnsparse_stream.pipelines.running import run_pipeline
 from nnsparse_stream.ratings import dead_letters as split_outputs
 from nnsparse_stream.ratings.dead_letters import check_bad_records
-from nnsparse_stream.ratings.folds import Folds, HashFolds, LastFolds, TimeFolds
+from nnsparse_stream.ratings.folds import Folds, HashFolds, LastFolds, RowFolds, TimeFolds, TimeShares
 from nnsparse_stream.ratings.input_plan import InputPlan, plan_inputs
 from nnsparse_stream.ratings.reading import BLOCK_BYTES
+from nnsparse_stream.ratings.selection import Selection
 from nnsparse_stream.ratings.synthetic import make_ratings
+from nnsparse_stream.ratings.time_counts import count_times
 from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.storage.files import join
 from nnsparse_stream.transforms import (
     AssignFolds,
     BuildVocabulary,
-    FilterByTime,
+    FilterRatings,
     ReadRatings,
     SparsifyRatings,
     WriteShards,
@@ -223,11 +225,20 @@ def timed_blocks(order: int, size: int) -> list[pa.RecordBatch]:
 
 
 @pytest.mark.parametrize(
-    "folds", [HashFolds((40, 30, 30)), TimeFolds(3, 8), LastFolds("user", 2, 1), LastFolds("item")]
+    "folds",
+    [
+        HashFolds((40, 30, 30)),
+        TimeFolds(3, 8),
+        LastFolds("user", 2, 1),
+        LastFolds("item"),
+        RowFolds("item", 30, 30, 50),
+        TimeShares(25, 25),
+    ],
 )
-def test_assigned_folds_are_those_of_the_whole_in_any_order_and_cut(tmp_path: Path, folds: Folds) -> None:
+def test_assigned_folds_are_those_of_the_whole_in_any_order_and_cut(tmp_path: Path, folds: Folds | TimeShares) -> None:
     (whole,) = timed_blocks(0, 1000)
-    expected = sorted(map(str, fold_block(whole, folds).to_pylist()))
+    cut = folds.cut(count_times(whole["timestamp"].to_numpy())) if isinstance(folds, TimeShares) else folds
+    expected = sorted(map(str, fold_block(whole, cut).to_pylist()))
     for order, size in ((1, 200), (2, 13)):
 
         def build(pipeline: beam.Pipeline, order: int = order, size: int = size) -> None:
@@ -252,7 +263,7 @@ def test_filters_leave_out_and_count(tmp_path: Path) -> None:
     def build(pipeline: beam.Pipeline) -> None:
         blocks = [*timed_blocks(1, 17), late]
         ratings = pipeline | beam.Create(blocks).with_output_types(pa.RecordBatch)
-        kept = ratings | FilterByTime(TimeRange(2, 9))
+        kept = ratings | FilterRatings(Selection(TimeRange(2, 9)))
         _ = kept.filtered | "Filtered" >> collect(tmp_path, "filtered")
         vocabulary = kept.ratings | BuildVocabulary("item", "string", str(tmp_path), min_ratings=13)
         _ = vocabulary | "Vocabulary" >> collect(tmp_path, "vocabulary")

@@ -45,7 +45,7 @@ def test_rows_of_blocks_become_blocks_of_the_same_schema(rows: beam.PCollection)
         ({"user": None}, "a row has no user: {'user': None, 'item': 'tea'"),
         ({"rating": float("nan")}, "the rating of a row is not finite: {'user': 1"),
         ({"rating": 1e39}, "the rating of a row is not finite"),
-        ({"fold": 3}, "the fold of a row is not 0, 1 or 2: .*'fold': 3"),
+        ({"fold": 5}, "the fold of a row is not an integer from 0 to 4: .*'fold': 5"),
     ],
 )
 def test_a_row_that_is_no_rating_is_shown(change: dict[str, Any], message: str) -> None:
@@ -53,6 +53,17 @@ def test_a_row_that_is_no_rating_is_shown(change: dict[str, Any], message: str) 
     assert [block.to_pylist() for block in table_blocks(pa.Table.from_pylist([row]), SCHEMA)] == [[row]]
     with pytest.raises(InputError, match=message):
         list(table_blocks(pa.Table.from_pylist([row, {**row, **change}]), SCHEMA))
+
+
+def test_a_row_of_an_interaction_without_a_rating_counts_as_a_1() -> None:
+    row_type = RowTypeConstraint.from_fields([("item", str), ("user", np.int32)])
+    rows = beam.Pipeline(IN_PROCESS_RUNNER) | beam.Create([]).with_output_types(row_type)
+    with pytest.raises(InputError, match="the rows have no field rating, only item, user"):
+        block_schema(rows, timestamp=False, fold=False)
+    schema = block_schema(rows, timestamp=False, fold=False, rating=False)
+    assert schema == SCHEMA.remove(3)
+    (block,) = table_blocks(pa.table({"item": ["tea", "rice"], "user": [1, 2]}), schema)
+    assert block.to_pylist() == [{"user": 1, "item": "tea", "rating": 1}, {"user": 2, "item": "rice", "rating": 1}]
 
 
 def test_blocks_are_bounded() -> None:

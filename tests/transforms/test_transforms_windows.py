@@ -15,7 +15,8 @@ from apache_beam.typehints.row_type import RowTypeConstraint
 from nnsparse_stream import transforms
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.running import IN_PROCESS_RUNNER
-from nnsparse_stream.ratings.folds import HashFolds, LastFolds
+from nnsparse_stream.ratings.folds import HashFolds, LastFolds, TimeShares
+from nnsparse_stream.ratings.selection import Selection
 from nnsparse_stream.ratings.times import TimeRange
 from nnsparse_stream.transforms import beam_yaml
 from nnsparse_stream.transforms.rating_rows import to_blocks
@@ -25,7 +26,7 @@ BLOCK = pa.record_batch(
     {"user": [1, 2], "item": [1, 1], "rating": pa.array([1, 2], pa.float32()), "timestamp": [5, 15]}
 )
 ROWS = RowTypeConstraint.from_fields([("user", int), ("item", int), ("rating", float)])
-PREPARE: dict[str, Any] = {"times": TimeRange(), "duplicates": "error", "folds": None, "num_shards": 1}
+PREPARE: dict[str, Any] = {"selection": Selection(), "duplicates": "error", "folds": None, "num_shards": 1}
 
 
 def windowed(pipeline: beam.Pipeline, elements: list[Any], kind: Any) -> beam.PCollection:
@@ -47,6 +48,7 @@ def windowed(pipeline: beam.Pipeline, elements: list[Any], kind: Any) -> beam.PC
         lambda url: transforms.WriteShards(url),
         lambda url: transforms.PrepareShards(url, "user", BLOCK, min_row_ratings=1, min_column_ratings=1, **PREPARE),
         lambda url: transforms.AssignFolds(LastFolds("user")),
+        lambda url: transforms.AssignFolds(TimeShares(0, 10)),
         lambda url: ScoreRatings(url, url, 1, top_k=1, folds=[0]),
         lambda url: transforms.BlendPairs([url], [url], [1.0], url, folds=[0]),
     ],
@@ -74,7 +76,7 @@ def test_what_takes_elements_one_by_one_keeps_their_windows() -> None:
 
     with beam.Pipeline(IN_PROCESS_RUNNER) as pipeline:
         blocks = windowed(pipeline, [BLOCK, BLOCK], pa.RecordBatch)
-        kept = blocks | transforms.FilterByTime(TimeRange(0, 10))
+        kept = blocks | transforms.FilterRatings(Selection(TimeRange(0, 10)))
         first = BLOCK.slice(0, 1).to_pylist()
         assert_that(kept.ratings | "R" >> beam.Map(window_of), equal_to([(0, first), (10, first)]), "ratings")
         assert_that(kept.filtered | "F" >> beam.Map(window_of), equal_to([(0, 1), (10, 1)]), "filtered")

@@ -1,5 +1,4 @@
 import json
-import math
 import os
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import torch
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
-from nnsparse_stream.evaluation.prediction_errors import BUCKETS, ErrorSums, evaluate_batch
+from nnsparse_stream.evaluation.judging import judge_batch
+from nnsparse_stream.evaluation.metric_sums import MetricSums
+from nnsparse_stream.evaluation.metrics import parse_metrics
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.training.checkpoint import load_model
 
@@ -60,27 +61,95 @@ def test_a_checkpoint_directory_is_a_model_too(trained, capsys):
     assert capsys.readouterr().out == last
 
 
-def test_sums_add_up_and_bound_the_buckets():
-    one, two = ErrorSums(), ErrorSums()
-    one.add(np.array([0, 7, 2000]), np.array([0, 1, 1, 2]), np.array([1.0, -2.0, 2.0, 0.5]))
-    two.add(np.array([9]), np.array([0]), np.array([4.0]))
-    report = (one + two).report("test")
-    assert report["count"] == 5
-    assert report["rmse"] == pytest.approx(math.sqrt((1 + 4 + 4 + 0.25 + 16) / 5))
-    assert [(b["min_ratings"], b["max_ratings"], b["rows"], b["count"]) for b in report["buckets"]] == [
-        (0, 0, 1, 1),
-        (5, 9, 2, 3),
-        (BUCKETS[-1], None, 1, 1),
-    ]
-    assert ErrorSums().report("test") == {"fold": "test", "count": 0, "rmse": None, "mae": None, "buckets": []}
+NAMES = ["rmse", "ndcg@5", "recall@3", "recall_all@3", "popularity@3", "coverage@2", "gini@3"]
+
+
+def judged(model, dataset, names=NAMES, fold=2):
+    metrics = parse_metrics(names)
+    parts = (judge_batch(model, batch, fold, metrics) for batch in dataset.batches())
+    return sum(parts, MetricSums.of(metrics, dataset.manifest.num_columns))
+
+
+def defined(model, dataset, known_counts=range(10**6)):
+    """Metrics of lists on the test fold, row by row, of rows with such numbers of known entries, from dense scores."""
+    counts, found, listed = model.column_counts.numpy(), {name: [] for name in NAMES[1:5]}, []
+    for batch in dataset.batches():
+        known, at = (fold_rows(batch, folds, dataset.manifest.num_columns) for folds in ((0,), (2,)))
+        scores = model.predict(known, clip=False).numpy()
+        for row in range(len(batch)):
+            n, judged_columns = at[row].num_entries, set(at[row].columns.tolist())
+            if not n or known[row].num_entries not in known_counts:
+                continue
+            out = set(known[row].columns.tolist()) | set(np.flatnonzero(counts == 0).tolist())
+            ranked = [c for c in sorted(range(len(counts)), key=lambda c: (-scores[row, c], c)) if c not in out]
+            gains = [1 / np.log2(rank + 2) for rank in range(5)]
+            found["ndcg@5"].append(
+                sum(gain for c, gain in zip(ranked, gains, strict=False) if c in judged_columns) / sum(gains[:n])
+            )
+            hits = len(judged_columns.intersection(ranked[:3]))
+            found["recall@3"].append(hits / min(3, n))
+            found["recall_all@3"].append(hits / n)
+            found["popularity@3"].append(counts[ranked[:3]].mean())
+            listed.append(ranked)
+    in_lists = np.bincount([c for ranked in listed for c in ranked[:3]], minlength=len(counts))
+    gini = np.abs(in_lists[:, None] - in_lists).sum() / (2 * len(counts) ** 2 * in_lists.mean())
+    coverage = len({c for ranked in listed for c in ranked[:2]}) / len(counts)
+    return {**{name: np.mean(values) for name, values in found.items()}, "coverage@2": coverage, "gini@3": gini}
+
+
+def test_metrics_of_lists_equal_those_of_dense_scores(trained):
+    dataset, model = Dataset(trained.data), load_model(trained.run).model
+    report = judged(model, dataset).report()
+    expected = defined(model, dataset)
+    assert {name: value for name, value in report["metrics"].items() if name != "rmse"} == pytest.approx(expected)
+    assert len(report["buckets"]) > 1
+    bucket = report["buckets"][-1]
+    inside = defined(model, dataset, range(bucket["min_ratings"], (bucket["max_ratings"] or 10**6) + 1))
+    of_rows = {name: value for name, value in bucket["metrics"].items() if name != "rmse"}
+    assert of_rows == pytest.approx({name: inside[name] for name in NAMES[1:5]})
 
 
 def test_rows_are_judged_in_bounded_blocks(trained, monkeypatch):
     dataset, model = Dataset(trained.data), load_model(trained.run).model
-    whole = sum((evaluate_batch(model, batch, 2) for batch in dataset.batches()), ErrorSums())
-    monkeypatch.setattr("nnsparse_stream.evaluation.prediction_errors._ROWS_AT_ONCE", 7)
-    parts = sum((evaluate_batch(model, batch, 2) for batch in dataset.batches()), ErrorSums())
-    np.testing.assert_allclose(parts.sums, whole.sums, rtol=1e-6)
+    whole = judged(model, dataset)
+    for rows in ("_ROWS_AT_ONCE", "_RANKED_AT_ONCE"):
+        monkeypatch.setattr(f"nnsparse_stream.evaluation.judging.{rows}", 7)
+    parts = judged(model, dataset)
+    np.testing.assert_array_equal(parts.judged, whole.judged)
+    np.testing.assert_allclose(parts.terms, whole.terms, rtol=1e-6)
+    assert all((parts.listed[k] == whole.listed[k]).all() for k in (2, 3))
+
+
+def test_the_command_says_by_what_a_model_is_better(trained, tmp_path, capsys):
+    target = tmp_path / "figures.json"
+    flags = ["--data", trained.data, "--model", trained.run, "--json", str(target)]
+    assert cli.main(["evaluate", *flags, "--metrics", ",".join(NAMES[1:]), "--metrics", "rmse"]) == 0
+    figures, printed = json.loads(target.read_text()), capsys.readouterr().out
+    dataset, model = Dataset(trained.data), load_model(trained.run).model
+    assert figures["metrics"] == pytest.approx(judged(model, dataset).values())
+    assert figures["rmse"] == figures["metrics"]["rmse"]
+    assert figures["mae"] is None
+    names = [line["name"] for line in figures["baselines"]]
+    assert names == ["global mean", "row and column biases", "popularity"]
+    popularity = figures["baselines"][-1]["metrics"]
+    assert set(popularity) == set(NAMES[1:])
+    for name, value in popularity.items():
+        lower = name.startswith(("popularity", "gini"))
+        assert figures["better"][name] is (
+            figures["metrics"][name] < value if lower else figures["metrics"][name] > value
+        )
+    better = [name for name in [*NAMES[1:], "rmse"] if figures["better"][name]]
+    assert f"The model is better than the baselines by {', '.join(better)}." in printed
+    worse = [name for name in NAMES[1:] if name not in better]
+    assert f"The model is NOT better than popularity by {', '.join(worse)}: train it differently" in printed
+
+
+def test_lists_of_what_the_model_knows_are_refused(trained, capsys):
+    flags = ["--data", trained.data, "--model", trained.run]
+    assert cli.main(["evaluate", *flags, "--fold", "train", "--metrics", "rmse,ndcg@5"]) == 2
+    assert "--fold train cannot be judged by ndcg@5" in capsys.readouterr().err
+    assert cli.main(["evaluate", *flags, "--metrics", "rmse,ndgc@5"]) == 2
+    assert "there is no metric 'ndgc@5'" in capsys.readouterr().err
 
 
 def other_data(trained, tmp_path, *flags):

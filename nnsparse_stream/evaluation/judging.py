@@ -1,0 +1,87 @@
+"""Judges a model on one fold of a batch of a shard, by any metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from nnsparse_stream.data.fold_rows import fold_rows, known_folds
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.evaluation.metric_sums import MetricSums
+from nnsparse_stream.evaluation.metrics import ErrorMetric, JudgedLists, Metric
+from nnsparse_stream.sparse.rows import SparseRows
+
+# Rows that are encoded at once: bounds the codes to rows x hidden units, however short the rows are.
+_ROWS_AT_ONCE = 2048
+# Rows that are ranked at once: bounds their scores to rows x a tile of columns.
+_RANKED_AT_ONCE = 64
+
+
+class Predictor(Protocol):
+    """What can be judged: a model, or a baseline.
+
+    Attributes:
+        column_counts: int64 (columns,), training entries of each column; on the predictor's device.
+    """
+
+    column_counts: Tensor
+
+    def predict_at(self, known: SparseRows, at: SparseRows) -> Tensor:
+        """Predicted ratings at the entries of `at`, (entries,), of rows of which these entries are known."""
+
+    def top_k(self, known: SparseRows, k: int) -> tuple[Tensor, Tensor]:
+        """The k best columns that a row does not know, int64 (rows, k), -1 where there are fewer; and their scores."""
+
+
+def judge_batch(model: Predictor, batch: pa.RecordBatch, fold: int, metrics: Sequence[Metric]) -> MetricSums:
+    """Judges a model on one fold of a batch of a shard; it sees the rows' training entries only.
+
+    Memory, beside the batch: the codes of 2,048 rows, and what ranking 64 rows takes. Lists are not kept.
+
+    Args:
+        model: on any device.
+        batch: rows as a shard holds them.
+        fold: 0 train, 1 validation, 2 test; for metrics of lists not 0, whose columns are not listed.
+        metrics: what to judge by.
+    """
+    device, num_columns = model.column_counts.device, len(model.column_counts)
+    known, judged = fold_rows(batch, known_folds(fold), num_columns), fold_rows(batch, (fold,), num_columns)
+    counted = judged.lengths().nonzero()[:, 0]
+    known, judged = known.select(counted), judged.select(counted)
+    sums = MetricSums.of(metrics, num_columns)
+    sums.add_rows(known.lengths().numpy(), judged.lengths().numpy())
+    if any(isinstance(metric, ErrorMetric) for metric in metrics):
+        for rows, at in _blocks(known, judged, _ROWS_AT_ONCE):
+            with torch.no_grad():
+                predicted = model.predict_at(rows.to(device), at.to(device)).cpu()
+            sums.add_errors(rows.lengths().numpy(), at.row_indices().numpy(), (predicted - at.values).numpy())
+    k = max((metric.k or 0 for metric in metrics), default=0)
+    counts = model.column_counts.cpu().numpy()
+    for rows, at in _blocks(known, judged, _RANKED_AT_ONCE) if k else ():
+        columns, _ = model.top_k(rows.to(device), k)
+        sums.add_lists(rows.lengths().numpy(), JudgedLists(columns.cpu().numpy(), at, counts))
+    return sums
+
+
+def _blocks(known: SparseRows, judged: SparseRows, size: int) -> Iterator[tuple[SparseRows, SparseRows]]:
+    """So many rows of both at a time."""
+    for start in range(0, known.num_rows, size):
+        yield known[start : start + size], judged[start : start + size]
+
+
+def check_metrics(metrics: Sequence[Metric], fold: str) -> None:
+    """Refuses metrics of lists on what the model knows.
+
+    Raises:
+        InputError: the fold is "train" and a metric is one of lists.
+    """
+    of_lists = [metric.name for metric in metrics if metric.k]
+    if fold == "train" and of_lists:
+        raise InputError(
+            f"`fold` train cannot be judged by {', '.join(of_lists)}: what a model knows of a row is not listed; judge "
+            "another fold"
+        )

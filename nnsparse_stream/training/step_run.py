@@ -1,0 +1,118 @@
+"""A training run by minibatches: steps, epochs, and checkpoints in between."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.data.shard_reader import Survey
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.nn.batchifier import Batchifier
+from nnsparse_stream.nn.optimisers import RowOptimizer
+from nnsparse_stream.storage.output_directory import OutputDirectory
+from nnsparse_stream.training.checkpoint import Checkpoint
+from nnsparse_stream.training.objective import StepObjective
+from nnsparse_stream.training.objectives import objective_of
+from nnsparse_stream.training.progress import Progress
+from nnsparse_stream.training.recipe import StepRecipe
+from nnsparse_stream.training.run import Run, TrainingRequest
+from nnsparse_stream.training.steps import Trainer
+from nnsparse_stream.training.stream import Cursor, Minibatch, TrainingStream
+
+
+class StepRun(Run):
+    """A run of a `StepObjective`."""
+
+    def __init__(
+        self,
+        request: TrainingRequest,
+        checkpoint: Checkpoint,
+        dataset: Dataset,
+        found: Survey,
+        device: torch.device,
+        progress: Progress,
+        stop: Callable[[], bool],
+    ) -> None:
+        """Takes up a run at a checkpoint; see `Run`."""
+        super().__init__(request, checkpoint, dataset, found, device, progress, stop)
+        recipe, objective = request.recipe, objective_of(request.recipe)
+        assert isinstance(recipe, StepRecipe)
+        assert issubclass(objective, StepObjective)
+        self.recipe, self.objective = recipe, objective
+        layer = recipe.stage(checkpoint.state["epoch"] + 1).layer
+        self.trainer = Trainer(checkpoint, recipe, request.seed, device, layer)
+        batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
+        self.stream = TrainingStream(dataset, request.seed, batchifier, device)
+        self.shards = self.stream.shards
+
+    @property
+    def optimizer(self) -> RowOptimizer:
+        """What updates the model."""
+        return self.trainer.optimizer
+
+    def _train(self, directory: OutputDirectory) -> None:
+        state, recipe = self.checkpoint.state, self.recipe
+        minibatches = self.stream.epochs(state["epoch"] + 1, recipe.all_epochs, Cursor(*state["cursor"]))
+        with contextlib.closing(minibatches):
+            while not self.is_over() and not self.stop() and self._train_epoch(state["epoch"] + 1, minibatches):
+                figures = self._told()
+                fill = figures.pop("fill")
+                layer = recipe.stage(state["epoch"] + 1).layer
+                metrics = self._judge(layer, self.trainer.learning_rate, figures, fill)
+                self.trainer.begin(recipe.stage(state["epoch"] + 1).layer)
+                self._keep(directory, metrics)
+
+    def _train_epoch(self, epoch: int, minibatches: Iterator[Minibatch | None]) -> bool:
+        """Trains on the minibatches up to the epoch's end; False where the run has to end before."""
+        state, recipe = self.checkpoint.state, self.recipe
+        sums, stage = state["sums"], recipe.stage(epoch)
+        total = self.dataset.manifest.fold_entries["train"]
+        waited_before, seconds_before = sums["waited"] - self.stream.waited, sums["seconds"]
+        started = time.perf_counter()
+        self.progress.epoch_begun(epoch, sums["entries"], total)
+        for minibatch in iter(minibatches.__next__, None):
+            if self.stop() or self.is_over():
+                return False
+            rows = minibatch.rows
+            progress = (stage.epoch - 1 + sums["entries"] / total) / stage.epochs
+            learning_rate = recipe.learning_rate_at(stage.epoch, progress)
+            terms = self.trainer.train_batch(rows, learning_rate, progress)
+            state["step"] += 1
+            state["cursor"] = list(minibatch.after)
+            for name, value in (("entries", rows.num_entries), ("rows", rows.num_rows), ("batches", 1)):
+                sums[name] += value
+            for name, term in terms.items():
+                sums["terms"][name] = sums["terms"].get(name, 0.0) + term
+            sums["seconds"] = seconds_before + time.perf_counter() - started
+            sums["waited"] = waited_before + self.stream.waited
+            self.progress.batch_trained(sums, self._told)
+            if not all(map(math.isfinite, terms.values())):
+                raise self._diverged(epoch)
+            if self._is_due():
+                self._save()
+        return True
+
+    def _told(self) -> dict[str, float]:
+        """What is told of the epoch so far."""
+        sums = self.checkpoint.state["sums"]
+        fill = sums["rows"] / sums["batches"] / self.recipe.batch_rows
+        return {**self.objective.figures(self.recipe, sums), "fill": fill}
+
+    def _diverged(self, epoch: int) -> InputError:
+        ratings = self.dataset.manifest.ratings
+        return InputError(
+            f"training diverged in epoch {epoch}, at a learning rate of {self.trainer.learning_rate:g}: lower "
+            f"`learning_rate`, or look for extreme ratings (those of {self.dataset.url} lie between {ratings['min']:g} "
+            f"and {ratings['max']:g})"
+        )
+
+    def _is_due(self) -> bool:
+        steps, minutes = self.request.checkpoint_steps, self.request.checkpoint_minutes
+        if steps is not None and self.checkpoint.state["step"] % steps == 0:
+            return True
+        return minutes is not None and time.monotonic() - self._saved_at >= minutes * 60
