@@ -29,9 +29,7 @@ from nnsparse_stream.pipelines.row_features import (
 
 if TYPE_CHECKING:
     import apache_beam as beam
-    import pyarrow as pa
 
-    from nnsparse_stream.data.features import FeatureVocabulary
     from nnsparse_stream.data.local_run import Sizes
     from nnsparse_stream.data.manifest import Manifest
     from nnsparse_stream.ratings.folds import Folds, TimeShares
@@ -129,10 +127,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
             summary, sizes = _run_by_beam(args, plan, settings, beam_flags)
         else:
             summary, sizes = _run_here(args, plan, settings)
-        manifest = _manifest(args, plan, feedback, selection, base, summary)
-        manifest = with_features(args.output, manifest, features)
+        manifest = with_features(args.output, _manifest(args, plan, feedback, selection, base, summary), features)
         output.complete(manifest.to_json())
-    _report(manifest, args.output, plan, sizes, features, time.monotonic() - started)
+    _report(manifest, args.output, plan, sizes, described_features(features), time.monotonic() - started)
     return manifest
 
 
@@ -335,7 +332,7 @@ def _report(
     url: str,
     plan: InputPlan,
     steps: dict[str, Sizes],
-    features: tuple[FeatureVocabulary, pa.Table] | None,
+    features: list[tuple[str, str]],
     seconds: float,
 ) -> None:
     records, size = manifest.records, sum(shard.bytes for shard in manifest.shards)
@@ -350,7 +347,7 @@ def _report(
         ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
         ("rows", f"{manifest.num_rows:,} {manifest.axis}s ({manifest.row_id_type} ids)"),
         ("columns", f"{manifest.num_columns:,} {column}s ({manifest.column_id_type} ids)"),
-        *described_features(features),
+        *features,
         ("entries", f"{manifest.num_entries:,}: {folds}"),
         ("ratings" if manifest.feedback == "explicit" else "interactions", _ratings(manifest)),
         ("shards", f"{len(manifest.shards):,}, {size / 1e6:,.1f} MB"),

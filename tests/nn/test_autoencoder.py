@@ -51,6 +51,22 @@ def test_the_pass_equals_the_formula():
     torch.testing.assert_close(model.predict(RATINGS, clip=False), expected)
 
 
+def test_features_of_rows_are_added_to_the_first_layer():
+    model = make_model(output_activation="identity", num_features=4, feature_scale=3.0)
+    assert model.reads_features
+    torch.testing.assert_close(model.predict(RATINGS), make_model(output_activation="identity").predict(RATINGS))
+    torch.nn.init.normal_(model.features, generator=torch.Generator().manual_seed(1))
+    held = SparseRows.from_rows([(torch.tensor([0, 3]), torch.ones(2)), (torch.tensor([2]), torch.ones(1))], 4)
+    features = SparseRows(torch.tensor([0, 2, 3, 3]), held.columns, held.values, 1000)
+    rows = SparseRows(RATINGS.offsets, RATINGS.columns, RATINGS.values, 8, features)
+    sums = 3 * torch.stack([(model.features[0] + model.features[3]) / 2**0.5, model.features[2], torch.zeros(6)])
+    inputs = model.residuals(rows, model.row_means(rows))
+    x = inputs.to_dense(0.0) @ model.encoder + model.encoder_bias + sums
+    torch.testing.assert_close(model.code(inputs), torch.tanh(x))
+    assert not torch.equal(model.predict(rows)[1], model.predict(RATINGS)[1])
+    torch.testing.assert_close(model.predict(rows)[2], model.predict(RATINGS)[2])
+
+
 def test_cold_rows_and_unseen_columns_fall_back_and_are_never_nan():
     model = make_model(seen=[0])
     predicted = model.predict(RATINGS)
