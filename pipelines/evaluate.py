@@ -7,14 +7,15 @@ import json
 import tempfile
 from typing import Any
 
-from nnsparse_stream.pipelines.options import add_weights_argument, blend_weights, urls
+from nnsparse_stream.pipelines.options import add_weights_argument, urls
 
 DESCRIPTION = """\
-Judge a model on one fold of a data set: over all its entries, and by how many entries of the training fold a row has.
+Judge a model on one fold of a data set: over all its entries, and by how many entries of a row the model knows.
 
-The model is given the training fold's entries of each row; it predicts those of the judged fold, and lists columns that
-it was not given. Beside it stand baselines, fitted to the training fold: for ratings the mean of all, and mean + row's
-bias + column's bias; for lists the columns with the most entries. The last lines say by what the model is better.
+The model is given the training fold's entries of each row, and what is shown of a row that is held out; it predicts
+those of the judged fold, and lists columns that it was not given. Beside it stand baselines, fitted to the training
+fold: for ratings the mean of all, and mean + row's bias + column's bias; for lists the columns with the most entries.
+The last lines say by what the model is better.
 
   nnsparse-stream evaluate --data data/ml --model runs/ml --fold test --json test.json
   nnsparse-stream evaluate --data data/ml --model runs/ml --metrics ndcg@100,recall@20,coverage@20
@@ -29,11 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `evaluate`."""
     parser.add_argument(
         "--data",
-        required=True,
         type=urls,
         action="extend",
         metavar="URL[,URL...]",
-        help="the data set that the model was trained on",
+        help="the data set that the model was trained on (default for a blend: those that it was made with)",
     )
     parser.add_argument(
         "--model",
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=urls,
         action="extend",
         metavar="URL[,URL...]",
-        help="a run's directory or one checkpoint's; several, each with its --data, are judged by their mean",
+        help="a run's directory, one checkpoint's or a blend's; several, each with its --data, are judged by their "
+        "mean",
     )
     add_weights_argument(parser)
     parser.add_argument(
@@ -72,29 +73,27 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     Raises:
         InputError: the user's input or flags are at fault.
     """
-    from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.data.manifest import Manifest
     from nnsparse_stream.errors import InputError
     from nnsparse_stream.evaluation.judging import check_metrics
     from nnsparse_stream.evaluation.metrics import metrics_of_model
     from nnsparse_stream.pipelines.running import run_pipeline
+    from nnsparse_stream.scoring.blend import is_blend, named_models
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.training.objectives import objective_of, recipe_from_json
-    from nnsparse_stream.training.state import read_state
 
-    weights = blend_weights(args.model, args.data, args.weights)
     if args.json:
         storage.check_regular(args.json)
         if storage.exists(args.json) and not _is_evaluation(args.json):
             raise InputError(f"--json {args.json} exists and holds no evaluation; name another file")
         storage.check_writable(args.json)
-    checkpoints = []
-    for data, model in zip(args.data, args.model, strict=True):
-        dataset = Dataset(data)
-        checkpoints.append(read_state(model))
-        checkpoints[-1].check_data(dataset.manifest, data)
-        if not dataset.manifest.fold_entries[args.fold]:
+    if not (args.data or is_blend(args.model[0])):
+        raise InputError("--data is missing: the data set that the model was trained on; only a blend knows its own")
+    models = named_models(args.model, args.data, args.weights)
+    for data in models.data:
+        if not Manifest.read(data).fold_entries[args.fold]:
             raise InputError(f"{data} has no rating in its {args.fold} fold; judge another --fold")
-    objective = objective_of(recipe_from_json(checkpoints[0].state["recipe"]))
+    objective = objective_of(recipe_from_json(models.checkpoints[0].state["recipe"]))
     asked = metrics_of_model(args.metrics or (), objective.metrics)
     check_metrics(asked, args.fold)
     metrics = [metric.name for metric in asked]
@@ -107,12 +106,14 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         result = args.json or storage.join(scratch, "evaluation.json")
 
         def build(pipeline: beam.Pipeline) -> None:
-            models = [checkpoint.url for checkpoint in checkpoints]
-            if len(models) == 1:
-                report = pipeline | EvaluateRatings(models[0], args.data[0], args.fold, metrics)
+            checkpoints = [checkpoint.url for checkpoint in models.checkpoints]
+            if len(checkpoints) == 1:
+                report = pipeline | EvaluateRatings(checkpoints[0], models.data[0], args.fold, metrics)
             else:
-                axis = checkpoints[0].state["axis"]
-                report = pipeline | EvaluateBlend(models, args.data, weights, args.fold, axis, metrics)
+                axis = models.checkpoints[0].state["axis"]
+                report = pipeline | EvaluateBlend(
+                    checkpoints, models.data, models.combination, args.fold, axis, metrics
+                )
             _ = report | beam.Map(_write, result)
 
         run_pipeline(build, beam_flags)
@@ -150,7 +151,7 @@ def table(figures: dict[str, Any], names: list[str]) -> str:
         values = [(metrics.get(name), name in metrics) for name in names]
         return [label, rows, count, *("" if not there else "-" if v is None else f"{v:,.4f}" for v, there in values)]
 
-    lines = [["training ratings", "rows", "ratings", *(name.upper() for name in names)]]
+    lines = [["known entries", "rows", "judged", *(name.upper() for name in names)]]
     for bucket in figures["buckets"]:
         bound = "" if bucket["max_ratings"] is None else f"{bucket['max_ratings']:,}"
         label = f"{bucket['min_ratings']:,}" + ("+" if not bound else "" if bound == "0" else f" - {bound}")

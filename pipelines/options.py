@@ -12,7 +12,6 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
-from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.feedback_options import add_feedback_arguments
 
 if TYPE_CHECKING:
@@ -184,21 +183,6 @@ def _weights(text: str) -> list[float]:
     if min(weights) < 0 or not 0 < sum(weights) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers of 0 or more, one a model")
     return weights
-
-
-def blend_weights(models: list[str], data: list[str], weights: list[float] | None) -> list[float]:
-    """The weights of the models that the flags name; equal ones where none are given.
-
-    Raises:
-        InputError: there are not as many data sets, or weights, as models.
-    """
-    found = weights or [1.0] * len(models)
-    if not len(data) == len(models) == len(found):
-        raise InputError(
-            f"--model names {len(models)}, --data {len(data)} and --weights {len(found)}: each model needs "
-            "its data set, and its weight where weights are given"
-        )
-    return found
 
 
 def pipeline_options(name: str) -> type[Any]:

@@ -12,7 +12,6 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.options import (
     add_format_arguments,
     add_weights_argument,
-    blend_weights,
     chosen_dialect,
     positive_int,
     urls,
@@ -31,8 +30,8 @@ Score with a trained model: the best unseen columns of each row, or the predicte
 The rows' known ratings come from a data set (--data) or from raw rating files (--input), which are read with the
 model's own vocabulary. Writes Parquet files with row_id, column_id, score, and for top-K rank (from 1).
 
-Several models, each with its data set, give the weighted mean of their predictions. They may be of either axis; the
-rows of the output are those of the first model's data set.
+Several models, each with its data set, give the weighted mean of their predictions; or name what `blend` made of them.
+They may be of either axis; the rows of the output are those of the first model's data set.
 
   nnsparse-stream score --model runs/ml --data data/ml --output scores/ml --top_k 10
   nnsparse-stream score --model runs/ml --input tonight.csv --output scores/tonight --pairs pairs.csv
@@ -53,15 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=urls,
         action="extend",
         metavar="URL[,URL...]",
-        help="a run's directory (its last checkpoint) or one checkpoint's; several, each with its --data, score by "
-        "their mean, the rows of the first",
+        help="a run's directory (its last checkpoint), one checkpoint's or a blend's; several, each with its --data, "
+        "score by their mean, the rows of the first",
     )
     parser.add_argument(
         "--data",
         type=urls,
         action="extend",
         metavar="URL[,URL...]",
-        help="data set that holds the rows and their known ratings",
+        help="data set that holds the rows and their known ratings (default for a blend: those that it was made with)",
     )
     add_weights_argument(parser)
     parser.add_argument(
@@ -119,15 +118,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         InputError: the user's input or flags are at fault; nothing is left at the output.
     """
     started = time.monotonic()
-    if bool(args.data) == bool(args.input):
+    from nnsparse_stream.scoring.blend import is_blend, named_models
+
+    if (args.data and args.input) or not (args.data or args.input or is_blend(args.model[0])):
         raise InputError("pass either --data or --input: where the rows' known ratings come from")
-    if args.input and len(args.model) > 1:
-        raise InputError(
-            "--input goes with one --model: prepare the files once for each axis (--axis user, --axis item), and name "
-            "the data sets with --data"
-        )
-    # Raw files stand in for the one model's data set.
-    weights = blend_weights(args.model, args.data or args.model, args.weights)
 
     from nnsparse_stream.data.assembly import write_features
     from nnsparse_stream.data.dataset import Dataset
@@ -138,26 +132,23 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.matching import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
-    from nnsparse_stream.training.state import read_state
 
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
-    check_apart(
-        args.output,
-        [
-            *args.model,
-            *(args.data or args.input),
-            *(args.pairs or []),
-            *([args.row_features] if args.row_features else []),
-        ],
-    )
+    named = [*args.model, *(args.data or args.input or []), *(args.pairs or []), args.row_features]
+    check_apart(args.output, [url for url in named if url])
     output.check()
-    checkpoints = [read_state(url) for url in args.model]
-    checkpoint = checkpoints[0]
+    models = named_models(args.model, args.data, args.weights)
+    checkpoint = models.checkpoints[0]
+    if args.input and len(models.checkpoints) > 1:
+        raise InputError(
+            "--input goes with one --model: prepare the files once for each axis (--axis user, --axis item), and name "
+            "the data sets with --data"
+        )
     ratings = pairs = None
-    if args.data:
-        datasets = [Dataset(url) for url in args.data]
-        for held, dataset in zip(checkpoints, datasets, strict=True):
-            held.check_data(dataset.manifest, dataset.url)
+    if not args.input:
+        check_apart(args.output, models.data)
+        datasets = [Dataset(url) for url in models.data]
+        for dataset in datasets:
             _check_blend(datasets[0], dataset, args.history_folds)
         num_shards = len(datasets[0].shards)
     else:
@@ -174,8 +165,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         build = functools.partial(
             build_scoring,
             args=args,
-            checkpoints=checkpoints,
-            weights=weights,
+            models=models,
             ratings=ratings,
             pairs=pairs,
             num_shards=num_shards,
@@ -188,8 +178,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         output.remove_matching(_codes())
         output.remove_matching(_features())
         manifest = scores_manifest(
-            [held.state for held in checkpoints],
-            weights,
+            [held.state for held in models.checkpoints],
+            models.combination,
             top_k=None if args.pairs else args.top_k or DEFAULT_TOP_K,
             files=summary["files"],
             bad_records=sum(bad),

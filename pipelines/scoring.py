@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from nnsparse_stream.data.manifest import ColumnsFile
     from nnsparse_stream.ratings.input_plan import InputPlan
+    from nnsparse_stream.scoring.blend import NamedModels
     from nnsparse_stream.training.state import CheckpointState
 
 #: Where, in the output, the workers leave what the driver needs to know.
@@ -22,8 +23,7 @@ DEFAULT_TOP_K = 10
 def build_scoring(
     pipeline: beam.Pipeline,
     args: argparse.Namespace,
-    checkpoints: list[CheckpointState],
-    weights: list[float],
+    models: NamedModels,
     ratings: InputPlan | None,
     pairs: InputPlan | None,
     num_shards: int,
@@ -34,8 +34,7 @@ def build_scoring(
     Args:
         pipeline: an empty one.
         args: the flags.
-        checkpoints: the models, the first one's rows being those of the output.
-        weights: one a model.
+        models: the models, the first one's rows being those of the output.
         ratings: where the known ratings are raw files: how to read them.
         pairs: how to read the pairs that are to be predicted; None for top-K lists.
         num_shards: of the first model's rows.
@@ -52,11 +51,11 @@ def build_scoring(
     read_pairs = read_ratings = unknown = None
     if pairs is not None:
         read_pairs = pipeline | "ReadPairs" >> ReadRatings(pairs, join(args.output, "_dead_letters", "pairs"))
-    if len(checkpoints) > 1:
-        written = _blended(pipeline, args, checkpoints, weights, read_pairs, folds)
+    if len(models.checkpoints) > 1:
+        written = _blended(pipeline, args, models, read_pairs, folds)
     else:
         written, read_ratings, unknown = _scored(
-            pipeline, args, checkpoints[0], ratings, pairs, read_pairs, num_shards, folds, features
+            pipeline, args, models, ratings, pairs, read_pairs, num_shards, folds, features
         )
     collections = (written, read_ratings, None if read_pairs is None else read_pairs.summaries, unknown)
     lists = [[] if collection is None else beam.pvalue.AsList(collection) for collection in collections]
@@ -64,28 +63,21 @@ def build_scoring(
 
 
 def _blended(
-    pipeline: beam.Pipeline,
-    args: argparse.Namespace,
-    checkpoints: list[CheckpointState],
-    weights: list[float],
-    read_pairs: Any,
-    folds: list[int],
+    pipeline: beam.Pipeline, args: argparse.Namespace, models: NamedModels, read_pairs: Any, folds: list[int]
 ) -> beam.PCollection:
     """The files of several models' scores."""
     from nnsparse_stream.transforms import BlendPairs, RankBlend
 
-    models = [checkpoint.url for checkpoint in checkpoints]
+    what = ([checkpoint.url for checkpoint in models.checkpoints], models.data, models.combination, args.output)
     if read_pairs is not None:
-        blend = BlendPairs(models, args.data, weights, args.output, folds=folds)
-        return read_pairs.ratings | "BlendPairs" >> blend
-    rank = RankBlend(models, args.data, weights, args.output, top_k=args.top_k or DEFAULT_TOP_K, folds=folds)
-    return pipeline | "RankBlend" >> rank
+        return read_pairs.ratings | "BlendPairs" >> BlendPairs(*what, folds=folds)
+    return pipeline | "RankBlend" >> RankBlend(*what, top_k=args.top_k or DEFAULT_TOP_K, folds=folds)
 
 
 def _scored(
     pipeline: beam.Pipeline,
     args: argparse.Namespace,
-    checkpoint: CheckpointState,
+    models: NamedModels,
     ratings: InputPlan | None,
     pairs: InputPlan | None,
     read_pairs: Any,
@@ -100,13 +92,14 @@ def _scored(
     from nnsparse_stream.transforms import ScoreRatings
     from nnsparse_stream.transforms.score import KeyPairs, ShardsToScore
 
+    (checkpoint,) = models.checkpoints
     axis = checkpoint.state["axis"]
     blocks, summaries, unknown = [], None, None
     if ratings is not None:
         rows, summaries, unknown = _raw_rows(pipeline, args, checkpoint, ratings, num_shards)
         blocks += rows
     else:
-        blocks.append(pipeline | "Shards" >> ShardsToScore(args.data[0]))
+        blocks.append(pipeline | "Shards" >> ShardsToScore(models.data[0]))
     if pairs is not None:
         blocks.append(read_pairs.ratings | "KeyPairs" >> KeyPairs(axis, num_shards))
         # So that there is a file, with its columns, even where there is no pair.

@@ -14,6 +14,7 @@ def path(name: str) -> Iterator[None]:
     """Takes "compiled" kernels (as on the CPU), or "torch" operations (as on a GPU), on the CPU."""
     with ExitStack() as patches:
         if name == "torch":
-            for module in ("kernels.operations", "kernels.row_gradient", "nn.optimisers", "nn.ranking"):
+            modules = ("kernels.operations", "kernels.row_gradient", "kernels.sampled", "nn.optimisers", "nn.ranking")
+            for module in modules:
                 patches.enter_context(mock.patch(f"nnsparse_stream.{module}.is_compiled", return_value=False))
         yield

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nnsparse_stream.transforms.evaluate import EvaluateBlend as EvaluateBlend
     from nnsparse_stream.transforms.evaluate import EvaluateRatings as EvaluateRatings
     from nnsparse_stream.transforms.filters import FilterRatings as FilterRatings
+    from nnsparse_stream.transforms.fit_blend import FitBlend as FitBlend
     from nnsparse_stream.transforms.folds import AssignFolds as AssignFolds
     from nnsparse_stream.transforms.prepare_shards import PrepareShards as PrepareShards
     from nnsparse_stream.transforms.read import ReadRatings as ReadRatings
@@ -30,6 +31,7 @@ _MODULE_OF = {
     "EvaluateBlend": "evaluate",
     "EvaluateRatings": "evaluate",
     "FilterRatings": "filters",
+    "FitBlend": "fit_blend",
     "PrepareShards": "prepare_shards",
     "RankBlend": "score_blend",
     "ReadRatings": "read",

@@ -8,8 +8,6 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from nnsparse_stream.data.dataset import Dataset
-from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.errors import InputError
@@ -17,10 +15,12 @@ from nnsparse_stream.evaluation.comparison import MODEL, PartSums
 from nnsparse_stream.evaluation.judging import check_metrics
 from nnsparse_stream.evaluation.metrics import Metric, parse_metrics
 from nnsparse_stream.ratings.folds import FOLDS
+from nnsparse_stream.scoring.combination import Combination
 from nnsparse_stream.transforms.baselines import JudgeBaselines
 from nnsparse_stream.transforms.judging import CompareJudged, judge_shard, judging, part_sums, unpacked
-from nnsparse_stream.transforms.list_shards import ListShards, with_position
+from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.predict_fold import PredictFold
 
 
 class _JudgeShard(beam.DoFn):
@@ -31,44 +31,26 @@ class _JudgeShard(beam.DoFn):
         yield from judge_shard(MODEL, self._checkpoint.get().model, shard, self._fold, self._metrics)
 
 
-class _PredictShard(beam.DoFn):
-    """Predictions of one model for a shard, cut by the rows of the first model."""
-
-    def __init__(self, checkpoints: list[CheckpointHandle], fold: str, axis: str, parts: int) -> None:
-        self._checkpoints, self._fold = checkpoints, FOLDS.index(fold)
-        self._axis, self._parts = axis, parts
-
-    def process(self, place: tuple[int, Shard]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        from nnsparse_stream.scoring.blending import predict_fold
-
-        position, shard = place
-        checkpoint = self._checkpoints[position].get()
-        axis = checkpoint.state["axis"]
-        for batch in shard.batches():
-            block = predict_fold(checkpoint.model, checkpoint.vocabulary, axis, batch, self._fold, position)
-            yield from partition(block, self._axis, self._parts)
-
-
 class _JudgePart(beam.DoFn):
-    def __init__(self, weights: list[float], axis: str, metrics: tuple[Metric, ...]) -> None:
-        self._weights, self._axis, self._metrics = weights, axis, metrics
+    def __init__(self, combination: Combination, axis: str, metrics: tuple[Metric, ...]) -> None:
+        self._combination, self._axis, self._metrics = combination, axis, metrics
 
     def process(self, keyed: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[PartSums | beam.pvalue.TaggedOutput]:
         from nnsparse_stream.scoring.blending import judge_blend
 
         part, blocks = keyed
-        yield from part_sums(MODEL, part, judge_blend(list(blocks), self._weights, self._axis, self._metrics))
+        yield from part_sums(MODEL, part, judge_blend(list(blocks), self._combination, self._axis, self._metrics))
 
 
 class EvaluateBlend(beam.PTransform):
-    """Judges the weighted mean of several models' predictions on one fold: the root of a pipeline, or of a branch.
+    """Judges several models' predictions, combined, on one fold: the root of a pipeline, or of a branch.
 
     The models may be of either axis; their data sets hold the same ratings in the judged fold.
 
     Args:
         checkpoints: URLs of checkpoints' directories.
         data: URLs of their data sets, in the same order.
-        weights: one a model; divided by their sum.
+        combination: of the models' predictions.
         fold: "train", "validation" or "test".
         axis: the axis of the first model's rows, whose training ratings make the buckets.
 
@@ -86,37 +68,26 @@ class EvaluateBlend(beam.PTransform):
         self,
         checkpoints: list[str],
         data: list[str],
-        weights: list[float],
+        combination: Combination,
         fold: str,
         axis: str,
         metrics: Sequence[str] = ("rmse", "mae"),
     ) -> None:
         super().__init__()
-        self._checkpoints, self._data, self._weights = checkpoints, data, weights
-        self._fold, self._axis = fold, axis
+        self._predict = PredictFold(checkpoints, data, fold, axis)
+        self._data, self._combination, self._fold, self._axis = data, combination, fold, axis
         self._metrics = parse_metrics(metrics)
         of_lists = [metric.name for metric in self._metrics if metric.k]
         if of_lists:
             raise InputError(
-                f"`metrics`: a weighted mean of models is judged by its predicted ratings, not by {', '.join(of_lists)}"
+                f"`metrics`: several models are judged by their predicted ratings, not by {', '.join(of_lists)}"
             )
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
-        predict = _PredictShard(
-            [CheckpointHandle(url) for url in self._checkpoints],
-            self._fold,
-            self._axis,
-            max(len(Dataset(url).shards) for url in self._data),
-        )
-        shards = {at: begin | f"Shards of model {at}" >> ListShards(url) for at, url in enumerate(self._data)}
-        judged = unpacked(
-            with_position(shards)
-            | "Predict" >> beam.ParDo(predict).with_output_types(tuple[int, pa.RecordBatch])
-            | beam.GroupByKey()
-            | "Judge" >> judging(_JudgePart(self._weights, self._axis, self._metrics))
-        )
-        return (*judged, shards[0]) | _BesideBaselines(self._data[0], self._fold, self._metrics)
+        judge = judging(_JudgePart(self._combination, self._axis, self._metrics))
+        judged = unpacked(begin | self._predict | "Judge" >> judge)
+        return (*judged, begin | ListShards(self._data[0])) | _BesideBaselines(self._data[0], self._fold, self._metrics)
 
 
 class EvaluateRatings(beam.PTransform):

@@ -1,4 +1,4 @@
-"""RankBlend and BlendPairs: top-K lists, and predictions at given pairs, by the weighted mean of several models.
+"""RankBlend and BlendPairs: top-K lists, and predictions at given pairs, by several models.
 
 The models may be of either axis; the rows of the result are those of the first. Nothing here asks for a tensor of
 rows x columns: the ranking goes tile by tile, and pairs are joined by user and item.
@@ -16,6 +16,7 @@ from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.scoring.blocks import ShardBlocks, pair_block, shard_block
+from nnsparse_stream.scoring.combination import Combination
 from nnsparse_stream.scoring.files import codes_file, codes_schema, score_schema, write_codes, write_scores
 from nnsparse_stream.transforms.list_shards import ListAligned, ListShards, with_position
 from nnsparse_stream.transforms.model_cache import CheckpointHandle, ColumnPredictorHandle
@@ -51,7 +52,7 @@ class RankBlend(beam.PTransform):
     Args:
         checkpoints: URLs of checkpoints' directories; those of the first one's axis have its vocabulary.
         data: URLs of their data sets, in the same order; those of the first one's axis have as many shards.
-        weights: one a model; divided by their sum.
+        combination: of the models' predictions.
         output: URL of the directory that receives the files.
         top_k: how many columns a row.
         folds: the folds of a row's ratings that the models see.
@@ -64,14 +65,14 @@ class RankBlend(beam.PTransform):
         self,
         checkpoints: Sequence[str],
         data: Sequence[str],
-        weights: Sequence[float],
+        combination: Combination,
         output: str,
         *,
         top_k: int,
         folds: Sequence[int],
     ) -> None:
         super().__init__()
-        self._checkpoints, self._data, self._weights = checkpoints, data, list(weights)
+        self._checkpoints, self._data, self._combination = checkpoints, data, combination
         self._output, self._top_k, self._folds = output, top_k, tuple(folds)
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
@@ -90,7 +91,8 @@ class RankBlend(beam.PTransform):
         return (
             begin
             | "Shards" >> ListAligned([member.data for member in members if member.axis == members[0].axis])
-            | "Rank" >> beam.ParDo(_RankShard(members, self._weights, self._output, self._top_k, self._folds), encoded)
+            | "Rank"
+            >> beam.ParDo(_RankShard(members, self._combination, self._output, self._top_k, self._folds), encoded)
         )
 
 
@@ -112,9 +114,10 @@ class _EncodeShard(beam.DoFn):
 
 class _RankShard(beam.DoFn):
     def __init__(
-        self, members: list[_Member], weights: list[float], output: str, top_k: int, folds: tuple[int, ...]
+        self, members: list[_Member], combination: Combination, output: str, top_k: int, folds: tuple[int, ...]
     ) -> None:
-        self._members, self._weights, self._output, self._top_k, self._folds = members, weights, output, top_k, folds
+        self._members, self._combination, self._output = members, combination, output
+        self._top_k, self._folds = top_k, folds
         first = members[0]
         self._columns = {
             position: ColumnPredictorHandle(
@@ -138,14 +141,14 @@ class _RankShard(beam.DoFn):
             for position, member in enumerate(self._members[1:], 1)
         ]
         tables = blended_top_k_tables(
-            first.checkpoint.get(), others, self._weights, shard.batches(), self._top_k, self._folds
+            first.checkpoint.get(), others, self._combination, shard.batches(), self._top_k, self._folds
         )
         schema = score_schema(first.row_id_type, first.column_id_type, ranked=True)
         yield write_scores(self._output, shard.number, first.num_shards, tables, schema)
 
 
 class BlendPairs(beam.PTransform):
-    """Predicts given pairs with each model as if it were alone, joins by user and item, and writes the weighted means.
+    """Predicts given pairs with each model as if it were alone, joins by user and item, and writes these combined.
 
     Takes a PCollection of blocks of pairs (columns user and item). The models' data sets need not have the same rows,
     columns or shards.
@@ -153,7 +156,7 @@ class BlendPairs(beam.PTransform):
     Args:
         checkpoints: URLs of checkpoints' directories.
         data: URLs of their data sets, in the same order.
-        weights: one a model; divided by their sum.
+        combination: of the models' predictions.
         output: URL of the directory that receives the files.
         folds: the folds of a row's ratings that the models see.
 
@@ -168,13 +171,13 @@ class BlendPairs(beam.PTransform):
         self,
         checkpoints: Sequence[str],
         data: Sequence[str],
-        weights: Sequence[float],
+        combination: Combination,
         output: str,
         *,
         folds: Sequence[int],
     ) -> None:
         super().__init__()
-        self._checkpoints, self._data, self._weights = checkpoints, data, list(weights)
+        self._checkpoints, self._data, self._combination = checkpoints, data, combination
         self._output, self._folds = output, tuple(folds)
 
     def expand(self, pairs: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
@@ -202,7 +205,7 @@ class BlendPairs(beam.PTransform):
             (predicted, none)
             | beam.Flatten()
             | "By row" >> beam.GroupByKey()
-            | "Write" >> beam.Map(_write_pairs, self._weights, self._output, first.num_shards, kinds)
+            | "Write" >> beam.Map(_write_pairs, self._combination, self._output, first.num_shards, kinds)
         )
 
 
@@ -247,7 +250,7 @@ def _no_predictions(row_type: str, column_type: str) -> pa.RecordBatch:
 
 def _write_pairs(
     keyed: tuple[int, Iterable[pa.RecordBatch]],
-    weights: list[float],
+    combination: Combination,
     output: str,
     num_shards: int,
     kinds: tuple[str, str],
@@ -255,5 +258,5 @@ def _write_pairs(
     from nnsparse_stream.scoring.blending import blend_pairs
 
     shard, blocks = keyed
-    tables = [blend_pairs(list(blocks), weights)]
+    tables = [blend_pairs(list(blocks), combination)]
     return write_scores(output, shard, num_shards, tables, score_schema(*kinds, ranked=False))

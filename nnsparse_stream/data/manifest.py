@@ -100,6 +100,10 @@ class Manifest:
                 del held["features"]
         return storage.to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **value})
 
+    def fingerprint(self) -> str:
+        """Identifies the data set: SHA-256 of its manifest, which holds the checksums of its files."""
+        return storage.sha256(self.to_json())
+
     @classmethod
     def read(cls, url: str) -> Manifest:
         """Reads the manifest of the data set at a URL.

@@ -17,8 +17,8 @@ from nnsparse_stream.sparse.rows import SparseRows
 
 # Rows that are encoded at once: bounds the codes to rows x hidden units, however short the rows are.
 _ROWS_AT_ONCE = 2048
-# Rows that are ranked at once: bounds their scores to rows x a tile of columns.
-_RANKED_AT_ONCE = 64
+# Places of lists that are judged at once, some twenty numbers each.
+_PLACES_AT_ONCE = 1 << 18
 
 
 class Predictor(Protocol):
@@ -38,9 +38,9 @@ class Predictor(Protocol):
 
 
 def judge_batch(model: Predictor, batch: pa.RecordBatch, fold: int, metrics: Sequence[Metric]) -> MetricSums:
-    """Judges a model on one fold of a batch of a shard; it sees the rows' training entries only.
+    """Judges a model on one fold of a batch of a shard; it sees the rows' known entries only.
 
-    Memory, beside the batch: the codes of 2,048 rows, and what ranking 64 rows takes. Lists are not kept.
+    Memory, beside the batch: the codes and the lists of at most 2,048 rows, and what ranking takes. Lists are not kept.
 
     Args:
         model: on any device.
@@ -59,9 +59,9 @@ def judge_batch(model: Predictor, batch: pa.RecordBatch, fold: int, metrics: Seq
             with torch.no_grad():
                 predicted = model.predict_at(rows.to(device), at.to(device)).cpu()
             sums.add_errors(rows.lengths().numpy(), at.row_indices().numpy(), (predicted - at.values).numpy())
-    k = max((metric.k or 0 for metric in metrics), default=0)
+    k = min(max((metric.k or 0 for metric in metrics), default=0), num_columns)
     counts = model.column_counts.cpu().numpy()
-    for rows, at in _blocks(known, judged, _RANKED_AT_ONCE) if k else ():
+    for rows, at in _blocks(known, judged, min(_ROWS_AT_ONCE, _PLACES_AT_ONCE // k + 1)) if k else ():
         columns, _ = model.top_k(rows.to(device), k)
         sums.add_lists(rows.lengths().numpy(), JudgedLists(columns.cpu().numpy(), at, counts))
     return sums

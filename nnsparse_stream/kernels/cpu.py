@@ -227,6 +227,23 @@ def products_at(offsets: Array, columns: Array, code: Array, matrix: Array, out:
 
 
 @_compiled
+def own_products(columns: Array, offsets: Array, order: Array, left: Array, right: Array, out: Array) -> None:
+    """Products of the rows of two matrices that an entry's column names, at each entry, into `out` (entries,).
+
+    `columns`, `offsets` and `order` are those of the block's transpose.
+    """
+    for index in range(len(columns)):
+        _prefetch_row(left, columns, index + _AHEAD)
+        _prefetch_row(right, columns, index + _AHEAD)
+        row, other = left[columns[index]], right[columns[index]]
+        total = left.dtype.type(0)
+        for unit in range(len(row)):
+            total += row[unit] * other[unit]
+        for place in range(offsets[index], offsets[index + 1]):
+            out[order[place]] = total
+
+
+@_compiled
 def _gradient_sum(factors: Factors, first: int, last: int, out: Array) -> None:
     """Adds the products of the entries at places `first:last` of the order to `out` (units,)."""
     for place in range(first, last):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from nnsparse_stream.kernels.cpu import Array, _compiled
 
-# Columns whose scores are summed at once: those of some hundred rows stay in the processor's cache.
+# Columns whose scores are summed at once.
 _SUMS = 1024
 
 

@@ -36,7 +36,7 @@ with warnings.catch_warnings():
     )
 
 
-def _weighted_sums(rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
+def weighted_sums(rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
     """For each row the sum of `weights[e] * matrix[column of e]` over its entries, (rows, units)."""
     if is_compiled(matrix):
         out = matrix.new_empty(rows.num_rows, matrix.shape[1])
@@ -56,7 +56,7 @@ def _weighted_sums(rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
     return bag_sums(matrix, rows.columns, rows.offsets, weights)
 
 
-def _products_at(at: SparseRows, code: Tensor, matrix: Tensor) -> Tensor:
+def products_at(at: SparseRows, code: Tensor, matrix: Tensor) -> Tensor:
     """`code @ matrix.T` at the entries of `at` only, (entries,)."""
     if is_compiled(matrix):
         out = matrix.new_empty(at.num_entries)
@@ -110,7 +110,7 @@ class _Encode(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, rows: SparseRows, transposed: Transposed | None) -> Tensor:
         ctx.rows, ctx.transposed, ctx.shape, ctx.dtype = rows, transposed, weight.shape, weight.dtype
         block, matrix = _in_use(rows, weight, rows.dtype, transposed)
-        return _weighted_sums(block, rows.values.detach(), matrix)
+        return weighted_sums(block, rows.values.detach(), matrix)
 
     @staticmethod
     @once_differentiable
@@ -154,7 +154,7 @@ class _DecodeAt(torch.autograd.Function):
         ctx.save_for_backward(code, matrix)
         ctx.at, ctx.block, ctx.transposed, ctx.dense_gradients = at, block, transposed, dense_gradients
         ctx.shape, ctx.dtype = weight.shape, weight.dtype
-        output = _products_at(block, code, matrix)
+        output = products_at(block, code, matrix)
         return output if bias is None else output.add_(bias.index_select(0, at.columns))
 
     @staticmethod
@@ -163,7 +163,7 @@ class _DecodeAt(torch.autograd.Function):
         code, matrix = ctx.saved_tensors
         code, grad = code.detach(), grads[0].contiguous()
         for_code, for_weight, for_bias = ctx.needs_input_grad[:3]
-        code_grad = _weighted_sums(ctx.block, grad, matrix) if for_code else None
+        code_grad = weighted_sums(ctx.block, grad, matrix) if for_code else None
         weight_grad: Tensor | None = None
         bias_grad: Tensor | None = None
         if for_weight or for_bias:

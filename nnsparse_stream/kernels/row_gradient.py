@@ -50,6 +50,25 @@ class Transposed:
         columns, counts = torch.unique_consecutive(sorted_columns, return_counts=True)
         return cls(order.to(torch.int32), rows.row_indices()[order], columns, offsets_of(counts))
 
+    @classmethod
+    def of_rows(cls, columns: Tensor) -> Transposed:
+        """The view of a block in which row i has the one entry `columns[i]`; int32, ascending, distinct."""
+        places = torch.arange(len(columns) + 1, dtype=torch.int32, device=columns.device)
+        return cls(places[:-1], places[:-1], columns, places)
+
+    def followed_by(self, other: Transposed, num_rows: int) -> Transposed:
+        """The view of this block of `num_rows` rows and another one behind it, as one; O(entries) on the CPU."""
+        rows, order = other.rows + num_rows, other.order + len(self.order)
+        if self.columns.device.type == "cpu":
+            parts = (self.columns, self.offsets, self.rows, self.order, other.columns, other.offsets, rows, order)
+            return Transposed(*map(torch.from_numpy, cpu_kernels.merge(*(part.numpy() for part in parts))))
+        blocks = (self, other)
+        columns = torch.cat([block.columns.repeat_interleave(block.offsets.diff()) for block in blocks])
+        columns, places = torch.sort(columns, stable=True)
+        distinct, counts = torch.unique_consecutive(columns, return_counts=True)
+        rows, order = torch.cat([self.rows, rows])[places], torch.cat([self.order, order])[places]
+        return Transposed(order, rows, distinct, offsets_of(counts))
+
 
 class RowGradient(Tensor):
     """The gradient of a matrix (columns, ...) of which a minibatch touched some rows; what `weight.grad` is.
@@ -174,16 +193,6 @@ class RowGradient(Tensor):
 
     def _plus(self, other: RowGradient) -> RowGradient:
         """The sum: the minibatches of both, one after the other, as one."""
-        by, other_by = self.transposed, other.transposed
+        merged = self.transposed.followed_by(other.transposed, len(self.vectors))
         vectors, weights = torch.cat([self.vectors, other.vectors]), torch.cat([self.weights, other.weights])
-        rows, order = other_by.rows + len(self.vectors), other_by.order + len(self.weights)
-        if is_compiled(self.vectors):
-            parts = (by.columns, by.offsets, by.rows, by.order, other_by.columns, other_by.offsets, rows, order)
-            merged = Transposed(*map(torch.from_numpy, cpu_kernels.merge(*(part.numpy() for part in parts))))
-        else:
-            entries = torch.cat([part.columns.repeat_interleave(part.offsets.diff()) for part in (by, other_by)])
-            sorted_columns, places = torch.sort(entries, stable=True)
-            columns, counts = torch.unique_consecutive(sorted_columns, return_counts=True)
-            rows, order = torch.cat([by.rows, rows])[places], torch.cat([by.order, order])[places]
-            merged = Transposed(order, rows, columns, offsets_of(counts))
         return RowGradient(merged, vectors, weights, self.shape, self.dtype)

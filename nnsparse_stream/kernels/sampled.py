@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nnsparse_stream.kernels.row_gradient import RowGradient, Transposed
+from nnsparse_stream.kernels import cpu as cpu_kernels
+from nnsparse_stream.kernels.operations import products_at, weighted_sums
+from nnsparse_stream.kernels.row_gradient import RowGradient, Transposed, is_compiled
 from nnsparse_stream.sparse.rows import SparseRows
 
 
@@ -43,15 +45,9 @@ def sample_columns(num_columns: int, count: int, generator: torch.Generator) -> 
     return drawn[first[:count]].sort().values.to(torch.int32)
 
 
-def _one_each(columns: Tensor) -> Transposed:
-    """The transpose of a block in which row i has the one entry `columns[i]`; they ascend, all distinct."""
-    places = torch.arange(len(columns) + 1, dtype=torch.int32, device=columns.device)
-    return Transposed(places[:-1], places[:-1], columns, places)
-
-
 def _gradient_of_rows(columns: Tensor, rows: Tensor, like: Tensor) -> RowGradient:
     """A gradient whose rows are given: `rows` (n, units) at the distinct, ascending `columns` (n,)."""
-    return RowGradient(_one_each(columns), rows, rows.new_ones(len(rows)), like.shape, like.dtype)
+    return RowGradient(Transposed.of_rows(columns), rows, rows.new_ones(len(rows)), like.shape, like.dtype)
 
 
 class _DecodeColumns(torch.autograd.Function):
@@ -110,43 +106,111 @@ def bias_at(bias: Tensor, at: SparseRows, transposed: Transposed) -> Tensor:
     return _BiasAt.apply(bias, at, transposed)
 
 
-class _OwnProducts(torch.autograd.Function):
+class _FromOthers(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, encoder: Tensor, decoder: Tensor, transposed: Transposed) -> Tensor:
-        index = transposed.columns.long()
-        encoded, decoded = encoder.detach()[index], decoder.detach()[index]
-        ctx.save_for_backward(encoder, decoder, encoded, decoded)
-        ctx.transposed = transposed
-        products = torch.linalg.vecdot(encoded, decoded)
-        out = products.new_empty(len(transposed.order))
-        out[transposed.order.long()] = products.repeat_interleave(
-            transposed.offsets.diff(), output_size=len(transposed.order)
-        )
-        return out
+    def forward(
+        ctx: Any,
+        encoder: Tensor,
+        decoder: Tensor,
+        bias: Tensor,
+        rows: SparseRows,
+        ratios: Tensor,
+        columns: Tensor,
+        transposed: Transposed,
+    ) -> tuple[Tensor, Tensor]:
+        code = weighted_sums(rows, rows.values, encoder)
+        products = products_at(rows, code, decoder) - rows.values * _own_products(encoder, decoder, transposed)
+        matrix = decoder.detach()[columns.long()]
+        ctx.save_for_backward(encoder, decoder, bias, code, matrix, ratios)
+        ctx.rows, ctx.columns, ctx.transposed = rows, columns, transposed
+        observed = products.mul_(ratios).add_(bias.index_select(0, rows.columns))
+        return observed, torch.addmm(bias[columns.long()], code, matrix.t())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        encoder, decoder, encoded, decoded = ctx.saved_tensors
-        by: Transposed = ctx.transposed
-        # The sum over a column's entries, in float64: many equal numbers must not stand still.
-        sums = torch.segment_reduce(grads[0].double()[by.order.long()], "sum", offsets=by.offsets.long())
-        weights, once = sums.to(encoder.dtype), _one_each(by.columns)
+        encoder, decoder, bias, code, matrix, ratios = ctx.saved_tensors
+        rows, columns, by = ctx.rows, ctx.columns, ctx.transposed
+        at_entries, at_columns = grads[0] * ratios, grads[1]
+        code_grad = weighted_sums(rows, at_entries, decoder) + at_columns @ matrix
+        # What is taken out: less so much of each other's row, one more entry a column, behind those of the minibatch.
+        # Summed in float64, in which many equal numbers do not stand still.
+        shares = (at_entries * rows.values).double()[by.order.long()]
+        own = -torch.segment_reduce(shares, "sum", offsets=by.offsets.long(), unsafe=True).to(code.dtype)
+        distinct, num_rows = by.columns.long(), len(code)
+        with_own = by.followed_by(Transposed.of_rows(by.columns), num_rows)
+        sampled = Transposed.of_rows(columns)
+        ones = code.new_ones(len(columns))
+
+        def vectors(first: Tensor, of: Tensor, last: int = 0) -> Tensor:
+            """The rows `first`, the rows of a matrix at the distinct columns, and room for more."""
+            out = code.new_empty(num_rows + len(distinct) + last, code.shape[1])
+            out[:num_rows] = first
+            torch.index_select(of.detach(), 0, distinct, out=out[num_rows : num_rows + len(distinct)])
+            return out
+
+        decoder_vectors = vectors(code, encoder, len(columns))
+        torch.mm(at_columns.t(), code, out=decoder_vectors[num_rows + len(distinct) :])
         return (
-            RowGradient(once, decoded, weights, encoder.shape, encoder.dtype),
-            RowGradient(once, encoded, weights, decoder.shape, decoder.dtype),
-            None,
+            RowGradient(
+                with_own, vectors(code_grad, decoder), torch.cat([rows.values, own]), encoder.shape, encoder.dtype
+            ),
+            RowGradient(
+                with_own.followed_by(sampled, num_rows + len(distinct)),
+                decoder_vectors,
+                torch.cat([at_entries, own, ones]),
+                decoder.shape,
+                decoder.dtype,
+            ),
+            RowGradient(
+                by.followed_by(sampled, num_rows),
+                torch.cat([code.new_ones(num_rows), at_columns.sum(0)])[:, None],
+                torch.cat([grads[0], ones]),
+                bias.shape,
+                bias.dtype,
+            ),
+            *(None,) * 4,
         )
 
 
-def own_products(encoder: Tensor, decoder: Tensor, transposed: Transposed) -> Tensor:
-    """The product of the encoder's and the decoder's row of each entry's column, (entries,).
+def from_others(
+    encoder: Tensor,
+    decoder: Tensor,
+    bias: Tensor,
+    rows: SparseRows,
+    ratios: Tensor,
+    columns: Tensor,
+    transposed: Transposed,
+) -> tuple[Tensor, Tensor]:
+    """The linear autoencoder's pass of training: each entry by the others of its row, and sampled columns by all.
 
-    It is what an entry of weight 1 adds to its own estimate in a linear autoencoder.
+    With z the sum of v_j * E_j over a row's entries (weights v, encoder E), an entry i has
+    (z - v_i * E_i) . D_i * ratio_i + bias_i, and a sampled column j has z . D_j + bias_j (decoder D). It is one
+    function, since its gradients by rows then need no second copy.
 
     Args:
-        encoder: (columns, units); its gradient is a `RowGradient`.
+        encoder: (columns, units); gradients of it and the next two are `RowGradient`.
         decoder: likewise; the same tensor where they are tied.
-        transposed: the transpose of the block of entries.
+        bias: (columns,).
+        rows: the minibatch; the weights v are its values.
+        ratios: (entries,).
+        columns: int32 (sampled,), distinct and ascending.
+        transposed: the minibatch's transpose.
+
+    Returns:
+        (entries,) and (rows, sampled).
     """
-    return _OwnProducts.apply(encoder, decoder, transposed)
+    return _FromOthers.apply(encoder, decoder, bias, rows, ratios, columns, transposed)
+
+
+def _own_products(encoder: Tensor, decoder: Tensor, by: Transposed) -> Tensor:
+    """The product of the encoder's and the decoder's row of each entry's column, (entries,)."""
+    out = encoder.new_empty(len(by.order))
+    if is_compiled(encoder):
+        arrays = (by.columns, by.offsets, by.order, encoder.detach(), decoder.detach(), out)
+        cpu_kernels.own_products(*(array.numpy() for array in arrays))
+        return out
+    index = by.columns.long()
+    products = torch.linalg.vecdot(encoder.detach()[index], decoder.detach()[index])
+    out[by.order.long()] = products.repeat_interleave(by.offsets.diff(), output_size=len(by.order))
+    return out

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nnsparse_stream.kernels import item_weights as kernels
+from nnsparse_stream.kernels.parts import by_rows
 from nnsparse_stream.kernels.row_gradient import Transposed, is_compiled
 from nnsparse_stream.nn.gram import column_places
 from nnsparse_stream.nn.model import Model, ModelConfig
@@ -19,8 +20,9 @@ from nnsparse_stream.nn.ranking import ScoreTile
 from nnsparse_stream.sparse.indices import offsets_of
 from nnsparse_stream.sparse.rows import SparseRows
 
-# Rows whose scores of all columns are in memory at once, where they are computed by a dense product.
-_DENSE_ROWS = 64
+# Rows that are scored together: their sums stay in a processor's cache. Where scores are a dense product, those of so
+# many rows and all columns are in memory at once.
+_ROWS = 64
 
 
 def item_weights(gram: Tensor, l2: float, hide_ratio: float = 0.0) -> float:
@@ -118,10 +120,10 @@ class LinearItemModel(Model):
                 places.numpy(), scores.numpy(),
             )  # fmt: skip
         else:
-            for start in range(0, at.num_rows, _DENSE_ROWS):
-                block = at[start : start + _DENSE_ROWS]
+            for start in range(0, at.num_rows, _ROWS):
+                block = at[start : start + _ROWS]
                 first, last = at.offsets[[start, start + block.num_rows]].tolist()
-                dense = self.tiles(known[start : start + _DENSE_ROWS])(0, self.num_columns)
+                dense = self.tiles(known[start : start + _ROWS])(0, self.num_columns)
                 scores[first:last] = dense[block.row_indices().long(), block.columns.long()]
             return scores
         cold = (trained.lengths() == 0)[at.row_indices().long()]
@@ -189,13 +191,21 @@ class LinearItemModel(Model):
     def _sums(self, trained: SparseRows) -> ScoreTile:
         """The sums of weights of rows, over their columns, to ranges of the trained columns."""
         if is_compiled(self.weights):
-            by = Transposed.of(trained)
+            blocks = range(0, trained.num_rows, _ROWS)
+            transposed = [Transposed.of(trained[start : start + _ROWS]) for start in blocks]
 
             def sums(first: int, last: int) -> Tensor:
                 out = self.weights.new_empty(trained.num_rows, last - first)
-                kernels.weight_sums(
-                    by.rows.numpy(), by.columns.numpy(), by.offsets.numpy(), self.weights.numpy(), first, out.numpy()
-                )
+
+                def add(start: int, stop: int) -> None:
+                    for block in range(start, stop):
+                        by, rows = transposed[block], out[block * _ROWS : (block + 1) * _ROWS]
+                        kernels.weight_sums(
+                            by.rows.numpy(), by.columns.numpy(), by.offsets.numpy(), self.weights.numpy(), first,
+                            rows.numpy(),
+                        )  # fmt: skip
+
+                by_rows(add, len(transposed))
                 return out
 
             return sums

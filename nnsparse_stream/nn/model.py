@@ -23,6 +23,11 @@ class ModelConfig:
 
     num_columns: int
 
+    @property
+    def rating_range(self) -> tuple[float, float] | None:
+        """The lowest and the highest rating that is predicted; None where scores are no ratings."""
+        return None
+
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

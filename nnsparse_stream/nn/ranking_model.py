@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
-from nnsparse_stream.kernels.sampled import bias_at, decode_columns, own_products
+from nnsparse_stream.kernels.sampled import bias_at, decode_columns, from_others
 from nnsparse_stream.nn.model import FactorModel, ModelConfig
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -126,27 +126,26 @@ class RankingAutoencoder(FactorModel):
             transposed: the minibatch's transpose.
             visible: bool (entries,), which of them are not hidden from the code; all where None.
         """
-        weights = self.entry_weights(rows, visible)
-        code = encode(self.encoder, rows.with_values(weights), transposed)
-        products = decode_at(code, self.output_matrix, None, rows, transposed)
-        biases = bias_at(self.decoder_bias, rows, transposed)
-        row = rows.row_indices()
-        counts = visible_counts(rows, visible)[row]
+        weighted = rows.with_values(self.entry_weights(rows, visible))
+        counts = visible_counts(rows, visible)[rows.row_indices()]
         # Without the entry itself, where it is visible, the code is one of so many entries.
         others = counts - (1 if visible is None else visible.long())
-        if self.config.temperature is not None:
-            # Rows have norm 1: (z - a) . a = z . a - 1, and |z - a|^2 = |z|^2 - 2 z . a + 1; of no entries exactly 0,
-            # which rounding would blow up.
-            squares = code.square().sum(1)
-            left = torch.where(others > 0, products - weights, 0.0)
-            left_squares = torch.where(others > 0, squares[row] + weights * (1 - 2 * products), 1.0)
-            observed = self.config.temperature * left * _inverse_roots(left_squares) + biases
-            code = code * (self.config.temperature * _inverse_roots(squares))[:, None]
-        else:
-            own = own_products(self.encoder, self.output_matrix, transposed)
+        if self.config.temperature is None:
             ratios = (counts.to(rows.dtype) / others.clamp(min=1)).pow_(self.config.code_power)
-            observed = (products - weights * own) * ratios + biases
-        return Estimates(observed, decode_columns(code, self.output_matrix, self.decoder_bias, columns))
+            parameters = (self.encoder, self.output_matrix, self.decoder_bias)
+            return Estimates(*from_others(*parameters, weighted, ratios, columns, transposed))
+        code = encode(self.encoder, weighted, transposed)
+        products = decode_at(code, self.encoder, None, rows, transposed)
+        # Rows have norm 1: (z - a) . a = z . a - 1, and |z - a|^2 = |z|^2 - 2 z . a + 1; of no entries exactly 0, which
+        # rounding would blow up.
+        squares = code.square().sum(1)
+        left = torch.where(others > 0, products - weighted.values, 0.0)
+        left_squares = squares[rows.row_indices()] + weighted.values * (1 - 2 * products)
+        left_squares = torch.where(others > 0, left_squares, 1.0)
+        observed = self.config.temperature * left * _inverse_roots(left_squares)
+        observed = observed + bias_at(self.decoder_bias, rows, transposed)
+        scaled = code * (self.config.temperature * _inverse_roots(squares))[:, None]
+        return Estimates(observed, decode_columns(scaled, self.encoder, self.decoder_bias, columns))
 
     @property
     def code_units(self) -> int:

@@ -1,11 +1,12 @@
-"""Predictions of several models for the same users and items, joined, and judged or given out as one weighted mean.
+"""Predictions of several models for the same users and items, joined, and judged or given out as one.
 
-A user model and an item model of the same rating log see it from two sides; their mean is better than either.
+A user model and an item model of the same rating log see it from two sides; combined they are better than either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from nnsparse_stream.evaluation.metrics import Metric
 from nnsparse_stream.ids.ranks import rank_ids
 from nnsparse_stream.ids.vocabulary import Vocabulary
 from nnsparse_stream.nn.model import Model
+from nnsparse_stream.scoring.combination import Combination, PredictionMoments
 
 _ROWS_AT_ONCE = 2048
 
@@ -61,20 +63,30 @@ def predict_fold(
     )
 
 
-def judge_blend(
-    blocks: Sequence[pa.RecordBatch], weights: Sequence[float], axis: str, metrics: Sequence[Metric]
-) -> MetricSums:
-    """Judges the weighted mean of several models' predictions.
+class JoinedPredictions(NamedTuple):
+    """Ratings, by user and item, with what several models predict for them.
+
+    Attributes:
+        users, items: int64 (ratings,), equal for those of one user, or item.
+        known: int32 (ratings,), how many training ratings the first model's row has.
+        ratings: float32 (ratings,).
+        predictions: float32 (models, ratings).
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    known: np.ndarray
+    ratings: np.ndarray
+    predictions: np.ndarray
+
+
+def join_predictions(blocks: Sequence[pa.RecordBatch], models: int) -> JoinedPredictions:
+    """Joins several models' predictions by user and item; the result does not depend on the order of the blocks.
 
     Args:
         blocks: from `predict_fold`; together they hold all models' predictions of the ratings of some rows of the first
             model, in any order.
-        weights: one a model, in the order of their positions; divided by their sum.
-        axis: "user" or "item", the axis of the first model's rows.
-        metrics: of predicted ratings.
-
-    Returns:
-        The sums, in the buckets of the first model's rows.
+        models: how many.
 
     Raises:
         InputError: a rating is not in the judged fold of every model's data set.
@@ -82,23 +94,70 @@ def judge_blend(
     table = pa.Table.from_batches(blocks)
     users, items = (rank_ids(table[name].combine_chunks()) for name in ("user", "item"))
     keys = users[1] * max(len(items[0]), 1) + items[1]
-    order = np.lexsort((table["model"].to_numpy(), keys))
-    count = len(weights)
-    joined = keys[order].reshape(-1, count) if len(order) % count == 0 else None
-    positions = table["model"].to_numpy()[order]
-    if joined is None or (joined != joined[:, :1]).any() or (positions.reshape(-1, count) != np.arange(count)).any():
+    positions = table["model"].to_numpy()
+    order = np.lexsort((keys, positions))
+    count = len(order) // models
+    by_model = (models, count)
+    if (
+        not np.array_equal(positions[order], np.arange(models).repeat(count))
+        or (np.ptp(keys[order].reshape(by_model), axis=0) != 0).any()
+    ):
         raise InputError(
             "the data sets do not hold the same ratings in the judged fold: prepare them from the same input, with the "
             "same `folds` and `fold_seed`, one for each axis"
         )
-    predicted = table["prediction"].to_numpy()[order].reshape(-1, count) @ shares_of(weights)
-    first = order[::count]
-    errors = predicted - table["rating"].to_numpy()[first]
-    _, index, row = np.unique((users if axis == "user" else items)[1][first], return_index=True, return_inverse=True)
-    known, sums = table["known"].to_numpy()[first][index], MetricSums.of(metrics, 0)
+    first = order[:count]
+    return JoinedPredictions(
+        users[1][first],
+        items[1][first],
+        table["known"].to_numpy()[first],
+        table["rating"].to_numpy()[first],
+        table["prediction"].to_numpy()[order].reshape(by_model),
+    )
+
+
+def judge_blend(
+    blocks: Sequence[pa.RecordBatch], combination: Combination, axis: str, metrics: Sequence[Metric]
+) -> MetricSums:
+    """Judges several models' predictions, combined.
+
+    Args:
+        blocks: as `join_predictions` takes them.
+        combination: of the models, in the order of their positions.
+        axis: "user" or "item", the axis of the first model's rows.
+        metrics: of predicted ratings.
+
+    Returns:
+        The sums, in the buckets of the first model's rows.
+
+    Raises:
+        InputError: what `join_predictions` raises.
+    """
+    joined = join_predictions(blocks, len(combination.weights))
+    errors = combination.of(joined.predictions) - joined.ratings
+    rows = joined.users if axis == "user" else joined.items
+    _, index, row = np.unique(rows, return_index=True, return_inverse=True)
+    known, sums = joined.known[index], MetricSums.of(metrics, 0)
     sums.add_rows(known, np.bincount(row, minlength=len(index)))
     sums.add_errors(known, row, errors)
     return sums
+
+
+def blend_moments(blocks: Sequence[pa.RecordBatch], models: int, origin: float) -> PredictionMoments:
+    """What of several models' predictions is needed to fit their combination.
+
+    Args:
+        blocks: as `join_predictions` takes them.
+        models: how many.
+        origin: of the moments, the same for all parts that are added up.
+
+    Raises:
+        InputError: what `join_predictions` raises.
+    """
+    joined = join_predictions(blocks, models)
+    moments = PredictionMoments(models, origin)
+    moments.add(joined.predictions, joined.ratings)
+    return moments
 
 
 def predicted_pairs(scored: pa.Table, transposed: bool, position: int) -> pa.RecordBatch:
@@ -123,13 +182,13 @@ def predicted_pairs(scored: pa.Table, transposed: bool, position: int) -> pa.Rec
     )
 
 
-def blend_pairs(blocks: Sequence[pa.RecordBatch], weights: Sequence[float]) -> pa.Table:
-    """The weighted mean of several models' predictions of pairs.
+def blend_pairs(blocks: Sequence[pa.RecordBatch], combination: Combination) -> pa.Table:
+    """Several models' predictions of pairs, combined.
 
     Args:
         blocks: from `predicted_pairs`; together they hold all models' predictions of some pairs, in any order. A pair
             that occurs n times has n predictions of each model.
-        weights: one a model, in the order of their positions; divided by their sum.
+        combination: of the models, in the order of their positions.
 
     Returns:
         Columns row_id, column_id, score (float32), by row, then column; one row for each time that a pair occurs.
@@ -142,12 +201,12 @@ def blend_pairs(blocks: Sequence[pa.RecordBatch], weights: Sequence[float]) -> p
     keys = rows * max(len(column_ids), 1) + columns
     models = table["model"].to_numpy()
     order = np.lexsort((keys, models))
-    by_model = (len(weights), len(table) // len(weights))
-    positions = np.arange(len(weights)).repeat(by_model[1])
+    by_model = (len(combination.weights), len(table) // len(combination.weights))
+    positions = np.arange(by_model[0]).repeat(by_model[1])
     if not np.array_equal(models[order], positions) or (np.ptp(keys[order].reshape(by_model), axis=0) != 0).any():
         raise ValueError("the blocks do not hold a prediction of each model for each pair")
     first = order[: by_model[1]]
-    score = shares_of(weights) @ table["prediction"].to_numpy()[order].reshape(by_model)
+    score = combination.of(table["prediction"].to_numpy()[order].reshape(by_model))
     return pa.table(
         {
             "row_id": row_ids.take(pa.array(rows[first])),
@@ -155,8 +214,3 @@ def blend_pairs(blocks: Sequence[pa.RecordBatch], weights: Sequence[float]) -> p
             "score": score.astype(np.float32),
         }
     )
-
-
-def shares_of(weights: Sequence[float]) -> np.ndarray:
-    """Weights divided by their sum, float64 (models,)."""
-    return np.asarray(weights, dtype=np.float64) / np.sum(weights)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nnsparse_stream.scoring.combination import Combination
+
 KIND = "nnsparse-stream scores"
 SCHEMA_VERSION = 1
 #: Readers of a directory of Parquet files pass over names that start with "_".
@@ -13,7 +15,7 @@ NAME = "_manifest.json"
 
 def scores_manifest(
     states: Sequence[dict[str, Any]],
-    weights: Sequence[float],
+    combination: Combination,
     *,
     top_k: int | None,
     files: Sequence[dict[str, Any]],
@@ -24,7 +26,7 @@ def scores_manifest(
 
     Args:
         states: of the models' checkpoints, the first one's rows being those of the scores.
-        weights: one a model.
+        combination: of the models' predictions.
         top_k: columns a row; None where pairs were predicted.
         files: `path`, `rows` and `bytes` of each file, in any order.
         bad_records: of the rating files and pairs.
@@ -34,7 +36,7 @@ def scores_manifest(
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
         "axis": states[0]["axis"],
-        **_models(states, weights),
+        **_models(states, combination),
         "top_k": top_k,
         "rows": sum(file["rows"] for file in files),
         "files": sorted(files, key=lambda file: str(file["path"])),
@@ -43,9 +45,9 @@ def scores_manifest(
     }
 
 
-def _models(states: Sequence[dict[str, Any]], weights: Sequence[float]) -> dict[str, Any]:
-    """`model`, or for a blend `models` and `weights`."""
+def _models(states: Sequence[dict[str, Any]], combination: Combination) -> dict[str, Any]:
+    """`model`, or of several `models`, `weights` and `intercept`."""
     if len(states) == 1:
         return {"model": {"step": states[0]["step"], "vocabulary": states[0]["vocabulary"]}}
     models = [{name: state[name] for name in ("axis", "step", "vocabulary")} for state in states]
-    return {"models": models, "weights": list(weights)}
+    return {"models": models, "weights": list(combination.weights), "intercept": combination.intercept}

@@ -13,8 +13,8 @@ from torch import Tensor
 from nnsparse_stream.data.features import RowFeatures
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.nn.ranking import TILE_COLUMNS, best_columns
-from nnsparse_stream.scoring.blending import shares_of
 from nnsparse_stream.scoring.blocks import rows_without_ratings
+from nnsparse_stream.scoring.combination import Combination
 from nnsparse_stream.scoring.predictors import TilePredictor
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import Checkpoint
@@ -50,17 +50,17 @@ def top_k_tables(
 def blended_top_k_tables(
     checkpoint: Checkpoint,
     others: Sequence[TilePredictor],
-    weights: Sequence[float],
+    combination: Combination,
     batches: Iterable[pa.RecordBatch],
     k: int,
     folds: Sequence[int],
 ) -> Iterator[pa.Table]:
-    """The best columns of each row by the weighted mean of several models' predictions, none of them clipped.
+    """The best columns of each row by several models' predictions, combined; neither these nor the result are clipped.
 
     Args:
         checkpoint: the first model; what it has not seen in training is not listed.
         others: the other models.
-        weights: one a model, the first model's first; divided by their sum.
+        combination: of the models, the first model's weight first.
         batches: rows as a shard of the first model's data set holds them.
         k: columns a row.
         folds: the folds of a row's ratings that the models see; columns rated in these are not listed.
@@ -68,16 +68,16 @@ def blended_top_k_tables(
     Yields:
         Tables as those of `top_k_tables`.
     """
-    model, (share, *shares) = checkpoint.model, shares_of(weights).tolist()
+    model, (weight, *weights) = checkpoint.model, combination.weights
 
     def rank(ids: pa.Array, known: SparseRows) -> tuple[Tensor, Tensor]:
         first, rest = model.tiles(known), [other.tiles(ids) for other in others]
 
         def score(start: int, stop: int) -> Tensor:
-            mean = first(start, stop).mul_(share)
-            for part, tile in zip(shares, rest, strict=True):
-                mean.add_(tile(start, stop), alpha=part)
-            return mean
+            combined = first(start, stop).mul_(weight).add_(combination.intercept)
+            for other, tile in zip(weights, rest, strict=True):
+                combined.add_(tile(start, stop), alpha=other)
+            return combined
 
         return best_columns(score, known, model.column_counts > 0, k)
 

@@ -13,8 +13,8 @@ from nnsparse_stream.nn.model import Model
 from nnsparse_stream.nn.models import MODELS
 from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.training.state import STATE_FILE, CheckpointState, read_state, write_state
-from nnsparse_stream.training.tensor_files import TensorFile, read_tensors, write_tensors
+from nnsparse_stream.training.state import STATE_FILE, CheckpointState, read_state, step_directory, write_state
+from nnsparse_stream.training.tensor_files import TensorFile, copy_tensors, read_tensors, write_tensors
 
 _WEIGHTS = "model.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
@@ -89,6 +89,24 @@ def _parameters(optimizer: RowOptimizer) -> list[torch.Tensor]:
 
 def _noted(checkpoint: CheckpointState, which: str) -> TensorFile:
     return TensorFile(**checkpoint.state["tensors"][which])
+
+
+def copy_model(checkpoint: CheckpointState, run: str) -> None:
+    """Copies what using a model takes into another directory, as a run's with one checkpoint: no optimiser's state.
+
+    Args:
+        checkpoint: what is copied.
+        run: URL of the directory.
+
+    Raises:
+        InputError: a file is missing, or another one than was written; or the copy cannot be written.
+    """
+    for part in checkpoint.state["columns"]:
+        data = storage.read_checked(storage.join(checkpoint.run, part["path"]), part["bytes"], part["sha256"])
+        storage.write_file(storage.join(run, part["path"]), data)
+    url = step_directory(run, checkpoint.state["step"])
+    copy_tensors(storage.join(checkpoint.url, _WEIGHTS), storage.join(url, _WEIGHTS), _noted(checkpoint, "model"))
+    write_state(url, checkpoint.state)
 
 
 def remove_checkpoint(url: str) -> None:

@@ -101,9 +101,9 @@ def train(
             here where None.
 
     Returns:
-        What run.json holds: recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics, and the
-        job where there is one. Where the run was stopped before it was over, only {"stopped": True, "checkpoint",
-        "epochs", "steps"}: run.json is not written, and the run can be resumed.
+        What run.json holds: preset, recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics,
+        and the job where there is one. Where the run was stopped before it was over, only {"stopped": True,
+        "checkpoint", "epochs", "steps"}: run.json is not written, and the run can be resumed.
 
     Raises:
         InputError: the data set or the output cannot be used, the run to resume is another one, or it diverged.
@@ -171,6 +171,7 @@ def train(
     summary |= {
         "kind": "nnsparse-stream run",
         "schema_version": 1,
+        "preset": request.preset,
         "recipe": request.recipe.to_json(),
         "seed": request.seed,
         "best": state["best"],
@@ -189,11 +190,6 @@ def _ended(request: TrainingRequest) -> dict[str, Any]:
     return storage.read_json(storage.join(request.output, "run.json"), "a run")
 
 
-def _fingerprint(dataset: Dataset) -> str:
-    """Identifies a data set by its manifest, which holds the checksums of its files."""
-    return storage.sha256(dataset.manifest.to_json())
-
-
 def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: str) -> Checkpoint:
     manifest, recipe = dataset.manifest, request.recipe
     model = objective_of(recipe).make_model(recipe, manifest, torch.Generator().manual_seed(request.seed))
@@ -205,7 +201,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: st
         "vocabulary": vocabulary_fingerprint(manifest),
         "columns": columns_of(manifest),
         "features": features_of(manifest) if model.reads_features else None,
-        "data": _fingerprint(dataset),
+        "data": dataset.manifest.fingerprint(),
         "recipe": recipe.to_json(),
         "seed": request.seed,
         "validation_metric": metric,
@@ -225,7 +221,7 @@ def _resumed(request: TrainingRequest, dataset: Dataset, metric: str) -> Checkpo
     if not found:
         return None
     checkpoint = read_state(found[-1])
-    if checkpoint.state["data"] != _fingerprint(dataset):
+    if checkpoint.state["data"] != dataset.manifest.fingerprint():
         raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
     before = {
         **checkpoint.state["recipe"],

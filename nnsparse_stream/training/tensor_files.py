@@ -113,6 +113,25 @@ def read_tensors(
     return tensors
 
 
+def copy_tensors(source: str, target: str, noted: TensorFile) -> None:
+    """Copies a file of tensors, a piece at a time.
+
+    Raises:
+        InputError: it is missing, or another one than was written; or the copy cannot be written.
+    """
+
+    def checked() -> Iterator[bytes]:
+        digest = hashlib.sha256()
+        with storage.open_input(source) as stream, storage.reading(source):
+            while piece := stream.read(_CHUNK_BYTES):
+                digest.update(piece)
+                yield piece
+        if digest.hexdigest() != noted.sha256:
+            raise InputError(f"{source} was altered: its SHA-256 is not the one that was noted when it was written")
+
+    storage.write_chunks(target, checked())
+
+
 def _header(url: str, text: bytes) -> dict[str, _Entry]:
     try:
         value = json.loads(text)

@@ -112,8 +112,7 @@ def test_metrics_of_lists_equal_those_of_dense_scores(trained):
 def test_rows_are_judged_in_bounded_blocks(trained, monkeypatch):
     dataset, model = Dataset(trained.data), load_model(trained.run).model
     whole = judged(model, dataset)
-    for rows in ("_ROWS_AT_ONCE", "_RANKED_AT_ONCE"):
-        monkeypatch.setattr(f"nnsparse_stream.evaluation.judging.{rows}", 7)
+    monkeypatch.setattr("nnsparse_stream.evaluation.judging._ROWS_AT_ONCE", 7)
     parts = judged(model, dataset)
     np.testing.assert_array_equal(parts.judged, whole.judged)
     np.testing.assert_allclose(parts.terms, whole.terms, rtol=1e-6)

@@ -25,7 +25,7 @@ def test_the_overview_names_every_command(capsys):
         (["train", "--data", "x", "--output", "y", "--resume", "--overwrite"], "contradict each other"),
         (["train", "--data", "x", "--output", "y", "--preset", "none"], "there is no preset 'none'"),
         (["train", "--data", "/nowhere/x", "--output", "y"], "/nowhere/x is not a data set"),
-        (["evaluate", "--data", "/nowhere/x", "--model", "y"], "/nowhere/x is not a data set"),
+        (["evaluate", "--data", "/nowhere/x", "--model", "y"], "y is neither a training run"),
         (["score", "--model", "x", "--output", "y"], "either --data or --input"),
         (["score", "--model", "/nowhere/x", "--data", "d", "--output", "y"], "neither a training run's directory nor"),
         (["prepare", "--input", "x", "--output", "y", "--axis", "user", "--direct_running_mode", "multi_threading"],
@@ -74,7 +74,7 @@ def test_flags_are_pipeline_options_too():
 
     options = PipelineOptions(["--input", "a,b", "--output", "o", "--axis", "item", "--runner", "DataflowRunner"])
     ours = options.view_as(pipeline_options("prepare"))
-    assert (ours.input, ours.axis, ours.duplicates) == (["a", "b"], "item", "error")
+    assert (ours.input, ours.axis, ours.user_column) == (["a", "b"], "item", "user")
     assert options.view_as(StandardOptions).runner == "DataflowRunner"
     train = PipelineOptions(["--data", "d", "--output", "o"]).view_as(pipeline_options("train"))
     assert (train.data, train.preset) == ("d", "cfn")

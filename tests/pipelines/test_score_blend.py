@@ -17,6 +17,7 @@ from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.scoring.blending import blend_pairs
+from nnsparse_stream.scoring.combination import Combination
 from nnsparse_stream.scoring.files import codes_schema
 from nnsparse_stream.scoring.predictors import ColumnPredictor, RowPredictor, encoded_tables
 from nnsparse_stream.sparse.rows import SparseRows
@@ -176,10 +177,13 @@ def test_the_output_holds_scores_and_a_manifest_that_names_the_models(trained, i
     assert names == ["_manifest.json", *(f"part-0000{shard}-of-00003.parquet" for shard in range(3))]
     manifest = json.loads((tmp_path / "scores" / "_manifest.json").read_text())
     assert manifest["axis"] == "user"
-    assert manifest["weights"] == [1, 3]
+    assert manifest["weights"] == [0.25, 0.75]
     states = [load_model(model.run).state for model in (trained, item_side)]
     assert manifest["models"] == [{name: s[name] for name in ("axis", "step", "vocabulary")} for s in states]
     assert "model" not in manifest
+
+
+MEAN = Combination.mean([1.0, 3.0])
 
 
 def predicted(seed):
@@ -195,18 +199,18 @@ def predicted(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_mean_of_pairs_does_not_depend_on_the_order_of_the_blocks(seed):
     whole = predicted(seed)
-    expected = blend_pairs([whole], [1.0, 3.0])
+    expected = blend_pairs([whole], MEAN)
     for row, column, value in zip(*(expected[name].to_pylist() for name in expected.column_names), strict=True):
         assert value == 0.25 * (row + int(column)) + 0.75 * row * int(column)
     random = np.random.default_rng(seed)
     shuffled = whole.take(pa.array(random.permutation(80)))
     cuts = [0, *sorted(random.integers(0, 81, 4).tolist()), 80]
     blocks = [shuffled.slice(start, stop - start) for start, stop in pairwise(cuts)]
-    assert blend_pairs(blocks, [1.0, 3.0]).equals(expected)
+    assert blend_pairs(blocks, MEAN).equals(expected)
     with pytest.raises(ValueError, match="of each model for each pair"):
-        blend_pairs([whole.slice(1)], [1.0, 3.0])
+        blend_pairs([whole.slice(1)], MEAN)
     with pytest.raises(ValueError, match="of each model for each pair"):
-        blend_pairs([whole.slice(1, 78)], [1.0, 3.0])
+        blend_pairs([whole.slice(1, 78)], MEAN)
 
 
 def test_codes_do_not_depend_on_the_order_in_which_they_are_read(trained, item_side):
@@ -242,8 +246,8 @@ def test_flags_that_do_not_fit_are_refused_and_leave_nothing(trained, item_side,
 
     both = f"{trained.run},{item_side.run}"
     assert "each model needs its data set" in refused("--model", both, "--data", trained.data)
-    assert "each model needs its data set" in refused(*blend_flags([1], trained, item_side))
-    assert "each model needs its data set" in refused(*blend_flags([1, 2], trained))
+    assert "each model needs its weight" in refused(*blend_flags([1], trained, item_side))
+    assert "each model needs its weight" in refused(*blend_flags([1, 2], trained))
     assert "prepare the files once for each axis" in refused("--model", both, "--input", trained.log)
     assert "trained on rows by" in refused("--model", both, "--data", f"{item_side.data},{trained.data}")
     for weights in ("1,x", "1,-1", "0,0", "1,nan", "1,inf", "1,,1"):

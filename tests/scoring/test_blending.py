@@ -11,6 +11,7 @@ from nnsparse_stream.evaluation.judging import judge_batch
 from nnsparse_stream.evaluation.metrics import parse_metrics
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.scoring.blending import judge_blend, predict_fold
+from nnsparse_stream.scoring.combination import Combination
 from nnsparse_stream.training.checkpoint import load_model
 
 METRICS = parse_metrics(["rmse", "mae"])
@@ -26,7 +27,7 @@ def blocks(data, run, axis, position, fold=2):
 
 def test_one_model_alone_has_the_errors_that_evaluation_finds(trained):
     model = load_model(trained.run).model
-    alone = judge_blend(blocks(trained.data, trained.run, "user", 0), [3.0], "user", METRICS)
+    alone = judge_blend(blocks(trained.data, trained.run, "user", 0), Combination.mean([3.0]), "user", METRICS)
     first, *rest = (judge_batch(model, batch, 2, METRICS) for batch in Dataset(trained.data).batches())
     evaluated = sum(rest, first)
     np.testing.assert_array_equal(alone.judged, evaluated.judged)
@@ -43,7 +44,7 @@ def test_a_blend_is_the_weighted_mean_of_the_predictions(trained, item_side):
                 "prediction"
             ]
     errors = np.array([0.25 * p[0] + 0.75 * p[1] - p["rating"] for p in predicted.values()])
-    blend = judge_blend([*items[::-1], *users], [1.0, 3.0], "user", METRICS)
+    blend = judge_blend([*items[::-1], *users], Combination.mean([1.0, 3.0]), "user", METRICS)
     assert blend.judged.sum(0).tolist() == [len({user for user, _ in predicted}), len(errors)]
     assert len(errors) == Dataset(trained.data).manifest.fold_entries["test"]
     assert blend.values()["rmse"] == pytest.approx(np.sqrt((errors**2).mean()), abs=1e-6)
@@ -53,9 +54,9 @@ def test_a_blend_is_the_weighted_mean_of_the_predictions(trained, item_side):
 def test_data_sets_with_other_ratings_in_the_fold_are_refused(trained, item_side):
     users, items = blocks(trained.data, trained.run, "user", 0), blocks(*item_side[1:], "item", 1, fold=1)
     with pytest.raises(InputError, match="do not hold the same ratings"):
-        judge_blend([*users, *items], [1.0, 1.0], "user", METRICS)
+        judge_blend([*users, *items], Combination.mean([1.0, 1.0]), "user", METRICS)
     with pytest.raises(InputError, match="do not hold the same ratings"):
-        judge_blend([*users, *blocks(*item_side[1:], "item", 1)[1:]], [1.0, 1.0], "user", METRICS)
+        judge_blend([*users, *blocks(*item_side[1:], "item", 1)[1:]], Combination.mean([1.0, 1.0]), "user", METRICS)
 
 
 def test_the_command_judges_a_blend(trained, item_side, tmp_path, capsys):
@@ -65,7 +66,10 @@ def test_the_command_judges_a_blend(trained, item_side, tmp_path, capsys):
     assert cli.main(["evaluate", *flags, "--weights", "1,3"]) == 0
     found = json.loads(figures.read_text())
     expected = judge_blend(
-        [*blocks(trained.data, trained.run, "user", 0), *blocks(data, run, "item", 1)], [1.0, 3.0], "user", METRICS
+        [*blocks(trained.data, trained.run, "user", 0), *blocks(data, run, "item", 1)],
+        Combination.mean([1.0, 3.0]),
+        "user",
+        METRICS,
     ).report()
     assert found["rmse"] == pytest.approx(expected["rmse"], abs=1e-9)
     assert [(b["min_ratings"], b["rows"], b["count"]) for b in found["buckets"]] == [

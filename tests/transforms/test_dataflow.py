@@ -13,10 +13,11 @@ from apache_beam.portability.api import beam_runner_api_pb2
 
 from nnsparse_stream.pipelines import prepare
 from nnsparse_stream.pipelines.cli import parser_for
+from nnsparse_stream.pipelines.feedback_options import chosen_feedback
 from nnsparse_stream.pipelines.running import run_pipeline
 from nnsparse_stream.ratings.folds import HashFolds
 from nnsparse_stream.ratings.input_plan import plan_inputs
-from nnsparse_stream.ratings.times import TimeRange
+from nnsparse_stream.ratings.selection import Selection
 
 IMAGE = "registry.example/my-project/nnsparse-stream:0.1.0"
 FLAGS = [
@@ -42,7 +43,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     flags = ["--input", str(ratings), "--output", "gs://my-bucket/data", "--axis", "user"]
     args = parser_for("prepare").parse_args(flags)
     plan = plan_inputs([str(ratings)])
-    settings = prepare._settings(args, plan, HashFolds(), TimeRange(), None)
+    settings = prepare._settings(args, plan, chosen_feedback(args), HashFolds(), Selection(), None)
     build = functools.partial(prepare._build, args=args, plan=plan, settings=settings)
     return run_pipeline(build, [*FLAGS, "--dry_run=True"]).job
 

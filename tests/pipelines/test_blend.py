@@ -1,0 +1,208 @@
+"""`blend`: what it learns, and that its output is a model like any other."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from samples import Trained, command, contents
+from scores import score, write_pairs
+
+from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.pipelines import cli
+from nnsparse_stream.scoring.blend import Blend
+from nnsparse_stream.scoring.blending import join_predictions, predict_fold
+from nnsparse_stream.training.checkpoint import load_model
+from nnsparse_stream.training.state import read_state
+
+
+def flags(*models):
+    return [*("--model", ",".join(model.run for model in models), "--data", ",".join(model.data for model in models))]
+
+
+@pytest.fixture(scope="module")
+def blend(trained, item_side, tmp_path_factory):
+    """Of users and items; read it, don't change it."""
+    output = str(tmp_path_factory.mktemp("blend") / "blend")
+    command("blend", *flags(trained, item_side), "--output", output)
+    return output
+
+
+def joined(models, fold):
+    """Predictions (models, ratings) and ratings of a fold, in one order of the ratings."""
+    blocks = []
+    for position, model in enumerate(models):
+        held = load_model(model.run)
+        for batch in Dataset(model.data).batches():
+            blocks.append(predict_fold(held.model, held.vocabulary, held.state["axis"], batch, fold, position))
+    found = join_predictions(blocks, len(models))
+    return found.predictions.astype(float), found.ratings
+
+
+def rmse(predictions, ratings):
+    return np.sqrt(np.mean((predictions - ratings) ** 2, axis=-1))
+
+
+def test_a_blend_is_fitted_to_the_validation_fold(trained, item_side, blend):
+    held = Blend.read(blend)
+    predictions, ratings = joined([trained, item_side], 1)
+    assert held.fit.ratings == len(ratings) == Dataset(trained.data).manifest.fold_entries["validation"]
+    assert held.fit.members == pytest.approx(rmse(predictions, ratings))
+    assert held.fit.rmse == pytest.approx(
+        rmse(held.combination.weights @ predictions + held.combination.intercept, ratings)
+    )
+    assert held.fit.rmse < min(held.fit.members)
+    # No step away from the fit makes its error smaller by more than the ridge allows.
+    free, *_ = np.linalg.lstsq(np.vstack([predictions, np.ones(len(ratings))]).T, ratings, rcond=None)
+    assert held.fit.rmse == pytest.approx(rmse(free[:2] @ predictions + free[2], ratings), abs=2e-4)
+
+
+@pytest.mark.parametrize("data", ["recorded", "named"])
+def test_evaluate_takes_a_blend(trained, item_side, blend, tmp_path, data):
+    named = ["--data", f"{trained.data},{item_side.data}"] if data == "named" else []
+    figures = tmp_path / "figures.json"
+    command("evaluate", "--model", blend, *named, "--json", str(figures))
+    predictions, ratings = joined([trained, item_side], 2)
+    combination = Blend.read(blend).combination
+    expected = (combination.weights @ predictions + combination.intercept).clip(*combination.bounds)
+    found = json.loads(figures.read_text())
+    assert found["rmse"] == pytest.approx(rmse(expected, ratings))
+    assert found["mae"] == pytest.approx(np.abs(expected - ratings).mean())
+
+
+def test_score_takes_a_blend(trained, item_side, blend, tmp_path):
+    combination = Blend.read(blend).combination
+    by_hand = [*flags(trained, item_side), "--weights", ",".join(map(str, combination.weights))]
+    constant, total = combination.intercept, sum(combination.weights)
+    lists, mean = (score(tmp_path, *what, "--top_k", "4") for what in (["--model", blend], by_hand))
+    assert lists.drop_columns("score").equals(mean.drop_columns("score"))
+    scores, means = lists["score"].to_numpy(), mean["score"].to_numpy()
+    assert scores == pytest.approx(constant + total * means, abs=1e-5)
+    ids = Dataset(trained.data).vocabulary().ids.to_pylist()
+    pairs = ["--pairs", write_pairs(tmp_path / "pairs.csv", [(row, ids[at]) for at, row in enumerate(["nobody", "x"])])]
+    rated, mean = (score(tmp_path, *what, *pairs)["score"].to_numpy() for what in (["--model", blend], by_hand))
+    assert rated == pytest.approx((constant + total * mean).clip(*combination.bounds), abs=1e-5)
+    manifest = json.loads((tmp_path / "scores" / "_manifest.json").read_text())
+    assert len(manifest["models"]) == 2
+
+
+def test_a_blend_stands_alone_and_its_members_too(trained, item_side, blend, tmp_path):
+    files = contents(blend)
+    steps = [read_state(model.run).state["step"] for model in (trained, item_side)]
+    assert sorted(files) == sorted(
+        [
+            "blend.json",
+            *(f"members/{at}/columns/part-00000-of-00001.parquet" for at in range(2)),
+            *(f"members/{at}/checkpoints/step-{step:09d}/{name}" for at, step in enumerate(steps)
+              for name in ("model.safetensors", "state.json")),
+        ]
+    )  # fmt: skip
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(blend, moved)
+    data = f"{trained.data},{item_side.data}"
+    tables = [score(tmp_path, "--model", url, "--data", data, "--top_k", "2") for url in (blend, str(moved))]
+    assert tables[0].equals(tables[1])
+    alone = [(url, trained.data) for url in (trained.run, str(moved / "members" / "0"))]
+    tables = [score(tmp_path, "--model", url, "--data", data, "--top_k", "2") for url, data in alone]
+    assert tables[0].equals(tables[1])
+
+
+def test_models_of_one_axis_share_a_data_set(trained, item_side, blend, tmp_path):
+    output = str(tmp_path / "three")
+    models = ",".join([trained.run, item_side.run, trained.run])
+    command("blend", "--model", models, "--data", f"{trained.data},{item_side.data}", "--output", output)
+    three, two = Blend.read(output).combination, Blend.read(blend).combination
+    assert [member.data for member in Blend.read(output).members] == [trained.data, item_side.data, trained.data]
+    assert three.weights[0] == pytest.approx(three.weights[2])
+    assert three.weights[0] + three.weights[2] == pytest.approx(two.weights[0], abs=0.05)
+    command("evaluate", "--model", output, "--data", f"{item_side.data},{trained.data}")
+
+
+def test_weights_of_an_earlier_blend_go_to_other_models(trained, item_side, blend, tmp_path):
+    def prepared(axis):
+        data, run = str(tmp_path / axis), str(tmp_path / f"{axis}-run")
+        command("prepare", "--input", trained.log, "--output", data, "--axis", axis, "--folds", "90,0,10")
+        command("train", "--data", data, "--output", run, "--hidden", "4", "--epochs", "1", "--threads", "1")
+        return Trained(trained.log, data, run)
+
+    models = [prepared("user"), prepared("item")]
+    output = str(tmp_path / "blend")
+    command("blend", *flags(*models), "--weights_of", blend, "--output", output)
+    one, two = Blend.read(blend), Blend.read(output)
+    assert (two.combination, two.fit) == (one.combination, one.fit)
+    assert [member.data for member in two.members] == [model.data for model in models]
+    command("evaluate", "--model", output)
+    assert cli.main(["blend", *flags(*models[::-1]), "--weights_of", blend, "--output", str(tmp_path / "no")]) == 2
+
+
+def test_what_cannot_be_blended_is_refused_and_leaves_nothing(trained, item_side, blend, tmp_path, capsys):
+    output = tmp_path / "out"
+
+    def refused(*argv):
+        assert cli.main(["blend", "--output", str(output), *argv]) == 2
+        assert not output.exists()
+        return capsys.readouterr().err
+
+    def other(name, *argv):
+        data, run = str(tmp_path / name), str(tmp_path / f"{name}-run")
+        command("prepare", "--input", trained.log, "--output", data, *argv)
+        command("train", "--data", data, "--output", run, "--hidden", "4", "--epochs", "1", "--threads", "1")
+        capsys.readouterr()
+        return Trained(trained.log, data, run)
+
+    assert "two or more" in refused(*flags(trained))
+    assert "a blend is named alone" in refused("--model", f"{blend},{trained.run}", "--data", f"{trained.data}," * 2)
+    assert "each model needs its data set" in refused(
+        "--model", f"{trained.run},{item_side.run}", "--data", trained.data
+    )
+    none = other("none", "--axis", "item", "--folds", "90,0,10")
+    assert "no rating in its validation fold" in refused(*flags(trained, none))
+    leaky = trained._replace(run=none.run, data=item_side.data)
+    assert "is not the data set that the model" in refused(*flags(trained, leaky))
+    seed = other("seed", "--axis", "item", "--folds", "80,10,10", "--fold_seed", "1")
+    assert "do not hold the same ratings" in refused(*flags(trained, seed))
+    altered = tmp_path / "altered"
+    shutil.copytree(item_side.run, altered)
+    weights = max(altered.rglob("model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert "was altered" in refused(*flags(trained, item_side._replace(run=str(altered))), "--weights_of", blend)
+
+
+def test_flags_that_do_not_go_with_a_blend(trained, item_side, blend, tmp_path, capsys):
+    def refused(*argv):
+        assert cli.main([*argv]) == 2
+        return capsys.readouterr().err
+
+    scores = ["--output", str(tmp_path / "scores")]
+    assert "has its own --weights" in refused("evaluate", "--model", blend, "--weights", "1,1")
+    assert "prepare the files once for each axis" in refused("score", "--model", blend, "--input", trained.log, *scores)
+    assert "--data is missing" in refused("evaluate", "--model", trained.run)
+    assert "pass either --data or --input" in refused("score", "--model", trained.run, *scores)
+    assert "--overwrite" in refused("blend", *flags(trained, item_side), "--output", blend)
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "mine.txt").write_text("x")
+    assert "holds files that are not" in refused("blend", *flags(trained, item_side), *scores, "--overwrite")
+    before = contents(blend)
+    command("blend", *flags(trained, item_side), "--output", blend, "--overwrite")
+    assert contents(blend) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "x"}, "is not that of a blend"),
+        ({"schema_version": 2}, "this program reads 1"),
+        ({"combination": {"weights": [0.5], "intercept": 0.0, "bounds": None}}, "do not go together"),
+        ({"combination": {"weights": [0.5, "1"], "intercept": 0.0, "bounds": None}}, "weights[1] is '1'"),
+        ({"members": [{"checkpoint": "../../x", "axis": "user", "data": "d"}] * 2}, "do not go together"),
+        ({"fit": {}}, "fit.members is missing"),
+    ],
+)
+def test_a_damaged_blend_is_named(blend, tmp_path, capsys, change, message):
+    shutil.copytree(blend, tmp_path / "blend")
+    path = tmp_path / "blend" / "blend.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert cli.main(["evaluate", "--model", str(tmp_path / "blend")]) == 2
+    error = capsys.readouterr().err
+    assert str(path.parent) in error
+    assert message in error
