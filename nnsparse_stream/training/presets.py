@@ -38,6 +38,7 @@ _BEST = RatingRecipe(
     unit=1.0,
     mean_damping=1.0,
     input_scale=15.0,
+    feature_scale=20.0,
     row_offset=True,
     initial_std=0.01,
     hide_ratio=0.25,

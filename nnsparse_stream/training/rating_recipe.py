@@ -28,7 +28,7 @@ class RatingRecipe(StepRecipe):
     input_scale: float = recipe_field(0.0, "a row's input is multiplied by this / sqrt(its visible ratings); 0: not")
     presence: bool = recipe_field(False, "encode which columns are visible, too, by a second matrix")
     feature_scale: float = recipe_field(
-        20.0, "a row's features are encoded, multiplied by this / sqrt(their number); 0: not"
+        1.0, "a row's features, where there are any, are encoded, multiplied by this / sqrt(their number); 0: not"
     )
     row_offset: bool = recipe_field(False, "add a linear function of the code to all estimates of a row")
     initial_std: float = recipe_field(0.0, "of normal initial weights; 0: uniform, as the original")

@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused(
     ]
     capsys.readouterr()
     for argv, said in cases:
-        assert cli.main(argv) == 1
+        assert cli.main(argv) == 2
         assert said in capsys.readouterr().err
 
 
