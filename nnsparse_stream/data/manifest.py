@@ -94,11 +94,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`: equal manifests give equal bytes."""
-        value = dataclasses.asdict(self)
-        for held in (value, *value["shards"]):
-            if held["features"] is None:
-                del held["features"]
-        return storage.to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **value})
+        return storage.to_json({"kind": KIND, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)})
 
     def fingerprint(self) -> str:
         """Identifies the data set: SHA-256 of its manifest, which holds the checksums of its files."""
