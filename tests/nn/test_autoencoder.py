@@ -89,6 +89,16 @@ def test_features_of_rows_are_added_to_the_first_layer():
     torch.testing.assert_close(model.predict(rows)[2], model.predict(RATINGS)[2])
 
 
+def test_a_row_is_expected_to_have_the_mean_that_its_features_foretell():
+    model = make_model(num_features=2, feature_scale=2.0, mean_damping=2.0)
+    model.feature_means.data = torch.tensor([[0.5], [-0.25]])
+    features = SparseRows.from_rows([(torch.tensor([0]), torch.ones(1)), (torch.tensor([1]), torch.ones(1))], 2)
+    rows = SparseRows(RATINGS.offsets[:3], RATINGS.columns[:3], RATINGS.values[:3], 8, features)
+    assert model.expected_means(rows).tolist() == [4.5, 3.0]
+    assert model.row_means(rows).tolist() == pytest.approx([(12 + 2 * 4.5) / 5, 3.0])
+    assert model.expected_means(RATINGS).tolist() == [3.5] * 3
+
+
 def test_cold_rows_and_unseen_columns_fall_back_and_are_never_nan():
     model = make_model(seen=[0])
     predicted = model.predict(RATINGS)
