@@ -85,9 +85,11 @@ def test_rows_without_a_rating_are_predicted_by_their_features(films: Trained, t
 
 def test_lists_by_data_and_by_raw_files_are_the_same(films: Trained, tmp_path: Path) -> None:
     raw = ["--input", films.log, "--row_features", features_file(films)]
-    by_log = by_row(score(tmp_path / "b", "--model", films.run, *raw, "--top_k", "2"))
-    by_data = by_row(score(tmp_path / "a", "--model", films.run, "--data", films.data, "--top_k", "2"))
-    assert by_log.keys() == by_data.keys()
+    (tmp_path / "wanted.csv").write_text("item\n3\n99\n")
+    wanted = ["--top_k", "2", "--rows", str(tmp_path / "wanted.csv")]
+    by_log = by_row(score(tmp_path / "b", "--model", films.run, *raw, *wanted))
+    by_data = by_row(score(tmp_path / "a", "--model", films.run, "--data", films.data, *wanted))
+    assert by_log.keys() == by_data.keys() == {3, 99}  # film 99 has no rating
     for row, scored in by_data.items():
         assert [value for _, value in by_log[row]] == pytest.approx([value for _, value in scored], abs=1e-5)
 
