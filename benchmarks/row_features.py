@@ -79,7 +79,14 @@ def main() -> None:
                 *("--json", str(where / "figures.json")),
             )
             found[scale] = json.loads((where / "figures.json").read_text())
-            print(axis, preset, scale, json.dumps(found[scale]), flush=True)
+    print(f"\n{preset}, rows are {axis}s: RMSE by feature_scale (None: the preset's)")
+    print("training ratings   judged " + "".join(f"{scale!s:>9}" for scale in found))
+    for buckets in zip(*(figures["buckets"] for figures in found.values()), strict=True):
+        low, high, count = (buckets[0][name] for name in ("min_ratings", "max_ratings", "count"))
+        print(f"{low:>7} to {'' if high is None else high:<6} {count:>8} " + "".join(f"{bucket['rmse']:>9.4f}" for bucket in buckets))
+    print(f"{'all':<24} " + "".join(f"{figures['rmse']:>9.4f}" for figures in found.values()))
+    for baseline in next(iter(found.values()))["baselines"]:
+        print(f"{baseline['name']:<24} {baseline['rmse']:>9.4f}")
 
 
 if __name__ == "__main__":
