@@ -83,7 +83,8 @@ def main() -> None:
     print("training ratings   judged " + "".join(f"{scale!s:>9}" for scale in found))
     for buckets in zip(*(figures["buckets"] for figures in found.values()), strict=True):
         low, high, count = (buckets[0][name] for name in ("min_ratings", "max_ratings", "count"))
-        print(f"{low:>7} to {'' if high is None else high:<6} {count:>8} " + "".join(f"{bucket['rmse']:>9.4f}" for bucket in buckets))
+        label = f"{low:,} to {high:,}" if high is not None else f"{low:,} and more"
+        print(f"{label:<16} {count:>8} " + "".join(f"{bucket['rmse']:>9.4f}" for bucket in buckets))
     print(f"{'all':<24} " + "".join(f"{figures['rmse']:>9.4f}" for figures in found.values()))
     for baseline in next(iter(found.values()))["baselines"]:
         print(f"{baseline['name']:<24} {baseline['rmse']:>9.4f}")
