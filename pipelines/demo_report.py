@@ -74,8 +74,8 @@ def page(
     parts.append(
         report.section(
             "Lists, and why",
-            "At the left what a user liked, at the right what is listed. A band is as thick as what a liked item adds to "
-            "a score. An item's name starts with its genre, which has a colour of its own. The model never sees the "
+            "At the left what a user liked, at the right what is listed. A band is as thick as what a liked item adds "
+            "to a score. An item's name starts with its genre, which has a colour of its own. The model never sees the "
             "genres: it finds them in what people like.",
         )
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -53,12 +53,14 @@ def reasons_chart(
         caption: what the chart shows.
     """
     known = _order(listed)
-    left, right = {name: Counter[int]() for name in known}, [Counter[str]() for _ in listed]
+    left: dict[str, dict[int, float]] = {name: {} for name in known}
+    right: list[dict[str, float]] = [{} for _ in listed]
     for place, item in enumerate(listed):
         for name in known:
             if name in item.reasons:
                 left[name][place] = right[place][name] = item.reasons[name]
-    unit = _THICKEST / max((sum(bar.values()) for bar in (*left.values(), *right)), default=1.0)
+    thickest = max((sum(values.values()) for values in (*left.values(), *right)), default=0.0)
+    unit = _THICKEST / (thickest or 1.0)
     first = (len(listed) - len(known)) / 2
     starts = {name: _tops(left[name], first + index, unit) for index, name in enumerate(known)}
     ends = [_tops(right[place], place, unit) for place in range(len(listed))]
@@ -71,8 +73,8 @@ def reasons_chart(
         for place, value in bar.items():
             said = f"{name} adds {value:.3f} to {listed[place].name}"
             parts.append(_band(starts[name][place], ends[place][name], value * unit, colours[name], said))
-    for index, (name, bar) in enumerate(left.items()):
-        parts.append(_bar(_KNOWN_BAR, first + index, sum(bar.values()) * unit, colours[name]))
+    for index, (name, given) in enumerate(left.items()):
+        parts.append(_bar(_KNOWN_BAR, first + index, sum(given.values()) * unit, colours[name]))
         detail = f'<tspan class="dim" dx="10">{html.escape(details[name])}</tspan>' if name in details else ""
         parts.append(
             f'<text class="label" x="{_KNOWN_LABEL}" y="{_middle(first + index) + 4:.1f}" text-anchor="end">'
@@ -96,8 +98,8 @@ def reasons_chart(
 
 def _order(listed: Sequence[Listed]) -> list[str]:
     """The known items that give most, by the mean place of what they give to."""
-    given: Counter[str] = Counter()
-    places: Counter[str] = Counter()
+    given: dict[str, float] = defaultdict(float)
+    places: dict[str, float] = defaultdict(float)
     for place, item in enumerate(listed):
         for name, value in item.reasons.items():
             given[name] += value
