@@ -26,6 +26,8 @@ MODELS = (
     ("best-user", "user"),
     ("best-small", "item"),
     ("best-small-user", "user"),
+    ("deep", "item"),
+    ("deep-user", "user"),
 )
 
 

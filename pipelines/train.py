@@ -37,9 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         default="cfn",
         metavar="NAME",
-        help="the recipe: cfn (the default; that of CFN on MovieLens-1M), cfn-stacked (two layers, pretrained one by "
-        "one), best (rows are items), best-user (rows are users), best-small and best-small-user (the same for some "
-        "hundred thousand ratings); for lists linear (item-to-item weights in closed form)",
+        help="the recipe: auto (chosen by what the data set holds, and told), cfn (the default; that of CFN on "
+        "MovieLens-1M), cfn-stacked (two layers, pretrained one by one), best (small and fast; rows are items) and "
+        "best-user (rows are users), best-small and best-small-user (the same for some hundred thousand ratings), deep "
+        "(the most accurate for ratings; rows are items) and deep-user (rows are users); "
+        "for lists ranking, and linear (item-to-item weights in closed form)",
     )
     recipe = parser.add_argument_group("recipe", "replaces parts of the preset")
     for name, (kind, told) in _recipe_fields().items():
@@ -182,6 +184,7 @@ def _request(args: argparse.Namespace) -> TrainingRequest:
         data=args.data,
         output=args.output,
         recipe=chosen,
+        preset=preset,
         seed=args.seed,
         device=args.device,
         threads=args.threads,

@@ -17,6 +17,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
+    "shifted_sigmoid": lambda x: torch.sigmoid(x) - 0.5,
     "relu": torch.relu,
     "elu": nn.functional.elu,
     "selu": nn.functional.selu,
@@ -32,13 +33,15 @@ class AutoencoderConfig(ModelConfig):
 
     Attributes:
         num_columns: columns of the catalogue that it was trained on.
-        hidden: units of each hidden layer, outermost first; (700, 500) encodes to 700, then to 500 units, and decodes
-            by way of 700 again.
+        hidden: units of each hidden layer, outermost first; (700, 500) encodes to 700, then to 500 units.
+        mirrored: whether it decodes by way of the hidden layers in reverse order, with weights of their own (500, 700),
+            and not from the last one.
         activation: name of the hidden layers' activation.
         output_activation: name of the output's activation; "tanh" bounds residuals to one `unit`.
         mean: mean training rating, in rating units.
         unit: rating units that one unit of a residual stands for.
         mean_damping: a row's mean is damped by so many ratings of the mean training rating.
+        raw_input: whether the input is the ratings themselves, and not the residuals.
         input_scale: where not None, a row's input is multiplied by this and divided by the square root of its number of
             visible entries, so that its code does not grow with the number of ratings.
         presence: whether a second matrix encodes which columns are visible, whatever their ratings, divided by the
@@ -51,11 +54,13 @@ class AutoencoderConfig(ModelConfig):
     """
 
     hidden: tuple[int, ...]
+    mirrored: bool = True
     activation: str = "tanh"
     output_activation: str = "tanh"
     mean: float = 0.0
     unit: float = 1.0
     mean_damping: float = 0.0
+    raw_input: bool = False
     input_scale: float | None = None
     row_offset: bool = False
     presence: bool = False
@@ -83,6 +88,11 @@ class AutoencoderConfig(ModelConfig):
                 f"unit must be positive and mean_damping not negative, got {self.unit}, {self.mean_damping}"
             )
 
+    @property
+    def decoded_units(self) -> int:
+        """Units of the last hidden layer, which is decoded."""
+        return self.hidden[0] if self.mirrored else self.hidden[-1]
+
 
 class RatingAutoencoder(FactorModel):
     """Predicts a row's ratings from those that it has (the autoencoder of CFN, Strub & Mary 2015, Strub et al. 2016).
@@ -105,6 +115,7 @@ class RatingAutoencoder(FactorModel):
         config: AutoencoderConfig,
         generator: torch.Generator | None = None,
         initial_std: float | None = None,
+        inner_gain: float | None = None,
     ) -> None:
         """Draws the initial weights.
 
@@ -113,6 +124,8 @@ class RatingAutoencoder(FactorModel):
             generator: source of the initial weights; torch's default one where None.
             initial_std: standard deviation of normal weights, with biases of 0; where None, weights and biases are
                 uniform in +-1/sqrt(inputs), as those of the original's layers.
+            inner_gain: where not None, weights of inner layers are normal with a standard deviation of this /
+                sqrt(inputs).
         """
         super().__init__(config)
         sizes = config.hidden
@@ -132,17 +145,20 @@ class RatingAutoencoder(FactorModel):
         )
         self.encoder_bias = bias(sizes[0], inputs=max(config.num_columns, 1))
         self.inner = nn.ModuleList()
-        for inputs, outputs in [*pairwise(sizes), *pairwise(sizes[::-1])]:
+        for inputs, outputs in [*pairwise(sizes), *(pairwise(sizes[::-1]) if config.mirrored else ())]:
             layer = nn.Linear(inputs, outputs)
             layer.weight = weight(outputs, inputs, inputs=inputs)
+            if inner_gain is not None:
+                layer.weight.data.normal_(0, inner_gain * inputs**-0.5, generator=generator)
             layer.bias = bias(outputs, inputs=inputs)
             self.inner.append(layer)
-        self.decoder = weight(config.num_columns, sizes[0], inputs=sizes[0])
-        self.decoder_bias = bias(config.num_columns, inputs=sizes[0])
+        decoded = config.decoded_units
+        self.decoder = weight(config.num_columns, decoded, inputs=decoded)
+        self.decoder_bias = bias(config.num_columns, inputs=decoded)
         for matrix in (self.encoder, self.presence, self.decoder):
             if matrix is not None:
                 matrix.data = matrix.data.to(_STORAGE[config.storage])
-        self.row_offset = nn.Parameter(torch.zeros(sizes[0])) if config.row_offset else None
+        self.row_offset = nn.Parameter(torch.zeros(decoded)) if config.row_offset else None
 
     def row_means(self, ratings: SparseRows) -> Tensor:
         """The (damped) mean rating of each row, (rows,); the mean training rating where a row has none."""
@@ -161,31 +177,37 @@ class RatingAutoencoder(FactorModel):
         """
         return ratings.with_values((ratings.values - means[ratings.row_indices()]) / self.config.unit)
 
+    def inputs(self, ratings: SparseRows, means: Tensor) -> SparseRows:
+        """What the layers read, in units of `config.unit`: residuals or raw ratings; arguments as in `residuals`."""
+        if self.config.raw_input:
+            return ratings.with_values(ratings.values / self.config.unit)
+        return self.residuals(ratings, means)
+
     def code(
         self,
-        residuals: SparseRows,
+        inputs: SparseRows,
         visible: Tensor | None = None,
         transposed: Transposed | None = None,
         layers: int | None = None,
     ) -> Tensor:
-        """The activations of a hidden layer: of the last, (rows, hidden[0]), where `layers` does not say another.
+        """The activations of a hidden layer: of the last, (rows, decoded units), where `layers` does not say another.
 
         Args:
-            residuals: the block's input, in residual units; what is hidden from it has the value 0.
+            inputs: from `inputs`; what is hidden has the value 0.
             visible: bool (entries,), which entries are not hidden; all where None. It counts only for `input_scale` and
                 `presence`.
             transposed: the block's transpose.
             layers: pass through so many hidden layers only.
         """
         activation = _ACTIVATIONS[self.config.activation]
-        inputs: Tensor = self.encoder_bias
+        offset: Tensor = self.encoder_bias
         if self.presence is not None:
-            present = residuals.with_values(_shares(residuals, visible))
-            inputs = inputs + encode(self.presence, present, transposed)
+            present = inputs.with_values(_shares(inputs, visible))
+            offset = offset + encode(self.presence, present, transposed)
         if self.config.input_scale is not None:
-            scale = self.config.input_scale * _shares(residuals, visible)
-            residuals = residuals.with_values(residuals.values * scale)
-        code = activation(encode(self.encoder, residuals, transposed) + inputs)
+            scale = self.config.input_scale * _shares(inputs, visible)
+            inputs = inputs.with_values(inputs.values * scale)
+        code = activation(encode(self.encoder, inputs, transposed) + offset)
         for layer in self.inner[: None if layers is None else layers - 1]:
             code = activation(layer(code))
         return code
@@ -202,7 +224,7 @@ class RatingAutoencoder(FactorModel):
 
     def estimate(
         self,
-        residuals: SparseRows,
+        inputs: SparseRows,
         at: SparseRows,
         visible: Tensor | None = None,
         transposed: Transposed | None = None,
@@ -211,16 +233,16 @@ class RatingAutoencoder(FactorModel):
         """Estimated residuals at given entries only; the differentiable pass of training.
 
         Args:
-            residuals: the block's input, in residual units.
+            inputs: from `inputs`; what is hidden has the value 0.
             at: the entries to estimate, a block of as many rows; its values are not read.
-            visible: bool (entries of `residuals`,), which of them are not hidden; all where None.
-            transposed: the transpose shared by `residuals` and `at`, where both have one structure.
+            visible: bool (entries of `inputs`,), which of them are not hidden; all where None.
+            transposed: the transpose shared by `inputs` and `at`, where both have one structure.
             layers: 1 to leave out the inner layers, which are trained later.
 
         Returns:
             `at` with the estimates as values.
         """
-        code = self.code(residuals, visible, transposed, layers)
+        code = self.code(inputs, visible, transposed, layers)
         output = decode_at(code, self.decoder, self.decoder_bias, at, transposed)
         if self.row_offset is not None:
             # In float64, for the gradient: it is summed over a row's entries.
@@ -239,7 +261,7 @@ class RatingAutoencoder(FactorModel):
         """
         self.check_pair(known, at)
         means = self.row_means(known)
-        estimates = self.estimate(self.residuals(known, means), at).values
+        estimates = self.estimate(self.inputs(known, means), at).values
         # A column without a training rating keeps its random weights, which must not predict.
         estimates = torch.where(self.column_counts[at.columns.long()] > 0, estimates, 0.0)
         return self._ratings(estimates, means[at.row_indices()], clip)
@@ -262,15 +284,15 @@ class RatingAutoencoder(FactorModel):
 
     @property
     def code_units(self) -> int:
-        """Those of the outermost layer, and the row's mean."""
-        return self.config.hidden[0] + 1
+        """Those of the layer that is decoded, and the row's mean."""
+        return self.config.decoded_units + 1
 
     @torch.no_grad()
     def codes(self, known: SparseRows) -> Tensor:
         """What predictions of a row are made of, (rows, code_units): the last code of the layers, then its mean."""
         self.check(known)
         means = self.row_means(known)
-        return torch.cat([self.code(self.residuals(known, means)), means[:, None]], 1)
+        return torch.cat([self.code(self.inputs(known, means)), means[:, None]], 1)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, columns: slice | Tensor) -> Tensor:

@@ -72,6 +72,35 @@ _SMALL = replace(
     epochs=20,
 )
 
+# Our most accurate, for rows of items: two sigmoid layers on raw ratings, half of them hidden and the others doubled,
+# and L2 by the size of the training fold, which comes in over half the run.
+_DEEP = RatingRecipe(
+    hidden=(500, 500),
+    mirrored=False,
+    activation="shifted_sigmoid",
+    unit=1.0,
+    mean_damping=50.0,
+    raw_input=True,
+    input_scale=12.0,
+    initial_std=0.02,
+    inner_gain=4.0,
+    hide_ratio=0.5,
+    rescale=True,
+    loss_average="entries",
+    optimizer="row_adam",
+    momentum=0.9,
+    learning_rate=3e-3,
+    encoder_rate=1 / 3,
+    schedule="cosine",
+    warmup=0.1,
+    weight_decay=0.17,
+    decoder_weight_decay=0.17,
+    decay_by_size=True,
+    decay_ramp=0.5,
+    batch_rows=64,
+    epochs=32,
+)
+
 # Lists of a log whose columns have many entries: linear, all that a row lacks weighed in by columns sampled from it.
 _RANKING_DENSE = RankingRecipe(
     units=128,
@@ -135,6 +164,18 @@ PRESETS: dict[str, Recipe] = {
         learning_rate=1e-3,
         weight_decay=3e-3,
     ),
+    "deep": _DEEP,
+    # The same for rows of users.
+    "deep-user": replace(
+        _DEEP,
+        hidden=(256, 256),
+        inner_gain=16.0,
+        hide_ratio=0.3,
+        learning_rate=1e-2,
+        encoder_rate=0.4,
+        decay_ramp=0.7,
+        epochs=20,
+    ),
     "linear": LinearRecipe(),
     "ranking-dense": _RANKING_DENSE,
     "ranking-sparse": _RANKING_SPARSE,
@@ -150,8 +191,15 @@ def ranking_preset(manifest: Manifest) -> str:
     return "ranking-dense" if dense else "ranking-sparse"
 
 
+def auto_preset(manifest: Manifest) -> str:
+    """The preset for a data set: of interactions that of lists, of ratings the most accurate one for its axis."""
+    if manifest.feedback == "implicit":
+        return ranking_preset(manifest)
+    return "deep" if manifest.axis == "item" else "deep-user"
+
+
 #: Presets that are another one by name, depending on the data set; each with the function that says which.
-CHOICES: dict[str, Callable[[Manifest], str]] = {"ranking": ranking_preset}
+CHOICES: dict[str, Callable[[Manifest], str]] = {"auto": auto_preset, "ranking": ranking_preset}
 
 
 def chosen_preset(preset: str, manifest: Manifest) -> str:

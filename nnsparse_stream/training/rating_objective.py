@@ -39,11 +39,13 @@ class RatingObjective(StepObjective):
         config = AutoencoderConfig(
             num_columns=manifest.num_columns,
             hidden=recipe.hidden,
+            mirrored=recipe.mirrored,
             activation=recipe.activation,
             output_activation=recipe.output_activation,
             mean=mean,
             unit=recipe.unit or (high - low) / 2 or 1.0,
             mean_damping=recipe.mean_damping,
+            raw_input=recipe.raw_input,
             input_scale=recipe.input_scale or None,
             presence=recipe.presence,
             row_offset=recipe.row_offset,
@@ -51,7 +53,7 @@ class RatingObjective(StepObjective):
             rating_max=high,
             storage=recipe.storage,
         )
-        return RatingAutoencoder(config, generator, recipe.initial_std or None)
+        return RatingAutoencoder(config, generator, recipe.initial_std or None, recipe.inner_gain or None)
 
     def __init__(self, model: Model, recipe: Any, noise: torch.Generator, layer: int | None) -> None:
         """Prepares criterion and optimiser; see `StepObjective`."""
@@ -86,19 +88,24 @@ class RatingObjective(StepObjective):
 
         An inner layer that is trained alone estimates no rating, and has no `squared`.
         """
-        targets = self._model.residuals(rows, self._model.row_means(rows))
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = group["decay"] * self._recipe.decay_share_at(progress)
+        means = self._model.row_means(rows)
+        targets, clean = self._model.residuals(rows, means), self._model.inputs(rows, means)
         if self._is_inner:
-            return self._train_inner(targets)
+            return self._train_inner(clean)
         transposed = Transposed.of(targets)
-        inputs = prepare_input(self.criterion, targets)
+        inputs = prepare_input(self.criterion, clean)
         visible = None if self.criterion.corrupted is None else ~self.criterion.corrupted
+        if self._recipe.rescale:
+            inputs, visible = inputs.with_values(inputs.values / (1 - self._recipe.hide_ratio)), None
         estimates = self._model.estimate(inputs, targets, visible, transposed, self._layer)
         loss = self.criterion(estimates, targets)
         self._step(loss / (rows.num_rows if self._recipe.loss_average == "rows" else rows.num_entries))
         with torch.no_grad():
             squared = (estimates.values - targets.values).square().sum() * self._model.config.unit**2
         if self._recipe.refeed_columns and self._layer is None:
-            self._refeed(targets)
+            self._refeed(clean)
         return {"loss": float(loss.detach()), "squared": float(squared)}
 
     def _train_inner(self, targets: SparseRows) -> dict[str, float]:
@@ -143,10 +150,16 @@ def _make_optimizer(model: RatingAutoencoder, recipe: RatingRecipe, layer: int |
         trained = [parameter for parameter in model.parameters() if id(parameter) not in inner]
     else:
         trained = [*model.inner[layer - 2].parameters(), *model.inner[1 - layer].parameters()]
-    decays = {id(linear.weight): recipe.weight_decay for linear in model.inner}
-    decays |= {id(matrix): recipe.weight_decay for matrix in (model.encoder, model.presence)}
+    encoders = {id(matrix) for matrix in (model.encoder, model.presence)}
+    decays = dict.fromkeys(encoders | {id(linear.weight) for linear in model.inner}, recipe.weight_decay)
     decays[id(model.decoder)] = recipe.decoder_weight_decay
+    size = math.sqrt(max(int(model.column_counts.sum()), 1)) if recipe.decay_by_size else 1.0
     groups: list[dict[str, Any]] = [
-        {"params": [parameter], "weight_decay": decays.get(id(parameter), 0.0)} for parameter in trained
+        {
+            "params": [parameter],
+            "decay": decays.get(id(parameter), 0.0) / size,
+            "rate": recipe.encoder_rate if id(parameter) in encoders else 1.0,
+        }
+        for parameter in trained
     ]
     return make_optimizer(recipe, groups, decay_by_count=recipe.decay_by_count)

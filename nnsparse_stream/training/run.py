@@ -37,6 +37,7 @@ class TrainingRequest:
         data: URL of the data set.
         output: URL of the run's directory.
         recipe: what to train, and how.
+        preset: the name of the preset that the recipe was made of, for run.json.
         seed: decides initial weights, order and corruption.
         device: "auto", "cpu" or "cuda".
         threads: threads of torch on the CPU; its own choice where None.
@@ -56,6 +57,7 @@ class TrainingRequest:
     data: str
     output: str
     recipe: Recipe
+    preset: str | None = None
     seed: int = 0
     device: str = "auto"
     threads: int | None = None

@@ -92,9 +92,9 @@ def train(
             here where None.
 
     Returns:
-        What run.json holds: recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics, and the
-        job where there is one. Where the run was stopped before it was over, only {"stopped": True, "checkpoint",
-        "epochs", "steps"}: run.json is not written, and the run can be resumed.
+        What run.json holds: preset, recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics,
+        and the job where there is one. Where the run was stopped before it was over, only {"stopped": True,
+        "checkpoint", "epochs", "steps"}: run.json is not written, and the run can be resumed.
 
     Raises:
         InputError: the data set or the output cannot be used, the run to resume is another one, or it diverged.
@@ -160,6 +160,7 @@ def train(
     summary |= {
         "kind": "nnsparse-stream run",
         "schema_version": 1,
+        "preset": request.preset,
         "recipe": request.recipe.to_json(),
         "seed": request.seed,
         "best": state["best"],

@@ -51,6 +51,28 @@ def test_the_pass_equals_the_formula():
     torch.testing.assert_close(model.predict(RATINGS, clip=False), expected)
 
 
+def test_a_model_that_is_not_mirrored_decodes_its_last_layer_and_may_read_the_ratings_themselves():
+    model = make_model(
+        (6, 4), mirrored=False, raw_input=True, input_scale=3.0, activation="shifted_sigmoid", output_activation="tanh"
+    )
+    x = torch.zeros(3, 8)
+    x[0, [0, 2, 5]] = torch.tensor([5.0, 3.0, 4.0]) / 2 * 3 / 3**0.5
+    x[2, 1] = 2.0 / 2 * 3
+    code = torch.sigmoid(x @ model.encoder + model.encoder_bias) - 0.5
+    code = torch.sigmoid(code @ model.inner[0].weight.t() + model.inner[0].bias) - 0.5
+    output = torch.tanh(code @ model.decoder.t() + model.decoder_bias)
+    output[:, 7] = 0  # never trained
+    expected = output * 2 + torch.tensor([[4.0], [3.5], [2.0]])
+    torch.testing.assert_close(model.predict(RATINGS, clip=False), expected)
+
+
+def test_inner_layers_may_begin_with_a_deviation_of_their_own():
+    config = AutoencoderConfig(8, (300, 400), mirrored=False)
+    model = RatingAutoencoder(config, torch.Generator().manual_seed(1), initial_std=0.02, inner_gain=4.0)
+    assert float(model.inner[0].weight.detach().std()) == pytest.approx(4 / 300**0.5, rel=0.02)
+    assert float(model.decoder.detach().std()) == pytest.approx(0.02, rel=0.1)
+
+
 def test_cold_rows_and_unseen_columns_fall_back_and_are_never_nan():
     model = make_model(seen=[0])
     predicted = model.predict(RATINGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -168,3 +169,13 @@ def test_the_bar_is_shown_on_a_terminal_only(
 def test_training_here_needs_no_beam(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam", None)  # the import fails
     assert cli.main(flags_of(trained, tmp_path / "run", "--steps", "1")) == 0
+
+
+def test_auto_says_what_it_took_and_run_json_keeps_it(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    flags = ["--hidden", "4,4", "--epochs", "1", "--threads", "1"]
+    assert cli.main(["train", "--data", trained.data, "--output", str(run), "--preset", "auto", *flags]) == 0
+    assert "preset auto: deep-user\n" in capsys.readouterr().out
+    assert json.loads((run / "run.json").read_text())["preset"] == "deep-user"

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.training.objectives import recipe_from_json
-from nnsparse_stream.training.presets import PRESETS, recipe
+from nnsparse_stream.training.presets import CHOICES, PRESETS, chosen_preset, recipe
 
 
 def test_overrides_replace_fields_and_none_keeps_them():
@@ -43,3 +45,25 @@ def test_the_epochs_of_a_stacked_recipe_are_its_layers_and_then_all():
 def test_a_recipe_that_makes_no_sense_is_refused(fields, said):
     with pytest.raises(InputError, match=said):
         recipe("cfn", **fields)
+
+
+@pytest.mark.parametrize(
+    ("feedback", "axis", "entries", "chosen"),
+    [
+        ("explicit", "item", 5, "deep"),
+        ("explicit", "user", 5, "deep-user"),
+        ("implicit", "user", 500, "ranking-dense"),
+        ("implicit", "user", 5, "ranking-sparse"),
+    ],
+)
+def test_auto_chooses_by_what_the_data_set_holds(trained, feedback, axis, entries, chosen):
+    manifest = replace(
+        Manifest.read(trained.data), feedback=feedback, axis=axis, num_columns=1, fold_entries={"train": entries}
+    )
+    assert chosen_preset("auto", manifest) == chosen
+    assert chosen in PRESETS
+
+
+def test_what_is_no_choice_is_itself(trained):
+    assert not CHOICES.keys() & PRESETS.keys()
+    assert chosen_preset("best", Manifest.read(trained.data)) == "best"
