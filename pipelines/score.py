@@ -16,10 +16,11 @@ from nnsparse_stream.pipelines.options import (
     positive_int,
     urls,
 )
-from nnsparse_stream.pipelines.scoring import DEFAULT_TOP_K, SUMMARY, build_scoring
+from nnsparse_stream.pipelines.scoring import DEFAULT_TOP_K, SUMMARY, build_scoring, list_rules
 
 if TYPE_CHECKING:
     from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.ratings.id_files import IdFile
     from nnsparse_stream.ratings.input_plan import InputPlan
     from nnsparse_stream.training.state import CheckpointState
 
@@ -94,6 +95,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rated in these. To judge scores on the test fold, pass train; what is shown of rows that are held out "
         "altogether is always seen",
     )
+    lists = parser.add_argument_group("lists", "what --top_k lists")
+    lists.add_argument(
+        "--exclude",
+        choices=["known", "none"],
+        help="columns that are never listed for a row: those known of it, or none (default: known)",
+    )
+    lists.add_argument(
+        "--candidates",
+        type=urls,
+        action="extend",
+        metavar="URL[,URL...]",
+        help="list these columns only: files of ids, one a line, or rating files, of which only that field is read",
+    )
+    lists.add_argument(
+        "--rows",
+        type=urls,
+        action="extend",
+        metavar="URL[,URL...]",
+        help="make lists for these rows only, whether they have ratings or not: files of ids as for --candidates",
+    )
+    lists.add_argument(
+        "--min_column_ratings",
+        type=positive_int,
+        metavar="N",
+        help="list only columns with so many training ratings (default: 1)",
+    )
+    lists.add_argument(
+        "--explain",
+        type=positive_int,
+        metavar="N",
+        help="name for each listed column the known entries, N at most, that gave most of its score: linear models can "
+        "tell",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the scores that lie in --output")
     add_format_arguments(parser)
 
@@ -114,6 +148,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     started = time.monotonic()
     from nnsparse_stream.scoring.blend import is_blend, named_models
 
+    _check_lists(args)
     if (args.data and args.input) or not (args.data or args.input or is_blend(args.model[0])):
         raise InputError("pass either --data or --input: where the rows' known ratings come from")
 
@@ -126,7 +161,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.storage.output_directory import OutputDirectory
 
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
-    check_apart(args.output, [*args.model, *(args.data or args.input or []), *(args.pairs or [])])
+    named = [url for some in (args.pairs, args.rows, args.candidates) for url in some or []]
+    check_apart(args.output, [*args.model, *(args.data or args.input or []), *named])
     output.check()
     models = named_models(args.model, args.data, args.weights)
     checkpoint = models.checkpoints[0]
@@ -135,6 +171,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             "--input goes with one --model: prepare the files once for each axis (--axis user, --axis item), and name "
             "the data sets with --data"
         )
+    if args.explain and len(models.checkpoints) > 1:
+        raise InputError("--explain goes with one model: a mean of several cannot explain its scores")
     ratings = pairs = None
     if not args.input:
         check_apart(args.output, models.data)
@@ -148,7 +186,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         num_shards = max(1, -(-size // _BYTES_PER_SHARD))
     if args.pairs:
         pairs = _plan(args, args.pairs, checkpoint, with_rating=False)
+    rows, candidates = (_id_files(args, checkpoint, name) for name in ("rows", "candidates"))
     matched = [file.url for plan in (ratings, pairs) if plan for file in plan.files]
+    matched += [file.url for files in (rows, candidates) for file in files or []]
     check_apart(args.output, matched)  # what globs matched
     with written_by_job(output, beam_flags):
         build = functools.partial(
@@ -157,6 +197,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             models=models,
             ratings=ratings,
             pairs=pairs,
+            rows=rows,
+            candidates=candidates,
             num_shards=num_shards,
         )
         run_pipeline(build, beam_flags)
@@ -168,13 +210,41 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             [held.state for held in models.checkpoints],
             models.combination,
             top_k=None if args.pairs else args.top_k or DEFAULT_TOP_K,
+            rules=list_rules(args),
             files=summary["files"],
+            candidates=None if candidates is None else summary["candidates"],
             bad_records=sum(bad),
             ratings_of_unknown_columns=sum(summary["unknown"]),
         )
         output.complete(storage.to_json(manifest))
     _report(manifest, args.output, time.monotonic() - started)
     return manifest
+
+
+def _check_lists(args: argparse.Namespace) -> None:
+    """Refuses flags of lists where there are none.
+
+    Raises:
+        InputError: that is so.
+    """
+    flags = ("exclude", "candidates", "rows", "min_column_ratings", "explain")
+    given = [f"--{flag}" for flag in flags if getattr(args, flag) is not None]
+    if args.pairs and given:
+        raise InputError(f"{' and '.join(given)}: with --pairs there are no lists; drop one or the other")
+
+
+def _id_files(args: argparse.Namespace, checkpoint: CheckpointState, flag: str) -> list[IdFile] | None:
+    """How to read the files that --rows or --candidates names; None where it is not passed."""
+    from nnsparse_stream.ratings.id_files import plan_ids
+    from nnsparse_stream.ratings.layout import FieldNames
+
+    files, state = getattr(args, flag), checkpoint.state
+    if files is None:
+        return None
+    fields = ("user", "item") if state["axis"] == "user" else ("item", "user")
+    field, id_type = (fields[0], "row_id_type") if flag == "rows" else (fields[1], "column_id_type")
+    names = FieldNames(args.user_column, args.item_column)
+    return plan_ids(files, field, names, chosen_dialect(args), state[id_type])
 
 
 def contents() -> tuple[str, ...]:
@@ -267,6 +337,21 @@ def _report(manifest: dict[str, Any], url: str, seconds: float) -> None:
     if manifest["ratings_of_unknown_columns"]:
         count = manifest["ratings_of_unknown_columns"]
         lines.append(("left out", f"{count:,} ratings of columns that the model's vocabulary does not hold"))
+    lists, pairs = manifest["lists"], manifest["pairs"]
+    if lists and lists["candidates"] and lists["candidates"]["unknown"]:
+        ids, unknown = lists["candidates"]["ids"], lists["candidates"]["unknown"]
+        lines.append(("candidates", f"{unknown:,} of {ids:,} ids are not in the model's vocabulary, and not listed"))
+    if lists and lists["rows_without_ratings"]:
+        count = lists["rows_without_ratings"]
+        lines.append(("cold rows", f"{count:,} of {lists['rows']:,} rows have no rating that the model sees"))
+    for what, of in (
+        ("rows", "whose row has no rating that the model sees"),
+        ("columns", "of a column that its vocabulary lacks"),
+    ):
+        counts = pairs[f"unknown_{what}"] if pairs else []
+        if any(counts):
+            number = ", ".join(f"{count:,}" for count in counts) + " (to each model)" * (len(counts) > 1)
+            lines.append((f"new {what}", f"{number} pairs {of}, scored by the fallback"))
     print("\n".join(f"{name:<13} {text}" for name, text in lines))
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import apache_beam as beam
 
+    from nnsparse_stream.ratings.id_files import IdFile
     from nnsparse_stream.ratings.input_plan import InputPlan
     from nnsparse_stream.scoring.blend import NamedModels
+    from nnsparse_stream.scoring.list_rules import ListRules
     from nnsparse_stream.training.state import CheckpointState
 
 #: Where, in the output, the workers leave what the driver needs to know.
@@ -24,6 +26,8 @@ def build_scoring(
     models: NamedModels,
     ratings: InputPlan | None,
     pairs: InputPlan | None,
+    rows: list[IdFile] | None,
+    candidates: list[IdFile] | None,
     num_shards: int,
 ) -> None:
     """Applies everything that `score` does to a pipeline; leaves SUMMARY at the output.
@@ -34,6 +38,8 @@ def build_scoring(
         models: the models, the first one's rows being those of the output.
         ratings: where the known ratings are raw files: how to read them.
         pairs: how to read the pairs that are to be predicted; None for top-K lists.
+        rows: how to read the ids of the rows that are to have lists; None for all.
+        candidates: how to read the ids of the columns that may be listed; None for all.
         num_shards: of the first model's rows.
     """
     import apache_beam as beam
@@ -41,23 +47,47 @@ def build_scoring(
     from nnsparse_stream.ratings.folds import FOLD_NAMES, SHOWN
     from nnsparse_stream.storage.files import join
     from nnsparse_stream.transforms import ReadRatings
+    from nnsparse_stream.transforms.read_ids import Candidates, KeySelected, ReadIds
 
     # What is shown of a row that is held out is there for the model to see, whichever fold is judged.
     folds = [FOLD_NAMES.index(fold) for fold in (*args.history_folds, *SHOWN)]
     read_pairs = read_ratings = unknown = None
     if pairs is not None:
         read_pairs = pipeline | "ReadPairs" >> ReadRatings(pairs, join(args.output, "_dead_letters", "pairs"))
+    selected = listed = counts = None
+    if rows is not None:
+        selected = pipeline | "ReadRows" >> ReadIds(rows) | "KeyRows of lists" >> KeySelected(num_shards)
+    if candidates is not None:
+        ids = pipeline | "ReadCandidates" >> ReadIds(candidates)
+        named = ids | "Candidates" >> Candidates(models.checkpoints[0].url)
+        listed, counts = named.columns, named.counts
+    lists: dict[str, Any] = {"rules": list_rules(args), "candidates": listed}
     if len(models.checkpoints) > 1:
-        written = _blended(pipeline, args, models, read_pairs, folds)
+        written = _blended(pipeline, args, models, read_pairs, folds, lists, selected)
     else:
-        written, read_ratings, unknown = _scored(pipeline, args, models, ratings, pairs, read_pairs, num_shards, folds)
-    collections = (written, read_ratings, None if read_pairs is None else read_pairs.summaries, unknown)
-    lists = [[] if collection is None else beam.pvalue.AsList(collection) for collection in collections]
-    _ = pipeline | "Once" >> beam.Impulse() | "Summarise" >> beam.Map(_write_summary, args.output, *lists)
+        written, read_ratings, unknown = _scored(
+            pipeline, args, models, ratings, pairs, read_pairs, num_shards, folds, lists, selected
+        )
+    collections = (written, read_ratings, None if read_pairs is None else read_pairs.summaries, unknown, counts)
+    sides = [[] if collection is None else beam.pvalue.AsList(collection) for collection in collections]
+    _ = pipeline | "Once" >> beam.Impulse() | "Summarise" >> beam.Map(_write_summary, args.output, *sides)
+
+
+def list_rules(args: argparse.Namespace) -> ListRules:
+    """What lists hold, by the flags."""
+    from nnsparse_stream.scoring.list_rules import ListRules
+
+    return ListRules(args.exclude != "none", args.min_column_ratings or 1, args.explain or 0)
 
 
 def _blended(
-    pipeline: beam.Pipeline, args: argparse.Namespace, models: NamedModels, read_pairs: Any, folds: list[int]
+    pipeline: beam.Pipeline,
+    args: argparse.Namespace,
+    models: NamedModels,
+    read_pairs: Any,
+    folds: list[int],
+    lists: dict[str, Any],
+    selected: beam.PCollection | None,
 ) -> beam.PCollection:
     """The files of several models' scores."""
     from nnsparse_stream.transforms import BlendPairs, RankBlend
@@ -65,7 +95,8 @@ def _blended(
     what = ([checkpoint.url for checkpoint in models.checkpoints], models.data, models.combination, args.output)
     if read_pairs is not None:
         return read_pairs.ratings | "BlendPairs" >> BlendPairs(*what, folds=folds)
-    return pipeline | "RankBlend" >> RankBlend(*what, top_k=args.top_k or DEFAULT_TOP_K, folds=folds)
+    rank = RankBlend(*what, top_k=args.top_k or DEFAULT_TOP_K, folds=folds, selected=selected, **lists)
+    return pipeline | "RankBlend" >> rank
 
 
 def _scored(
@@ -77,6 +108,8 @@ def _scored(
     read_pairs: Any,
     num_shards: int,
     folds: list[int],
+    lists: dict[str, Any],
+    selected: beam.PCollection | None,
 ) -> tuple[beam.PCollection, beam.PCollection | None, beam.PCollection | None]:
     """The files of one model's scores and, of raw ratings, summaries of their reading and counts of unknown columns."""
     import apache_beam as beam
@@ -93,6 +126,8 @@ def _scored(
         blocks += rows
     else:
         blocks.append(pipeline | "Shards" >> ShardsToScore(models.data[0]))
+    if selected is not None:
+        blocks.append(selected)
     if pairs is not None:
         blocks.append(read_pairs.ratings | "KeyPairs" >> KeyPairs(axis, num_shards))
         # So that there is a file, with its columns, even where there is no pair.
@@ -108,6 +143,8 @@ def _scored(
             num_shards,
             top_k=None if pairs is not None else args.top_k or DEFAULT_TOP_K,
             folds=folds,
+            only_selected=selected is not None,
+            **lists,
         )
     )
     return written, summaries, unknown
@@ -166,9 +203,15 @@ def _keyed_block() -> Any:
 
 
 def _write_summary(
-    _: bytes, url: str, files: list[Any], ratings: list[Any], pairs: list[Any], unknown: list[int]
+    _: bytes,
+    url: str,
+    files: list[Any],
+    ratings: list[Any],
+    pairs: list[Any],
+    unknown: list[int],
+    candidates: list[Any],
 ) -> None:
     from nnsparse_stream.storage.files import join, to_json, write_file
 
-    summary = {"files": files, "ratings": ratings, "pairs": pairs, "unknown": unknown}
+    summary = {"files": files, "ratings": ratings, "pairs": pairs, "unknown": unknown, "candidates": candidates}
     write_file(join(url, SUMMARY), to_json(summary))

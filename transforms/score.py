@@ -11,10 +11,12 @@ from apache_beam.metrics import Metrics
 
 from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.data.shards import Shard
-from nnsparse_stream.scoring.blocks import ShardBlocks, pair_block, shard_block
+from nnsparse_stream.scoring.blocks import RowCounts, ShardBlocks, pair_block, shard_block, unknown_pairs
 from nnsparse_stream.scoring.files import score_schema, write_scores
+from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.read_ids import candidate_columns
 from nnsparse_stream.transforms.windows import refuse_windows
 
 
@@ -105,8 +107,8 @@ class ScoreRatings(beam.PTransform):
     """Scores shard by shard, and writes `part-*.parquet` under deterministic names.
 
     Takes a PCollection of (shard, block): blocks of rows as a shard holds them or, from `ShardsToScore`, that say where
-    these lie; blocks of rows that may have no rating (the one column row); and blocks of pairs (columns row and
-    column). All are of the same shard's rows.
+    these lie; blocks of rows that may have no rating (the one column row); blocks of rows that are to be listed, from
+    `KeySelected`; and blocks of pairs (columns row and column). All are of the same shard's rows.
 
     Args:
         checkpoint: URL of a checkpoint's directory.
@@ -114,12 +116,19 @@ class ScoreRatings(beam.PTransform):
         num_shards: number of shards.
         top_k: how many columns a row; None to predict the pairs instead.
         folds: the folds of a row's ratings that the model sees.
+        rules: what lists hold.
+        candidates: the columns that may be listed, from `Candidates`; all where None. A worker holds them all.
+        only_selected: list only rows that are selected.
 
     Returns:
-        A PCollection of one dictionary a shard: `path` (relative to the output), `rows` (of the file), `bytes`.
+        A PCollection of one dictionary a shard: `path` (relative to the output), `rows` (of the file), `bytes`; of
+        lists `lists` and `cold`, how many there are, and how many of these are of rows without a rating; of pairs
+        `unknown_rows` and `unknown_columns`, lists of one number: how many are of such rows, and of columns that the
+        vocabulary does not hold.
 
     Raises:
-        InputError: when it is applied: the blocks are cut into windows.
+        InputError: when it is applied: the blocks are cut into windows; when it runs: reasons are asked for, and the
+            model cannot explain its scores.
     """
 
     def __init__(
@@ -130,14 +139,22 @@ class ScoreRatings(beam.PTransform):
         *,
         top_k: int | None,
         folds: Sequence[int],
+        rules: ListRules = ListRules(),  # noqa: B008 (immutable)
+        candidates: beam.PCollection[pa.RecordBatch] | None = None,
+        only_selected: bool = False,
     ) -> None:
         super().__init__()
-        self._score = _ScoreShard(CheckpointHandle(checkpoint), output, num_shards, top_k, tuple(folds))
+        what = (top_k, tuple(folds), rules, only_selected)
+        self._score = _ScoreShard(CheckpointHandle(checkpoint), output, num_shards, *what)
+        self._candidates = candidates
 
     def expand(self, blocks: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
         refuse_windows(self, blocks)
-        return blocks | "By shard" >> beam.GroupByKey() | "Score" >> beam.ParDo(self._score)
+        by_shard = blocks | "By shard" >> beam.GroupByKey()
+        if self._candidates is None:
+            return by_shard | "Score" >> beam.ParDo(self._score)
+        return by_shard | "Score" >> beam.ParDo(self._score, beam.pvalue.AsList(self._candidates))
 
 
 class _ScoreShard(beam.DoFn):
@@ -148,21 +165,30 @@ class _ScoreShard(beam.DoFn):
         num_shards: int,
         top_k: int | None,
         folds: tuple[int, ...],
+        rules: ListRules,
+        only_selected: bool,
     ) -> None:
         self._checkpoint, self._output, self._num_shards = checkpoint, output, num_shards
-        self._top_k, self._folds = top_k, folds
+        self._top_k, self._folds, self._rules, self._only_selected = top_k, folds, rules, only_selected
 
-    def process(self, keyed: tuple[int, Iterable[pa.RecordBatch]]) -> Iterator[dict[str, Any]]:
+    def process(
+        self, keyed: tuple[int, Iterable[pa.RecordBatch]], candidates: list[pa.RecordBatch] | None = None
+    ) -> Iterator[dict[str, Any]]:
         from nnsparse_stream.scoring.tables import pair_table, top_k_tables
 
         shard, blocks = keyed
         checkpoint, state = self._checkpoint.get(), self._checkpoint.get().state
-        held = ShardBlocks.of(list(blocks))
+        held = ShardBlocks.of(list(blocks), self._only_selected)
+        kinds = (state["row_id_type"], state["column_id_type"])
+        place = (self._output, shard, self._num_shards)
         if self._top_k is not None:
-            tables = top_k_tables(checkpoint, held.rows, self._top_k, self._folds)
+            counts, columns = RowCounts(), candidate_columns(candidates)
+            rows = counts.counted(held.rows)
+            tables = top_k_tables(checkpoint, rows, self._top_k, self._folds, self._rules, columns)
+            schema = score_schema(*kinds, ranked=True, explained=self._rules.explain > 0)
+            written = write_scores(*place, tables, schema)
+            yield {**written, "lists": counts.rows, "cold": counts.cold}
         elif held.pairs is not None:
-            tables = iter([pair_table(checkpoint, held.rows, held.pairs, self._folds)])
-        else:
-            return
-        schema = score_schema(state["row_id_type"], state["column_id_type"], self._top_k is not None)
-        yield write_scores(self._output, shard, self._num_shards, tables, schema)
+            table = pair_table(checkpoint, held.rows, held.pairs, self._folds)
+            written = write_scores(*place, [table], score_schema(*kinds, ranked=False))
+            yield {**written, **unknown_pairs([table])}

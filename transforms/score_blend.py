@@ -11,15 +11,25 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shards import Shard
-from nnsparse_stream.scoring.blocks import ShardBlocks, pair_block, shard_block
+from nnsparse_stream.scoring.blocks import (
+    RowCounts,
+    ShardBlocks,
+    aligned_shards,
+    pair_block,
+    shard_block,
+    unknown_pairs,
+)
 from nnsparse_stream.scoring.combination import Combination
 from nnsparse_stream.scoring.files import codes_file, codes_schema, score_schema, write_codes, write_scores
+from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.transforms.list_shards import ListAligned, ListShards, with_position
 from nnsparse_stream.transforms.model_cache import CheckpointHandle, ColumnPredictorHandle
+from nnsparse_stream.transforms.read_ids import candidate_columns
 from nnsparse_stream.transforms.windows import refuse_windows
 
 
@@ -56,6 +66,9 @@ class RankBlend(beam.PTransform):
         output: URL of the directory that receives the files.
         top_k: how many columns a row.
         folds: the folds of a row's ratings that the models see.
+        rules: what lists hold; without reasons.
+        candidates: the columns that may be listed, from `Candidates`; all where None. A worker holds them all.
+        selected: the rows that are to be listed, from `KeySelected`; all where None.
 
     Returns:
         A PCollection of one dictionary a shard, as that of `ScoreRatings`.
@@ -70,10 +83,14 @@ class RankBlend(beam.PTransform):
         *,
         top_k: int,
         folds: Sequence[int],
+        rules: ListRules = ListRules(),  # noqa: B008 (immutable)
+        candidates: beam.PCollection[pa.RecordBatch] | None = None,
+        selected: beam.PCollection[tuple[int, pa.RecordBatch]] | None = None,
     ) -> None:
         super().__init__()
         self._checkpoints, self._data, self._combination = checkpoints, data, combination
         self._output, self._top_k, self._folds = output, top_k, tuple(folds)
+        self._rules, self._candidates, self._selected = rules, candidates, selected
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
@@ -88,12 +105,19 @@ class RankBlend(beam.PTransform):
         if others:
             encode = _EncodeShard(members, self._output, self._folds)
             encoded = beam.pvalue.AsList(with_position(others) | "Encode" >> beam.ParDo(encode))
-        return (
-            begin
-            | "Shards" >> ListAligned([member.data for member in members if member.axis == members[0].axis])
-            | "Rank"
-            >> beam.ParDo(_RankShard(members, self._combination, self._output, self._top_k, self._folds), encoded)
-        )
+        shards = begin | "Shards" >> ListAligned([m.data for m in members if m.axis == members[0].axis])
+        blocks = [shards | "Key shards" >> beam.Map(_key_aligned).with_output_types(tuple[int, pa.RecordBatch])]
+        if self._selected is not None:
+            blocks.append(self._selected)
+        side = () if self._candidates is None else (beam.pvalue.AsList(self._candidates),)
+        what = (self._top_k, self._folds, self._rules, self._selected is not None)
+        rank = _RankShard(members, self._combination, self._output, *what)
+        by_shard = blocks | "Blocks" >> beam.Flatten() | "By shard" >> beam.GroupByKey()
+        return by_shard | "Rank" >> beam.ParDo(rank, encoded, *side)
+
+
+def _key_aligned(shards: list[Shard]) -> tuple[int, pa.RecordBatch]:
+    return shards[0].number, shard_block(*shards)
 
 
 class _EncodeShard(beam.DoFn):
@@ -114,10 +138,17 @@ class _EncodeShard(beam.DoFn):
 
 class _RankShard(beam.DoFn):
     def __init__(
-        self, members: list[_Member], combination: Combination, output: str, top_k: int, folds: tuple[int, ...]
+        self,
+        members: list[_Member],
+        combination: Combination,
+        output: str,
+        top_k: int,
+        folds: tuple[int, ...],
+        rules: ListRules,
+        only_selected: bool,
     ) -> None:
         self._members, self._combination, self._output = members, combination, output
-        self._top_k, self._folds = top_k, folds
+        self._top_k, self._folds, self._rules, self._only_selected = top_k, folds, rules, only_selected
         first = members[0]
         self._columns = {
             position: ColumnPredictorHandle(
@@ -129,22 +160,29 @@ class _RankShard(beam.DoFn):
             if member.axis != first.axis
         }
 
-    def process(self, shards: list[Shard], _encoded: list[str]) -> Iterator[dict[str, Any]]:
+    def process(
+        self,
+        keyed: tuple[int, Iterable[pa.RecordBatch]],
+        _encoded: list[str],
+        candidates: list[pa.RecordBatch] | None = None,
+    ) -> Iterator[dict[str, Any]]:
         from nnsparse_stream.scoring.predictors import RowPredictor
         from nnsparse_stream.scoring.tables import blended_top_k_tables
 
-        first, (shard, *aligned) = self._members[0], shards
+        first, blocks = self._members[0], list(keyed[1])
+        aligned, counts = aligned_shards(blocks), RowCounts()
         others = [
             self._columns[position].get()
             if position in self._columns
             else RowPredictor(member.checkpoint.get().model, aligned.pop(0).batches(), self._folds)
             for position, member in enumerate(self._members[1:], 1)
         ]
-        tables = blended_top_k_tables(
-            first.checkpoint.get(), others, self._combination, shard.batches(), self._top_k, self._folds
-        )
+        rows = counts.counted(ShardBlocks.of(blocks, self._only_selected).rows)
+        what = (self._top_k, self._folds, self._rules, candidate_columns(candidates))
+        tables = blended_top_k_tables(first.checkpoint.get(), others, self._combination, rows, *what)
         schema = score_schema(first.row_id_type, first.column_id_type, ranked=True)
-        yield write_scores(self._output, shard.number, first.num_shards, tables, schema)
+        written = write_scores(self._output, keyed[0], first.num_shards, tables, schema)
+        yield {**written, "lists": counts.rows, "cold": counts.cold}
 
 
 class BlendPairs(beam.PTransform):
@@ -244,7 +282,8 @@ class _PredictPairs(beam.DoFn):
 
 
 def _no_predictions(row_type: str, column_type: str) -> pa.RecordBatch:
-    kinds = {"row": row_type, "column": column_type, "prediction": "float32", "model": "uint8"}
+    kinds = {"row": row_type, "column": column_type, "row_known": "bool", "column_known": "bool"}
+    kinds |= {"prediction": "float32", "model": "uint8"}
     return pa.record_batch({name: pa.array([], type=pa.type_for_alias(kind)) for name, kind in kinds.items()})
 
 
@@ -257,6 +296,9 @@ def _write_pairs(
 ) -> dict[str, Any]:
     from nnsparse_stream.scoring.blending import blend_pairs
 
-    shard, blocks = keyed
-    tables = [blend_pairs(list(blocks), combination)]
-    return write_scores(output, shard, num_shards, tables, score_schema(*kinds, ranked=False))
+    shard, blocks = keyed[0], list(keyed[1])
+    tables = [blend_pairs(blocks, combination)]
+    written = write_scores(output, shard, num_shards, tables, score_schema(*kinds, ranked=False))
+    predicted = pa.Table.from_batches(blocks)
+    by_model = [predicted.filter(pc.equal(predicted["model"], model)) for model in range(len(combination.weights))]
+    return {**written, **unknown_pairs(by_model)}

@@ -138,9 +138,10 @@ def keep_best(
             for index in range(groups):
                 scratch[index] = lowest
             for begin in range(0, width, groups):
-                for index in range(min(groups, width - begin)):
-                    score = tile[begin + index]
-                    scratch[index] = score if score > scratch[index] else scratch[index]
+                part = tile[begin : begin + groups]
+                for index in range(len(part)):
+                    score, highest = part[index], scratch[index]
+                    scratch[index] = score if score > highest else highest
             bound = max(bound, np.nextafter(_highest(scratch, groups, k), lowest))
         held, columns, count = best.scores[first + row], best.columns[first + row], best.counts[first + row]
         for index in range(width):

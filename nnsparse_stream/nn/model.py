@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.ranking import ROWS_AT_ONCE, TILE_COLUMNS, ScoreTile, best_columns
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -122,6 +123,24 @@ class Model(nn.Module, ABC):
         best = [best_columns(self.tiles(rows), rows, self.column_counts > 0, k, tile_columns) for rows in blocks]
         columns, scores = zip(*best, strict=True)
         return torch.cat(columns), torch.cat(scores)
+
+    def contributions(self, known: SparseRows, columns: Tensor) -> Tensor:
+        """What each known entry adds to the scores of some columns of its row, where scores are sums of such parts.
+
+        Args:
+            known: the rows' known entries, raw.
+            columns: int64 (rows, k), columns of each row; -1 for none.
+
+        Returns:
+            (entries of `known`, k); 0 for none.
+
+        Raises:
+            InputError: scores of this model are no such sums.
+        """
+        raise InputError(
+            f"a model of kind {self.kind} cannot explain its scores: they are no sums over known entries, as those of "
+            "a linear model are"
+        )
 
     def check(self, rows: SparseRows) -> None:
         """Refuses rows of another number of columns.

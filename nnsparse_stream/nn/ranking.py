@@ -60,7 +60,9 @@ class _CompiledBest:
     """By the compiled kernel."""
 
     def __init__(self, rated: SparseRows, eligible: Tensor, k: int) -> None:
-        rated = rated.validate().sort_by_column()
+        keys = rated.validate().row_indices().long() * rated.num_columns + rated.columns
+        if (keys.diff() < 0).any():
+            rated = rated.sort_by_column()
         self._offsets, self._known, self._k = rated.offsets.numpy(), rated.columns.numpy(), k
         self._eligible = eligible
         self._best = best_kernels.Best.empty(self._offsets, rated.num_columns, k, rated.values.numpy().dtype)

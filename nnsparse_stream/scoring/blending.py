@@ -169,13 +169,17 @@ def predicted_pairs(scored: pa.Table, transposed: bool, position: int) -> pa.Rec
         position: the model's place among those that are blended.
 
     Returns:
-        Columns row and column (ids of the first model's axes), prediction (float32), model (uint8: `position`).
+        Columns row and column (ids of the first model's axes), row_known and column_known (bool: whether the model
+        knows them), prediction (float32), model (uint8: `position`).
     """
     ids = [scored[name].combine_chunks() for name in ("row_id", "column_id")]
+    known = [scored[name].combine_chunks() for name in ("row_known", "column_known")]
     return pa.record_batch(
         {
             "row": ids[transposed],
             "column": ids[not transposed],
+            "row_known": known[transposed],
+            "column_known": known[not transposed],
             "prediction": scored["score"].combine_chunks(),
             "model": pa.array(np.full(len(scored), position, dtype=np.uint8)),
         }

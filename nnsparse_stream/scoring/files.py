@@ -13,13 +13,23 @@ from nnsparse_stream.storage import files as storage
 #: Where, in the output, codes lie while a blend is ranked.
 CODES = "_codes"
 
-_FIELDS = (("score", pa.float32()), ("rank", pa.int32()))
 
+def score_schema(row_type: str, column_type: str, ranked: bool, explained: bool = False) -> pa.Schema:
+    """The schema of scores.
 
-def score_schema(row_type: str, column_type: str, ranked: bool) -> pa.Schema:
-    """The schema of scores of ids of these types, "int64" or "string"; with `rank` where they are ranked."""
-    ids = [("row_id", pa.type_for_alias(row_type)), ("column_id", pa.type_for_alias(column_type))]
-    return pa.schema([*ids, *_FIELDS[: 2 if ranked else 1]])
+    Args:
+        row_type: of ids, "int64" or "string".
+        column_type: the same.
+        ranked: whether they are lists, which have `rank`.
+        explained: whether these have `reasons`, lists of `id` (a known column) and `contribution`.
+    """
+    column = pa.type_for_alias(column_type)
+    fields = [("row_id", pa.type_for_alias(row_type)), ("column_id", column), ("score", pa.float32())]
+    if ranked:
+        fields.append(("rank", pa.int32()))
+    if explained:
+        fields.append(("reasons", pa.list_(pa.struct([("id", column), ("contribution", pa.float32())]))))
+    return pa.schema(fields)
 
 
 def write_scores(
@@ -31,7 +41,7 @@ def write_scores(
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for table in tables:
             count += len(table)
-            writer.write_table(table.cast(schema))
+            writer.write_table(table.select(schema.names).cast(schema))
     name = f"part-{shard:05d}-of-{num_shards:05d}.parquet"
     data = bytes(sink.getvalue())
     storage.write_file(storage.join(output, name), data)

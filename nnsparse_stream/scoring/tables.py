@@ -11,38 +11,53 @@ import torch
 from torch import Tensor
 
 from nnsparse_stream.data.fold_rows import fold_rows
-from nnsparse_stream.nn.ranking import TILE_COLUMNS, best_columns
+from nnsparse_stream.nn.model import Model
+from nnsparse_stream.nn.ranking import ROWS_AT_ONCE, TILE_COLUMNS, ScoreTile, best_columns
 from nnsparse_stream.scoring.combination import Combination
+from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.scoring.predictors import TilePredictor
+from nnsparse_stream.scoring.reasons import reasons
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import Checkpoint
 
 #: Bytes that ranking takes at most, beside the models, a shard's rows and the file of their scores.
 TOP_K_BYTES = 64 << 20
-# What a row takes, in bytes, for each column of a tile (its score and, until it is ranked, copies of it and masks) and
-# for each column of its list: amply, as allocators keep some of what was freed.
-_BYTES_PER_SCORE, _BYTES_PER_RANK = 48, 400
-_MOST_ROWS = 64
+# What a row takes, in bytes, for each column of a tile (its score and, in a blend, those of the models) and for each
+# column of its list: amply, as allocators keep some of what was freed.
+_BYTES_PER_SCORE, _BYTES_PER_RANK = 24, 200
 # Rows encoded at once for pairs: bounds the codes to rows x hidden units.
 _PAIR_ROWS = 2048
 
 
 def top_k_tables(
-    checkpoint: Checkpoint, batches: Iterable[pa.RecordBatch], k: int, folds: Sequence[int]
+    checkpoint: Checkpoint,
+    batches: Iterable[pa.RecordBatch],
+    k: int,
+    folds: Sequence[int],
+    rules: ListRules = ListRules(),  # noqa: B008 (immutable)
+    candidates: Iterable[np.ndarray] | None = None,
 ) -> Iterator[pa.Table]:
     """The best columns of each row that are not among the ratings that the model sees.
 
     Args:
         checkpoint: the model.
         batches: rows as a shard holds them, encoded by the model's vocabulary.
-        k: columns a row; a row with fewer unrated columns gets fewer. Rows are ranked so many at once as TOP_K_BYTES
-            allow.
+        k: columns a row; a row with fewer columns that may be listed gets fewer. Rows are ranked so many at once as
+            TOP_K_BYTES allow.
         folds: the folds of a row's ratings that the model sees; columns rated in another fold may be listed.
+        rules: what lists hold.
+        candidates: the columns that may be listed, integers (n,) each; all where None.
 
     Yields:
-        Tables of row_id, column_id, score (float32, not clipped), rank (int32, from 1), by row, then rank.
+        Tables of row_id, column_id, score (float32, not clipped), rank (int32, from 1), by row, then rank; and reasons,
+        as `files.score_schema` has them, where these are asked for.
+
+    Raises:
+        InputError: reasons are asked for, and the model cannot explain its scores.
     """
-    return _ranked_tables(checkpoint, batches, k, folds, lambda _, known: checkpoint.model.top_k(known, k))
+    model = checkpoint.model
+    eligible = _eligible(model, rules, candidates)
+    return _ranked_tables(checkpoint, batches, k, folds, rules, eligible, lambda _, known: model.tiles(known))
 
 
 def blended_top_k_tables(
@@ -52,6 +67,8 @@ def blended_top_k_tables(
     batches: Iterable[pa.RecordBatch],
     k: int,
     folds: Sequence[int],
+    rules: ListRules = ListRules(),  # noqa: B008 (immutable)
+    candidates: Iterable[np.ndarray] | None = None,
 ) -> Iterator[pa.Table]:
     """The best columns of each row by several models' predictions, combined; neither these nor the result are clipped.
 
@@ -62,13 +79,15 @@ def blended_top_k_tables(
         batches: rows as a shard of the first model's data set holds them.
         k: columns a row.
         folds: the folds of a row's ratings that the models see; columns rated in these are not listed.
+        rules: what lists hold; without reasons.
+        candidates: as in `top_k_tables`.
 
     Yields:
         Tables as those of `top_k_tables`.
     """
     model, (weight, *weights) = checkpoint.model, combination.weights
 
-    def rank(ids: pa.Array, known: SparseRows) -> tuple[Tensor, Tensor]:
+    def tiles(ids: pa.Array, known: SparseRows) -> ScoreTile:
         first, rest = model.tiles(known), [other.tiles(ids) for other in others]
 
         def score(start: int, stop: int) -> Tensor:
@@ -77,9 +96,20 @@ def blended_top_k_tables(
                 combined.add_(tile(start, stop), alpha=other)
             return combined
 
-        return best_columns(score, known, model.column_counts > 0, k)
+        return score
 
-    return _ranked_tables(checkpoint, batches, k, folds, rank)
+    return _ranked_tables(checkpoint, batches, k, folds, rules, _eligible(model, rules, candidates), tiles)
+
+
+def _eligible(model: Model, rules: ListRules, candidates: Iterable[np.ndarray] | None) -> Tensor:
+    """Whether a column may be listed, bool (columns,)."""
+    trained = model.column_counts >= max(rules.min_column_ratings, 1)
+    if candidates is None:
+        return trained
+    named = torch.zeros(model.num_columns, dtype=torch.bool)
+    for columns in candidates:
+        named[torch.from_numpy(columns).long()] = True
+    return trained & named.to(trained.device)
 
 
 def _ranked_tables(
@@ -87,26 +117,42 @@ def _ranked_tables(
     batches: Iterable[pa.RecordBatch],
     k: int,
     folds: Sequence[int],
-    rank_rows: Callable[[pa.Array, SparseRows], tuple[Tensor, Tensor]],
+    rules: ListRules,
+    eligible: Tensor,
+    tiles: Callable[[pa.Array, SparseRows], ScoreTile],
 ) -> Iterator[pa.Table]:
-    """Tables of what `rank_rows` makes of some rows' ids and known ratings: columns and scores, the best first."""
+    """Tables of the best columns by the scores that `tiles` makes of some rows' ids and known ratings."""
     model = checkpoint.model
     bytes_per_row = _BYTES_PER_SCORE * TILE_COLUMNS + _BYTES_PER_RANK * min(k, model.num_columns)
-    at_once = max(1, min(TOP_K_BYTES // bytes_per_row, _MOST_ROWS))
+    at_once = max(1, min(TOP_K_BYTES // bytes_per_row, ROWS_AT_ONCE))
     for batch in batches:
-        known = fold_rows(batch, folds, model.num_columns)
-        for start in range(0, known.num_rows, at_once):
-            ids = batch.column("row").slice(start, at_once)
-            columns, scores = rank_rows(ids, known[start : start + at_once].to(model.device))
+        seen = fold_rows(batch, folds, model.num_columns)
+        for start in range(0, seen.num_rows, at_once):
+            ids, known = batch.column("row").slice(start, at_once), seen[start : start + at_once].to(model.device)
+            excluded = known if rules.exclude_known else _without_entries(known)
+            with torch.no_grad():
+                columns, scores = best_columns(tiles(ids, known), excluded, eligible, k)
             row, rank = (columns >= 0).cpu().nonzero(as_tuple=True)
-            yield pa.table(
-                {
-                    "row_id": ids.take(pa.array(row.numpy())),
-                    "column_id": checkpoint.vocabulary.decode(columns.cpu()[row, rank].numpy()),
-                    "score": scores.cpu()[row, rank].numpy(),
-                    "rank": (rank + 1).int().numpy(),
-                }
-            )
+            table = {
+                "row_id": ids.take(pa.array(row.numpy())),
+                "column_id": checkpoint.vocabulary.decode(columns.cpu()[row, rank].numpy()),
+                "score": scores.cpu()[row, rank].numpy(),
+                "rank": (rank + 1).int().numpy(),
+            }
+            if rules.explain:
+                table["reasons"] = _reasons(checkpoint, known, columns, rules.explain)
+            yield pa.table(table)
+
+
+def _without_entries(rows: SparseRows) -> SparseRows:
+    return SparseRows(torch.zeros_like(rows.offsets), rows.columns[:0], rows.values[:0], rows.num_columns)
+
+
+def _reasons(checkpoint: Checkpoint, known: SparseRows, columns: Tensor, most: int) -> pa.Array:
+    found = reasons(checkpoint.model, known, columns, most)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(found.counts)]), pa.int32())
+    fields = [checkpoint.vocabulary.decode(found.columns), pa.array(found.contributions)]
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, ["id", "contribution"]))
 
 
 def pair_table(
@@ -124,17 +170,20 @@ def pair_table(
         folds: the folds that the model sees.
 
     Returns:
-        Columns row_id, column_id, score (float32, clipped to the range of the training ratings), ascending by row id,
-        then column id.
+        Columns row_id, column_id, score (float32, clipped to the range of the training ratings), row_known (bool: has a
+        rating that the model sees) and column_known (bool: is in the vocabulary), ascending by row id, then column id.
     """
     num_columns = checkpoint.model.num_columns
     pairs = pairs.sort_by([("row", "ascending"), ("column", "ascending")])
     scores = np.empty(len(pairs), dtype=np.float32)
+    row_known, column_known = np.zeros(len(pairs), dtype=bool), np.zeros(len(pairs), dtype=bool)
     waiting = pairs.append_column("place", pa.array(np.arange(len(pairs))))
 
     def predict(known: SparseRows, those: pa.Table, row: pa.ChunkedArray) -> None:
-        found = _predict_pairs(checkpoint, known, those["column"].combine_chunks(), row.to_numpy().astype(np.int64))
-        scores[those["place"].to_numpy()] = found
+        place, position = those["place"].to_numpy(), row.to_numpy().astype(np.int64)
+        column = checkpoint.vocabulary.encode(those["column"].combine_chunks()).astype(np.int64)
+        scores[place] = _predict_pairs(checkpoint.model, known, column, position)
+        row_known[place], column_known[place] = known.lengths().numpy()[position] > 0, column >= 0
 
     for batch in batches:
         position = pc.index_in(waiting["row"], value_set=batch.column("row"))
@@ -146,14 +195,17 @@ def pair_table(
         empty = torch.zeros(len(encoded.dictionary) + 1, dtype=torch.int32)
         cold = SparseRows(empty, torch.zeros(0, dtype=torch.int32), torch.zeros(0), num_columns)
         predict(cold, waiting, pa.chunked_array([encoded.indices]))
-    return pa.table({"row_id": pairs["row"], "column_id": pairs["column"], "score": scores})
+    table = {"row_id": pairs["row"], "column_id": pairs["column"], "score": scores}
+    return pa.table({**table, "row_known": row_known, "column_known": column_known})
 
 
-def _predict_pairs(checkpoint: Checkpoint, known: SparseRows, column_ids: pa.Array, row: np.ndarray) -> np.ndarray:
-    """Predictions, float32 (pairs,), at columns of rows that lie at the positions `row`, int64 (pairs,), of `known`."""
-    model = checkpoint.model
+def _predict_pairs(model: Model, known: SparseRows, column: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Predictions, float32 (pairs,), at columns of rows that lie at the positions `row`, int64 (pairs,), of `known`.
+
+    A column is -1 where the vocabulary does not hold it.
+    """
     order = np.argsort(row, kind="stable")
-    row, column = row[order], checkpoint.vocabulary.encode(column_ids).astype(np.int64)[order]
+    row, column = row[order], column[order]
     ordered = np.empty(len(row), dtype=np.float32)
     for start in range(0, known.num_rows, _PAIR_ROWS):
         first, last = np.searchsorted(row, [start, start + _PAIR_ROWS])

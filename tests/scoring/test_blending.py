@@ -81,4 +81,4 @@ def test_the_command_judges_a_blend(trained, item_side, tmp_path, capsys):
     assert cli.main(["evaluate", *flags, "--weights", "1,x"]) == 2
     assert "not a list of numbers" in capsys.readouterr().err
     assert cli.main(["evaluate", *flags, "--metrics", "rmse,ndcg@10"]) == 2
-    assert "--metrics: a weighted mean of models is judged by its predicted ratings" in capsys.readouterr().err
+    assert "--metrics: several models are judged by their predicted ratings" in capsys.readouterr().err

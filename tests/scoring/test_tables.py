@@ -48,10 +48,10 @@ def test_ranking_keeps_its_bound_of_memory(k: int, scores: str) -> None:
     checkpoint = Checkpoint("", {}, model)
     checkpoint.vocabulary = vocabulary
     lists = {
-        name: pa.array([[1, 2, 3]] * 256, pa.list_(kind))
+        name: pa.array([[1, 2, 3]] * 1280, pa.list_(kind))
         for name, kind in (("columns", pa.int32()), ("values", pa.float32()), ("fold", pa.uint8()))
     }
-    batch = pa.record_batch({"row": np.arange(256), **lists})
+    batch = pa.record_batch({"row": np.arange(1280), **lists})
     with torch.no_grad():
         next(iter(top_k_tables(checkpoint, [batch.slice(0, 2)], k, (1, 2, 3))))
         try:
@@ -60,5 +60,5 @@ def test_ranking_keeps_its_bound_of_memory(k: int, scores: str) -> None:
             pytest.skip("this system does not tell the peak of a stretch of work")
         before = memory("VmRSS")
         ranked = sum(len(table) for table in top_k_tables(checkpoint, [batch], k, (1, 2, 3)))
-    assert ranked == 256 * k
+    assert ranked == 1280 * k
     assert memory("VmHWM") - before <= TOP_K_BYTES

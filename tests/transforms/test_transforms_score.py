@@ -33,7 +33,7 @@ def test_no_shuffled_element_falls_back_to_pickle(trained, tmp_path: Path, sourc
     pairs = score._plan(args, args.pairs, checkpoint, with_rating=False) if args.pairs else None
     nnsparse_stream.transforms.coders.register()
     pipeline = beam.Pipeline(IN_PROCESS_RUNNER)
-    scoring.build_scoring(pipeline, args, [checkpoint], [1.0], ratings, pairs, 2)
+    scoring.build_scoring(pipeline, args, [checkpoint], [1.0], ratings, pairs, None, None, 2)
     found = coders_of_shuffles(pipeline)
     assert not [label for label, parts in found.items() if falls_back(parts)]
     blocks = {"ScoreRatings/By shard"} | ({"SparsifyRatings/By shard"} if args.input else set())
@@ -49,7 +49,7 @@ def test_no_shuffled_element_of_a_blend_falls_back_to_pickle(trained, item_side,
     pairs = score._plan(args, args.pairs, checkpoints[0], with_rating=False) if args.pairs else None
     nnsparse_stream.transforms.coders.register()
     pipeline = beam.Pipeline(IN_PROCESS_RUNNER)
-    scoring.build_scoring(pipeline, args, checkpoints, [1.0, 1.0], None, pairs, 3)
+    scoring.build_scoring(pipeline, args, checkpoints, [1.0, 1.0], None, pairs, None, None, 3)
     found = coders_of_shuffles(pipeline)
     assert not [label for label, parts in found.items() if falls_back(parts)]
     blocks = {"BlendPairs/By model and shard", "BlendPairs/By row"} if args.pairs else set()
