@@ -33,7 +33,7 @@ _FOLDS = "80,10,10"
 # Ratings from which on a user likes an item; and as many epochs as this small log takes to learn from them.
 _LIKED, _EPOCHS = "4", "10"
 _METRICS = ("ndcg@100", "recall@20")
-_SHOWN_USERS, _TOP_K, _REASONS = 3, 10, 5
+_SHOWN_USERS, _TOP_K, _REASONS = 3, 10, 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,6 @@ from nnsparse_stream.ratings.synthetic import GENRES
 from nnsparse_stream.training import report
 from nnsparse_stream.training.reasons_chart import Listed, reasons_chart
 
-_REASONS_SAID = 3
-
 
 @dataclass(frozen=True)
 class Example:
@@ -45,7 +43,7 @@ def summary(
     for example in examples:
         lines.append(f"\n{example.user}, who liked {len(example.liked)} items")
         for place, item in enumerate(example.listed, start=1):
-            why = ", ".join(list(item.reasons)[:_REASONS_SAID])
+            why = ", ".join(item.reasons)
             lines.append(f"  {place:>2}  {item.name:<14} {item.score:.2f}   because of {why}")
     return "\n".join(lines)
 
@@ -70,16 +68,15 @@ def page(
         listed: the evaluation of the lists.
         examples: users with their lists.
     """
-    parts = [*_predictions(errors, predicted["buckets"], history), *_lists(metrics, listed["buckets"])]
-    parts.append(
-        report.section(
-            "Lists, and why",
-            "At the left what a user liked, at the right what is listed. A band is as thick as what a liked item adds "
-            "to a score. An item's name starts with its genre, which has a colour of its own. The model never sees the "
-            "genres: it finds them in what people like.",
-        )
+    pictures = report.section(
+        "Lists, and why",
+        "At the left what a user liked, at the right what is listed. A band is as thick as what a liked item adds to a "
+        "score. An item's name starts with its genre, which has a colour of its own. The model never sees the genres: "
+        "it finds them in what people like.",
     )
-    return report.page("nnsparse-stream: demo", lead, [*parts, *map(_picture, examples)])
+    lists = _lists(metrics, listed["buckets"])
+    predictions = _predictions(errors, predicted["buckets"], history)
+    return report.page("nnsparse-stream: demo", lead, [pictures, *map(_picture, examples), *lists, *predictions])
 
 
 def _predictions(
@@ -102,7 +99,13 @@ def _predictions(
         report.section("Learning curve"),
         curve,
         report.section("Error by number of ratings"),
-        _bars(buckets, "rmse", "RMSE (stars)", "Error on the test fold, by how many training ratings a user has."),
+        _bars(
+            buckets,
+            "rmse",
+            "training ratings of the user",
+            "RMSE (stars)",
+            "Error on the test fold, by how many training ratings a user has.",
+        ),
         report.table(
             ("training ratings", "users", "ratings", "RMSE", "MAE"),
             [(_bucket_label(b), b["rows"], b["count"], b["rmse"], b["mae"]) for b in buckets],
@@ -123,7 +126,13 @@ def _lists(metrics: Mapping[str, Mapping[str, float]], buckets: Sequence[Mapping
             [(label, *figures.values()) for label, figures in metrics.items()],
             strong=len(metrics) - 1,
         ),
-        _bars(buckets, names[0], _metric(names[0]), "The model's lists, by how many liked items it knows of a user."),
+        _bars(
+            buckets,
+            names[0],
+            "known liked items of the user",
+            _metric(names[0]),
+            "The model's lists on the test fold, by how many liked items it knows of a user.",
+        ),
     ]
 
 
@@ -138,9 +147,9 @@ def _picture(example: Example) -> str:
     )
 
 
-def _bars(buckets: Sequence[Mapping[str, Any]], name: str, label: str, caption: str) -> str:
-    values = [bucket["metrics"][name] for bucket in buckets]
-    return report.bar_chart(list(map(_bucket_label, buckets)), [(label, values)], "training entries", label, caption)
+def _bars(buckets: Sequence[Mapping[str, Any]], metric: str, x_label: str, y_label: str, caption: str) -> str:
+    values = [bucket["metrics"][metric] for bucket in buckets]
+    return report.bar_chart(list(map(_bucket_label, buckets)), [(y_label, values)], x_label, y_label, caption)
 
 
 def _metric(name: str) -> str:

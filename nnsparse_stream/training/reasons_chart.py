@@ -53,14 +53,15 @@ def reasons_chart(
         caption: what the chart shows.
     """
     known = _order(listed)
+    # What goes over from each known item, by the listed one's place, and arrives at each listed one.
     left: dict[str, dict[int, float]] = {name: {} for name in known}
     right: list[dict[str, float]] = [{} for _ in listed]
     for place, item in enumerate(listed):
         for name in known:
             if name in item.reasons:
                 left[name][place] = right[place][name] = item.reasons[name]
-    thickest = max((sum(values.values()) for values in (*left.values(), *right)), default=0.0)
-    unit = _THICKEST / (thickest or 1.0)
+    most = max([sum(given.values()) for given in left.values()] + [sum(given.values()) for given in right])
+    unit = _THICKEST / (most or 1.0)
     first = (len(listed) - len(known)) / 2
     starts = {name: _tops(left[name], first + index, unit) for index, name in enumerate(known)}
     ends = [_tops(right[place], place, unit) for place in range(len(listed))]
