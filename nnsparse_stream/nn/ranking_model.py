@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -175,30 +174,6 @@ class RankingAutoencoder(FactorModel):
         self.check_pair(known, at)
         scores = decode_at(self.codes(known), self.output_matrix, self.decoder_bias, at)
         return torch.where(self.column_counts[at.columns.long()] > 0, scores, self._lowest_bias())
-
-    @torch.no_grad()
-    def contributions(self, known: SparseRows, columns: Tensor) -> Tensor:
-        """What each known entry adds to scores of its row: exact, with the column's bias they add up to the score.
-
-        With a temperature that is so at the norm that the row's code has; how an entry changes the norm is left out.
-
-        Args:
-            known: the rows' known entries; their values are not read.
-            columns: int64 (rows, k), columns of each row; -1 for none.
-
-        Returns:
-            (entries of `known`, k); 0 where the scored column has no training entry.
-        """
-        self.check(known)
-        weights, row = self.entry_weights(known), known.row_indices().long()
-        if self.config.temperature is not None:
-            squares = encode(self.encoder, known.with_values(weights)).square().sum(1)
-            weights = weights * (self.config.temperature * _inverse_roots(squares))[row]
-        found = weights.new_zeros(known.num_entries, columns.shape[1])
-        for listed, (first, last) in zip(columns, itertools.pairwise(known.offsets.tolist()), strict=True):
-            added = self.encoder[known.columns[first:last].long()] @ self.output_matrix[listed.clamp(min=0)].t()
-            found[first:last] = added * weights[first:last, None]
-        return found.masked_fill_(((columns < 0) | (self.column_counts[columns] == 0))[row], 0.0)
 
     @torch.no_grad()
     def at_unknown(self, known: SparseRows) -> Tensor:

@@ -136,18 +136,3 @@ def test_one_entry_is_foretold_by_nothing_in_float32_too():
 def test_cosines_need_one_matrix():
     with pytest.raises(ValueError, match=r"temperature must be positive and the model tied, got 3\.0, False"):
         RankingConfig(5, 2, 4, temperature=3.0)
-
-
-@EACH
-def test_contributions_of_what_is_known_and_the_bias_are_the_score(kind):
-    model, rows = model_of(kind), minibatch()
-    model.column_counts.fill_(1)
-    model.column_counts[6] = 0
-    columns = torch.arange(COLUMNS).repeat(rows.num_rows, 1)
-    found = model.contributions(rows, columns)
-    sums = found.new_zeros(rows.num_rows, COLUMNS).index_add_(0, rows.row_indices().long(), found)
-    scores = model.tiles(rows)(0, COLUMNS)
-    trained = model.column_counts > 0
-    torch.testing.assert_close((sums + model.decoder_bias)[:, trained], scores[:, trained])
-    assert not found[:, ~trained].any()
-    assert not model.contributions(rows, torch.full((rows.num_rows, 2), -1)).any()

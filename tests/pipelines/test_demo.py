@@ -39,7 +39,7 @@ def test_the_demo_goes_the_whole_way(small, tmp_path, capsys, monkeypatch):
     assert page.count("<svg") == 3 + 3
     assert page.count("<path") > 30
 
-    monkeypatch.setattr(demo, "_noise_floor", lambda *_: 1 / 0)
+    monkeypatch.setattr("nnsparse_stream.pipelines.train.run", lambda *_: 1 / 0)
     assert cli.main(["demo", "--output", str(tmp_path / "failed")]) == 1
     assert not (tmp_path / "failed").exists()
     assert cli.main(["demo", "--output", str(output)]) == 2
