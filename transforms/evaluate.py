@@ -53,7 +53,6 @@ class EvaluateBlend(beam.PTransform):
         combination: of the models' predictions.
         fold: "train", "validation" or "test".
         axis: the axis of the first model's rows, whose training ratings make the buckets.
-
         metrics: names of the metrics of predicted ratings to judge by.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -180,6 +181,29 @@ class RankingAutoencoder(FactorModel):
         """The score of a column that nothing is known of, (rows,): the lowest bias, as that of one never trained."""
         self.check(known)
         return self._lowest_bias().expand(known.num_rows)
+
+    @torch.no_grad()
+    def contributions(self, known: SparseRows, columns: Tensor) -> Tensor:
+        """What each known entry adds to scores of its row; with the column's bias, they add up to the score.
+
+        Args:
+            known: the rows' known entries; their values are not read.
+            columns: int64 (rows, k), trained columns of each row; -1 for none.
+
+        Returns:
+            (entries of `known`, k); 0 for none.
+        """
+        self.check(known)
+        weights, row = self.entry_weights(known), known.row_indices().long()
+        if self.config.temperature is not None:
+            squares = encode(self.encoder, known.with_values(weights)).square().sum(1)
+            weights = weights * (self.config.temperature * _inverse_roots(squares))[row]
+        found = weights.new_empty(known.num_entries, columns.shape[1])
+        bounds = known.offsets.tolist()
+        for listed, (first, last) in zip(columns.clamp(min=0), pairwise(bounds), strict=True):
+            entries = self.encoder[known.columns[first:last].long()]
+            torch.mm(entries, self.output_matrix[listed].t(), out=found[first:last])
+        return found.mul_(weights[:, None]).masked_fill_((columns < 0)[row], 0.0)
 
     def _lowest_bias(self) -> Tensor:
         trained = self.decoder_bias[self.column_counts > 0]

@@ -186,9 +186,10 @@ def _id_of(line: bytes, file: IdFile, number: int) -> int | str:
 
 
 def _integer(value: int | str, file: IdFile, number: int) -> int:
-    if isinstance(value, str) and not PLAIN_INTEGER.fullmatch(value):
+    if (isinstance(value, str) and not PLAIN_INTEGER.fullmatch(value)) or not -(2**63) <= int(value) < 2**63:
         raise InputError(
-            f"{file.url}, record {number}: {shown(value)!r} is no integer, as the model's ids are; take it out"
+            f"{file.url}, record {number}: {shown(str(value))!r} is no integer of 64 bits, as the model's ids are; "
+            "take it out"
         )
     return int(value)
 

@@ -108,7 +108,7 @@ def _eligible(model: Model, rules: ListRules, candidates: Iterable[np.ndarray] |
         return trained
     named = torch.zeros(model.num_columns, dtype=torch.bool)
     for columns in candidates:
-        named[torch.from_numpy(columns).long()] = True
+        named.numpy()[columns] = True
     return trained & named.to(trained.device)
 
 

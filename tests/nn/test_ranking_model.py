@@ -136,3 +136,18 @@ def test_one_entry_is_foretold_by_nothing_in_float32_too():
 def test_cosines_need_one_matrix():
     with pytest.raises(ValueError, match=r"temperature must be positive and the model tied, got 3\.0, False"):
         RankingConfig(5, 2, 4, temperature=3.0)
+
+
+@EACH
+def test_contributions_of_known_entries_and_the_bias_add_up_to_the_score(kind):
+    model, rows = model_of(kind), minibatch()
+    model.column_counts.fill_(1)
+    columns = torch.arange(21).view(7, 3) % COLUMNS
+    columns[2, 1] = -1
+    found = model.contributions(rows, columns)
+    sums = found.new_zeros(7, 3).index_add_(0, rows.row_indices().long(), found)
+    scores = model.tiles(rows)(0, COLUMNS).gather(1, columns.clamp(min=0))
+    expected = (scores - model.decoder_bias[columns]).masked_fill(columns < 0, 0.0)
+    torch.testing.assert_close(sums, expected, rtol=0, atol=1e-12)
+    parts = model.tiles(rows)(0, COLUMNS)[0] - model.decoder_bias  # row 0 has several entries: none gives all
+    assert not torch.allclose(found[0], parts[columns[0]])

@@ -14,6 +14,7 @@ from shuffles import carries_blocks, coders_of_shuffles, falls_back
 import nnsparse_stream.transforms.coders
 from nnsparse_stream.pipelines import cli, score, scoring
 from nnsparse_stream.pipelines.running import IN_PROCESS_RUNNER
+from nnsparse_stream.scoring.blend import named_models
 from nnsparse_stream.training.checkpoint import load_model
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
 
@@ -22,38 +23,44 @@ def arguments(*flags: str) -> argparse.Namespace:
     return cli.parser_for("score").parse_args(flags)
 
 
-@pytest.mark.parametrize(("source", "wanted"), [("--data", "top_k"), ("--input", "top_k"), ("--input", "pairs")])
-def test_no_shuffled_element_falls_back_to_pickle(trained, tmp_path: Path, source: str, wanted: str) -> None:
-    (tmp_path / "pairs.csv").write_text("user,item\na,b\n")
-    what = ["--top_k", "3"] if wanted == "top_k" else ["--pairs", str(tmp_path / "pairs.csv")]
-    known = trained.data if source == "--data" else trained.log
-    args = arguments("--model", trained.run, source, known, "--output", str(tmp_path / "out"), *what)
-    checkpoint = load_model(trained.run)
+def shuffles_of(args: argparse.Namespace) -> dict[str, list]:
+    """What the pipeline of `score` shuffles, by the labels of the shuffles; nothing falls back to pickle."""
+    models = named_models(args.model, args.data)
+    checkpoint = models.checkpoints[0]
     ratings = score._plan(args, args.input, checkpoint, with_rating=True) if args.input else None
     pairs = score._plan(args, args.pairs, checkpoint, with_rating=False) if args.pairs else None
+    rows, candidates = (score._id_files(args, checkpoint, flag) for flag in ("rows", "candidates"))
     nnsparse_stream.transforms.coders.register()
     pipeline = beam.Pipeline(IN_PROCESS_RUNNER)
-    scoring.build_scoring(pipeline, args, [checkpoint], [1.0], ratings, pairs, None, None, 2)
+    scoring.build_scoring(pipeline, args, models, ratings, pairs, rows, candidates, 3)
     found = coders_of_shuffles(pipeline)
     assert not [label for label, parts in found.items() if falls_back(parts)]
-    blocks = {"ScoreRatings/By shard"} | ({"SparsifyRatings/By shard"} if args.input else set())
-    assert {label for label, parts in found.items() if carries_blocks(parts)} == blocks
+    return found
 
 
-@pytest.mark.parametrize("wanted", ["top_k", "pairs"])
-def test_no_shuffled_element_of_a_blend_falls_back_to_pickle(trained, item_side, tmp_path: Path, wanted: str) -> None:
+def wanted_flags(tmp_path: Path, wanted: str) -> list[str]:
     (tmp_path / "pairs.csv").write_text("user,item\na,b\n")
-    what = ["--top_k", "3"] if wanted == "top_k" else ["--pairs", str(tmp_path / "pairs.csv")]
-    args = arguments(*both(trained, item_side), "--output", str(tmp_path / "out"), *what)
-    checkpoints = [load_model(url) for url in args.model]
-    pairs = score._plan(args, args.pairs, checkpoints[0], with_rating=False) if args.pairs else None
-    nnsparse_stream.transforms.coders.register()
-    pipeline = beam.Pipeline(IN_PROCESS_RUNNER)
-    scoring.build_scoring(pipeline, args, checkpoints, [1.0, 1.0], None, pairs, None, None, 3)
-    found = coders_of_shuffles(pipeline)
-    assert not [label for label, parts in found.items() if falls_back(parts)]
-    blocks = {"BlendPairs/By model and shard", "BlendPairs/By row"} if args.pairs else set()
-    assert {label for label, parts in found.items() if carries_blocks(parts)} == blocks
+    named = str(tmp_path / "pairs.csv")
+    rules = ["--rows", named, "--candidates", named]
+    output = ["--output", str(tmp_path / "out")]
+    return output + {"top_k": ["--top_k", "3"], "rules": rules, "pairs": ["--pairs", named]}[wanted]
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"), [("--data", "top_k"), ("--input", "top_k"), ("--input", "pairs"), ("--input", "rules")]
+)
+def test_no_shuffled_element_falls_back_to_pickle(trained, tmp_path: Path, source: str, wanted: str) -> None:
+    known = trained.data if source == "--data" else trained.log
+    args = arguments("--model", trained.run, source, known, *wanted_flags(tmp_path, wanted))
+    blocks = {"ScoreRatings/By shard"} | ({"SparsifyRatings/By shard"} if args.input else set())
+    assert {label for label, parts in shuffles_of(args).items() if carries_blocks(parts)} == blocks
+
+
+@pytest.mark.parametrize("wanted", ["top_k", "pairs", "rules"])
+def test_no_shuffled_element_of_a_blend_falls_back_to_pickle(trained, item_side, tmp_path: Path, wanted: str) -> None:
+    args = arguments(*both(trained, item_side), *wanted_flags(tmp_path, wanted))
+    blocks = {"BlendPairs/By model and shard", "BlendPairs/By row"} if args.pairs else {"RankBlend/By shard"}
+    assert {label for label, parts in shuffles_of(args).items() if carries_blocks(parts)} == blocks
 
 
 def test_a_worker_of_several_models_reads_each_once(trained, item_side) -> None:
