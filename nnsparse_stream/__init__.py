@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nnsparse_stream.nn.optimisers import RowAdagrad as RowAdagrad
     from nnsparse_stream.nn.optimisers import RowAdam as RowAdam
     from nnsparse_stream.nn.optimisers import RowSGD as RowSGD
+    from nnsparse_stream.scoring.combination import Combination as Combination
     from nnsparse_stream.sparse.dynamic import DynamicSparseTensor as DynamicSparseTensor
     from nnsparse_stream.sparse.original import densify as densify
     from nnsparse_stream.sparse.original import sparsify as sparsify
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "Batchifier": "nn.batchifier",
+    "Combination": "scoring.combination",
     "Dataset": "data.dataset",
     "Densify": "nn.layers",
     "DynamicSparseTensor": "sparse.dynamic",

@@ -165,14 +165,18 @@ PRESETS: dict[str, Recipe] = {
         weight_decay=3e-3,
     ),
     "deep": _DEEP,
-    # The same for rows of users.
+    # The same for rows of users: no better than best-user alone, and unlike enough to help a blend.
     "deep-user": replace(
         _DEEP,
         hidden=(256, 256),
+        mean_damping=1.0,
         inner_gain=16.0,
         hide_ratio=0.3,
         learning_rate=1e-2,
         encoder_rate=0.4,
+        weight_decay=0.09,
+        decoder_weight_decay=0.31,
+        decay_by_count=True,
         decay_ramp=0.7,
         epochs=20,
     ),
@@ -191,11 +195,17 @@ def ranking_preset(manifest: Manifest) -> str:
     return "ranking-dense" if dense else "ranking-sparse"
 
 
+# Training ratings from which the recipes of MovieLens-1M are better than those of MovieLens-100K.
+_LARGE_FROM = 300_000
+
+
 def auto_preset(manifest: Manifest) -> str:
-    """The preset for a data set: of interactions that of lists, of ratings the most accurate one for its axis."""
+    """The preset for a data set: of interactions that of lists, of ratings the one that is most accurate alone."""
     if manifest.feedback == "implicit":
         return ranking_preset(manifest)
-    return "deep" if manifest.axis == "item" else "deep-user"
+    if manifest.axis == "item":
+        return "deep"
+    return "best-user" if manifest.fold_entries["train"] >= _LARGE_FROM else "best-small-user"
 
 
 #: Presets that are another one by name, depending on the data set; each with the function that says which.

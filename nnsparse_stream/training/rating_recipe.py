@@ -71,6 +71,8 @@ class RatingRecipe(StepRecipe):
         super().__post_init__()
         if min(self.hidden, default=0) < 1:
             raise ValueError(f"hidden is {self.hidden}, not one or more sizes of 1 or more")
+        if self.presence and self.rescale:
+            raise ValueError("presence does not go with rescale, which counts hidden ratings as visible")
         if self.refeed_columns and self.raw_input:
             raise ValueError("refeed_columns needs an input of residuals, not raw_input: estimates are residuals")
         if self.pretrain_epochs and not self.mirrored:

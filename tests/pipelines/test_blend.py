@@ -9,8 +9,9 @@ from samples import Trained, command, contents
 from scores import score, write_pairs
 
 from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines import cli
-from nnsparse_stream.scoring.blend import Blend
+from nnsparse_stream.scoring.blend import Blend, named_models
 from nnsparse_stream.scoring.blending import join_predictions, predict_fold
 from nnsparse_stream.training.checkpoint import load_model
 from nnsparse_stream.training.state import read_state
@@ -28,14 +29,17 @@ def blend(trained, item_side, tmp_path_factory):
     return output
 
 
-def joined(models, fold):
-    """Predictions (models, ratings) and ratings of a fold, in one order of the ratings."""
-    blocks = []
+def blocks_of(models, fold):
+    """What each model predicts for a fold alone."""
     for position, model in enumerate(models):
         held = load_model(model.run)
         for batch in Dataset(model.data).batches():
-            blocks.append(predict_fold(held.model, held.vocabulary, held.state["axis"], batch, fold, position))
-    found = join_predictions(blocks, len(models))
+            yield predict_fold(held.model, held.vocabulary, held.state["axis"], batch, fold, position)
+
+
+def joined(models, fold):
+    """Predictions (models, ratings) and ratings of a fold, in one order of the ratings."""
+    found = join_predictions(list(blocks_of(models, fold)), len(models))
     return found.predictions.astype(float), found.ratings
 
 
@@ -57,11 +61,9 @@ def test_a_blend_is_fitted_to_the_validation_fold(trained, item_side, blend):
     assert held.fit.rmse == pytest.approx(rmse(free[:2] @ predictions + free[2], ratings), abs=2e-4)
 
 
-@pytest.mark.parametrize("data", ["recorded", "named"])
-def test_evaluate_takes_a_blend(trained, item_side, blend, tmp_path, data):
-    named = ["--data", f"{trained.data},{item_side.data}"] if data == "named" else []
+def test_evaluate_takes_a_blend(trained, item_side, blend, tmp_path):
     figures = tmp_path / "figures.json"
-    command("evaluate", "--model", blend, *named, "--json", str(figures))
+    command("evaluate", "--model", blend, "--json", str(figures))
     predictions, ratings = joined([trained, item_side], 2)
     combination = Blend.read(blend).combination
     expected = (combination.weights @ predictions + combination.intercept).clip(*combination.bounds)
@@ -73,66 +75,50 @@ def test_evaluate_takes_a_blend(trained, item_side, blend, tmp_path, data):
 def test_score_takes_a_blend(trained, item_side, blend, tmp_path):
     combination = Blend.read(blend).combination
     by_hand = [*flags(trained, item_side), "--weights", ",".join(map(str, combination.weights))]
-    constant, total = combination.intercept, sum(combination.weights)
     lists, mean = (score(tmp_path, *what, "--top_k", "4") for what in (["--model", blend], by_hand))
     assert lists.drop_columns("score").equals(mean.drop_columns("score"))
-    scores, means = lists["score"].to_numpy(), mean["score"].to_numpy()
-    assert scores == pytest.approx(constant + total * means, abs=1e-5)
-    ids = Dataset(trained.data).vocabulary().ids.to_pylist()
-    pairs = ["--pairs", write_pairs(tmp_path / "pairs.csv", [(row, ids[at]) for at, row in enumerate(["nobody", "x"])])]
-    rated, mean = (score(tmp_path, *what, *pairs)["score"].to_numpy() for what in (["--model", blend], by_hand))
-    assert rated == pytest.approx((constant + total * mean).clip(*combination.bounds), abs=1e-5)
-    manifest = json.loads((tmp_path / "scores" / "_manifest.json").read_text())
-    assert len(manifest["models"]) == 2
+    expected = combination.intercept + sum(combination.weights) * mean["score"].to_numpy()
+    assert lists["score"].to_numpy() == pytest.approx(expected, abs=1e-5)
+    assert len(json.loads((tmp_path / "scores" / "_manifest.json").read_text())["models"]) == 2
+
+
+def test_score_predicts_pairs_by_a_blend(trained, item_side, blend, tmp_path):
+    predicted = {}
+    for block in blocks_of([trained, item_side], 1):
+        for row in block.to_pylist():
+            predicted.setdefault((row["user"], row["item"]), []).append(row["prediction"])
+    pairs = write_pairs(tmp_path / "pairs.csv", predicted)
+    table = score(tmp_path, "--model", blend, "--pairs", pairs, "--history_folds", "train")
+    combination = Blend.read(blend).combination
+    names = ("row_id", "column_id", "score")
+    assert len(table) == len(predicted)
+    for user, item, value in zip(*(table[name].to_pylist() for name in names), strict=True):
+        assert value == pytest.approx(combination.of(np.array(predicted[user, item])), abs=1e-5)
 
 
 def test_a_blend_stands_alone_and_its_members_too(trained, item_side, blend, tmp_path):
-    files = contents(blend)
-    steps = [read_state(model.run).state["step"] for model in (trained, item_side)]
-    assert sorted(files) == sorted(
-        [
-            "blend.json",
-            *(f"members/{at}/columns/part-00000-of-00001.parquet" for at in range(2)),
-            *(f"members/{at}/checkpoints/step-{step:09d}/{name}" for at, step in enumerate(steps)
-              for name in ("model.safetensors", "state.json")),
-        ]
-    )  # fmt: skip
-    moved = tmp_path / "elsewhere"
+    files, expected = contents(blend), {}
+    for at, model in enumerate((trained, item_side)):
+        run = contents(model.run)
+        step = f"checkpoints/step-{read_state(model.run).state['step']:09d}"
+        for name in ("columns/part-00000-of-00001.parquet", f"{step}/model.safetensors", f"{step}/state.json"):
+            expected[f"members/{at}/{name}"] = run[name]
+    assert files == {**expected, "blend.json": files["blend.json"]}
+    moved = str(tmp_path / "elsewhere")
     shutil.copytree(blend, moved)
-    data = f"{trained.data},{item_side.data}"
-    tables = [score(tmp_path, "--model", url, "--data", data, "--top_k", "2") for url in (blend, str(moved))]
-    assert tables[0].equals(tables[1])
-    alone = [(url, trained.data) for url in (trained.run, str(moved / "members" / "0"))]
-    tables = [score(tmp_path, "--model", url, "--data", data, "--top_k", "2") for url, data in alone]
-    assert tables[0].equals(tables[1])
+    found = named_models([moved])
+    assert all(checkpoint.url.startswith(moved) for checkpoint in found.checkpoints)
+    assert found.data == [trained.data, item_side.data]
+    assert len(load_model(f"{moved}/members/0").vocabulary) == len(Dataset(trained.data).vocabulary())
 
 
-def test_models_of_one_axis_share_a_data_set(trained, item_side, blend, tmp_path):
-    output = str(tmp_path / "three")
-    models = ",".join([trained.run, item_side.run, trained.run])
-    command("blend", "--model", models, "--data", f"{trained.data},{item_side.data}", "--output", output)
-    three, two = Blend.read(output).combination, Blend.read(blend).combination
-    assert [member.data for member in Blend.read(output).members] == [trained.data, item_side.data, trained.data]
-    assert three.weights[0] == pytest.approx(three.weights[2])
-    assert three.weights[0] + three.weights[2] == pytest.approx(two.weights[0], abs=0.05)
-    command("evaluate", "--model", output, "--data", f"{item_side.data},{trained.data}")
-
-
-def test_weights_of_an_earlier_blend_go_to_other_models(trained, item_side, blend, tmp_path):
-    def prepared(axis):
-        data, run = str(tmp_path / axis), str(tmp_path / f"{axis}-run")
-        command("prepare", "--input", trained.log, "--output", data, "--axis", axis, "--folds", "90,0,10")
-        command("train", "--data", data, "--output", run, "--hidden", "4", "--epochs", "1", "--threads", "1")
-        return Trained(trained.log, data, run)
-
-    models = [prepared("user"), prepared("item")]
-    output = str(tmp_path / "blend")
-    command("blend", *flags(*models), "--weights_of", blend, "--output", output)
-    one, two = Blend.read(blend), Blend.read(output)
-    assert (two.combination, two.fit) == (one.combination, one.fit)
-    assert [member.data for member in two.members] == [model.data for model in models]
-    command("evaluate", "--model", output)
-    assert cli.main(["blend", *flags(*models[::-1]), "--weights_of", blend, "--output", str(tmp_path / "no")]) == 2
+def test_models_of_one_axis_share_a_data_set(trained, item_side, blend):
+    models = [trained.run, item_side.run, trained.run]
+    for data in ([trained.data, item_side.data], [item_side.data, trained.data]):
+        assert named_models(models, data).data == [trained.data, item_side.data, trained.data]
+    assert named_models(models[::2], [trained.data]).data == [trained.data] * 2
+    with pytest.raises(InputError, match="each model needs its data set"):
+        named_models(models, [trained.data, trained.data])
 
 
 def test_what_cannot_be_blended_is_refused_and_leaves_nothing(trained, item_side, blend, tmp_path, capsys):
@@ -157,6 +143,7 @@ def test_what_cannot_be_blended_is_refused_and_leaves_nothing(trained, item_side
     )
     none = other("none", "--axis", "item", "--folds", "90,0,10")
     assert "no rating in its validation fold" in refused(*flags(trained, none))
+    assert "of these axes, in that order" in refused(*flags(none, trained), "--weights_of", blend)
     leaky = trained._replace(run=none.run, data=item_side.data)
     assert "is not the data set that the model" in refused(*flags(trained, leaky))
     seed = other("seed", "--axis", "item", "--folds", "80,10,10", "--fold_seed", "1")
@@ -166,6 +153,11 @@ def test_what_cannot_be_blended_is_refused_and_leaves_nothing(trained, item_side
     weights = max(altered.rglob("model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert "was altered" in refused(*flags(trained, item_side._replace(run=str(altered))), "--weights_of", blend)
+    # A fold is not needed where weights are given.
+    command("blend", "--output", str(output), *flags(trained, none), "--weights_of", blend)
+    one, two = Blend.read(blend), Blend.read(str(output))
+    assert (two.combination, two.fit) == (one.combination, one.fit)
+    assert [member.data for member in two.members] == [trained.data, none.data]
 
 
 def test_flags_that_do_not_go_with_a_blend(trained, item_side, blend, tmp_path, capsys):

@@ -175,7 +175,7 @@ def test_auto_says_what_it_took_and_run_json_keeps_it(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    flags = ["--hidden", "4,4", "--epochs", "1", "--threads", "1"]
+    flags = ["--hidden", "4", "--epochs", "1", "--threads", "1"]
     assert cli.main(["train", "--data", trained.data, "--output", str(run), "--preset", "auto", *flags]) == 0
-    assert "preset auto: deep-user\n" in capsys.readouterr().out
-    assert json.loads((run / "run.json").read_text())["preset"] == "deep-user"
+    assert "preset auto: best-small-user\n" in capsys.readouterr().out
+    assert json.loads((run / "run.json").read_text())["preset"] == "best-small-user"

@@ -40,6 +40,9 @@ def test_the_epochs_of_a_stacked_recipe_are_its_layers_and_then_all():
         ({"pretrain_epochs": 2}, "two or more hidden layers"),
         ({"refeed_columns": -1}, "refeed_columns is -1, not 0 or more"),
         ({"epochs": 0}, "epochs is 0, not 1 or more"),
+        ({"presence": True, "rescale": True}, "presence does not go with rescale"),
+        ({"refeed_columns": 2, "raw_input": True}, "refeed_columns needs an input of residuals"),
+        ({"hidden": (4, 3), "mirrored": False, "pretrain_epochs": 2}, "pretrain_epochs needs mirrored layers"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(fields, said):
@@ -51,7 +54,8 @@ def test_a_recipe_that_makes_no_sense_is_refused(fields, said):
     ("feedback", "axis", "entries", "chosen"),
     [
         ("explicit", "item", 5, "deep"),
-        ("explicit", "user", 5, "deep-user"),
+        ("explicit", "user", 1_000_000, "best-user"),
+        ("explicit", "user", 5, "best-small-user"),
         ("implicit", "user", 500, "ranking-dense"),
         ("implicit", "user", 5, "ranking-sparse"),
     ],
