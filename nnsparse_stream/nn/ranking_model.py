@@ -165,7 +165,7 @@ class RankingAutoencoder(FactorModel):
     @torch.no_grad()
     def decode(self, codes: Tensor, columns: slice | Tensor) -> Tensor:
         """Scores of rows at some columns; see `FactorModel.decode`."""
-        scores = torch.addmm(self.decoder_bias[columns], codes, self.output_matrix[columns].t())
+        scores = torch.mm(codes, self.output_matrix[columns].t()).add_(self.decoder_bias[columns])
         untrained = self.column_counts[columns] == 0
         return scores.masked_fill_(untrained, self._lowest_bias()) if untrained.any() else scores
 
