@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest
 
 DESCRIPTION = """\
-Train a sparse autoencoder on a data set that `prepare` wrote.
+Train a model on a data set that `prepare` wrote.
 
 Writes checkpoints (safetensors and JSON), metrics.jsonl and run.json to --output. A run that was killed goes on from
 its last checkpoint with --resume, and ends with the same weights, optimiser state and metrics (but for times and
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation_metric",
         metavar="NAME",
         help="what decides which epoch is the best, judged on the validation fold: rmse, mae, ndcg@100 or any other of "
-        "`evaluate --metrics` (default: the objective's first: rmse)",
+        "`evaluate --metrics` (default: rmse; of presets for lists ndcg@100)",
     )
     run.add_argument(
         "--patience",
