@@ -160,6 +160,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
 
     from nnsparse_stream.data.assembly import write_features
     from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.pipelines.feedback_options import chosen_feedback
     from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
     from nnsparse_stream.ratings.dead_letters import check_bad_records
     from nnsparse_stream.scoring.files import FEATURES
@@ -167,6 +168,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.matching import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
+    from nnsparse_stream.training.objectives import recipe_from_json
 
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
     named = [url for some in (args.pairs, args.rows, args.candidates) for url in some or []]
@@ -180,6 +182,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             "--input goes with one --model: prepare the files once for each axis (--axis user, --axis item), and name "
             "the data sets with --data"
         )
+    if args.input:
+        recipe_from_json(checkpoint.state["recipe"]).check_feedback(chosen_feedback(args).feedback, args.input[0])
     if args.explain and len(models.checkpoints) > 1:
         raise InputError("--explain goes with one model: a mean of several cannot explain its scores")
     ratings = pairs = None

@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(the most accurate for ratings; rows are items) and deep-user (rows are users); "
         "for lists ranking, and linear (item-to-item weights in closed form)",
     )
-    recipe = parser.add_argument_group("recipe", "replaces parts of the preset")
+    recipe = parser.add_argument_group(
+        "recipe",
+        "replaces parts of the preset; before a meaning stand the objectives that have it: rating, of presets that "
+        "predict ratings, ranking and linear, of those of these names",
+    )
     for name, (kind, told) in _recipe_fields().items():
         recipe.add_argument(f"--{name}", type=_TYPES[kind], metavar="X", help=told)
     run = parser.add_argument_group("run")
