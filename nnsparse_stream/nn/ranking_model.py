@@ -62,9 +62,9 @@ class Estimates(NamedTuple):
 class RankingAutoencoder(FactorModel):
     """Scores the columns that a row has not by those that it has, whatever their values.
 
-    The code of a row is z = n^-p * the sum of the encoder's rows of its n entries, each by its weight; the score of a column is z times the
-    decoder's row plus the column's bias. With a temperature t, one matrix of unit rows does both, and the score is
-    t * cos(z, row) + bias.
+    The code of a row is z = n^-p * the sum of the encoder's rows of its n entries, each by what it counts; the score of
+    a column is z times the decoder's row plus the column's bias. With a temperature t, one matrix of unit rows does
+    both, and the score is t * cos(z, row) + bias.
 
     What is trained is not to reproduce what is there (the identity would do) but to foretell it from the rest: an
     entry's own contribution is taken out of its estimate, exactly. That is what the zero diagonal of EASE does (Steck,

@@ -40,7 +40,8 @@ class RankingRecipe(StepRecipe):
     least: ClassVar[Mapping[str, float]] = {
         **StepRecipe.least,
         **dict.fromkeys(("units", "sampled_columns"), 1),
-        **dict.fromkeys(("temperature", "code_power", "popularity_power", "initial_std", "row_power", "weight_decay"), 0),
+        **dict.fromkeys(("temperature", "code_power", "popularity_power"), 0),
+        **dict.fromkeys(("initial_std", "row_power", "weight_decay"), 0),
     }
     shares: ClassVar[tuple[str, ...]] = (*StepRecipe.shares, "hide_ratio")
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {

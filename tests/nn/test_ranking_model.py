@@ -108,7 +108,8 @@ def test_losses_and_gradients_equal_those_of_each_row_without_its_entry(kind, lo
         for (parameter, _), ours, reference in zip(model.named_parameters(), gradients, references, strict=True):
             assert isinstance(ours, RowGradient)
             dense = ours.to_dense()
-            if model.config.temperature is not None and parameter == "encoder":  # what the optimiser leaves of it for rows of norm 1
+            # What the optimiser leaves of it for rows of norm 1.
+            if model.config.temperature is not None and parameter == "encoder":
                 dense -= (dense * model.encoder).sum(1, keepdim=True) * model.encoder
             torch.testing.assert_close(dense, reference)
 
