@@ -53,7 +53,7 @@ READ = {2: (1, "a", 3.5), 3: (2, "b", 4.0)}
         (PLAIN.replace(b",", b";").replace(b".", b","), Dialect(decimal=",")),
         (PLAIN.replace(b"a,", b"'a',"), Dialect(quote="'")),
         (PLAIN.decode().encode("utf-16"), Dialect(encoding="utf-16")),
-        (gzip.compress(PLAIN.decode().encode("utf-16-be")), Dialect(encoding="utf-16-be")),
+        (gzip.compress(PLAIN.decode().encode("utf-16-be"), mtime=0), Dialect(encoding="utf-16-be")),
         (PLAIN.replace(b"\n", b"\r\n"), Dialect(encoding="latin-1")),
         (b"junk, or not\n" + PLAIN.removeprefix(b"user,item,rating\n"), Dialect(skip_lines=1)),
         (b"names,of,columns\n" + PLAIN.removeprefix(b"user,item,rating\n"), Dialect(skip_lines=1, header=False)),
