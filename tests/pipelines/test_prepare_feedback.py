@@ -179,7 +179,7 @@ def test_manifests_of_earlier_releases_are_of_ratings(tmp_path: Path, clicks: li
         (["--shown", "80"], "--shown is of rows that are held out: pass --test_rows"),
         (
             ["--timestamp_column", "3", "--test_share_time", "10", "--validation_share_time", "20", "--time_from", "6"],
-            "too many ratings have the time 7 for --validation_share_time 20 before --test_share_time 10",
+            "too many ratings have the time 7, the first, for any to come before the latest 30%",
         ),
     ],
 )

@@ -56,7 +56,7 @@ def signalling(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int
     [
         ("nnsparse_stream.training.start.Dataset", "check_files", 1, 0),  # before the first step
         (Trainer, "train_batch", 2, 0),  # in pretraining
-        (Run, "_end_epoch", 2, 2),  # at its end
+        (Run, "_judge", 2, 2),  # at its end
         (Run, "_validate", 1, 3),  # in a validation that is not the last
     ],
 )

@@ -12,7 +12,7 @@ from samples import Trained, command
 
 from nnsparse_stream.pipelines import cli
 
-NUM_SHARDS = 12
+NUM_SHARDS = 16
 
 
 @pytest.fixture
@@ -52,4 +52,4 @@ def test_manifests_are_not_read_for_each_shard(
         (["score", *blend, *output], item_side.data),
         (["score", *blend, *output, *pairs], item_side.data),
     ):
-        assert reads(",".join(filter(None, (many, other))), *argv) <= 8 < NUM_SHARDS
+        assert reads(",".join(filter(None, (many, other))), *argv) <= 12 < NUM_SHARDS
