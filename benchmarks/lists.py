@@ -12,8 +12,8 @@ side. Each row has --entries known entries, which are not listed.
 Scores are random; or rise or fall with the columns as well, as where the vocabulary is in the order of popularity. The
 memory is the peak of the process's resident memory during the first `top_k` less what it held before (Linux only).
 
-`score`: the whole command in a process of its own, from a data set of so many rows and a model of one epoch to the
-Parquet files, against the same product.
+`score`: the whole command in a process of its own, wall and processor seconds, from a data set of so many rows and a
+model of one epoch to the Parquet files; and the same product.
 
 implicit is no dependency of the project: `pip install implicit==0.7.3` beside it; without it that side is left out.
 
@@ -187,10 +187,8 @@ def measure_command(arguments: argparse.Namespace, num_columns: int) -> dict[str
             subprocess.run([*command, "score", "--model", run, "--data", data, "--output", scores, *flags], **quiet)
             best, after = min(best, time.perf_counter() - started), os.times()
             least = min(least, sum(after[2:4]) - sum(before[2:4]))
-    matrix = torch.randn(num_columns, arguments.units)
-    product = seconds({"": product_by_tiles(torch.randn(arguments.rows, arguments.units), matrix)}, arguments.rounds)[
-        ""
-    ]
+    codes, matrix = torch.randn(arguments.rows, arguments.units), torch.randn(num_columns, arguments.units)
+    product = seconds({"": product_by_tiles(codes, matrix)}, arguments.rounds, arguments.clock)[""]
     times = {"score, s": best, "score, processor s": least, "product, s": product}
     return {"columns": num_columns, "rows": arguments.rows, **{name: round(value, 2) for name, value in times.items()}}
 
