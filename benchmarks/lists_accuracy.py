@@ -2,7 +2,11 @@
 
 For MovieLens-1M, rows are users, every rating an interaction:
 
-    python benchmarks/lists_accuracy.py ml-1m.parquet --presets linear --seeds 5 --json lists.json
+    python benchmarks/lists_accuracy.py ml-1m.parquet --presets linear ranking --seeds 5 --json lists.json
+
+For a synthetic log of 30,000 x 41,000 with .8M interactions (`ratings.synthetic.make_interactions`):
+
+    python benchmarks/lists_accuracy.py --synthetic --presets ranking --ease 100 --seeds 1
 
 `EASE N` is the objective `linear` with L2 of N (`--ease`), no hidden input and rows of one weight (Steck 2019).
 """
@@ -16,9 +20,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.pipelines import cli
+from nnsparse_stream.ratings.synthetic import make_interactions
 
 METRICS = ("ndcg@100", "recall@20", "recall_all@20", "ndcg@20")
 POPULARITY = "popularity"
@@ -61,7 +67,8 @@ def one_seed(arguments: argparse.Namespace, seed: int, where: Path) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ratings", help="rating file")
+    parser.add_argument("ratings", nargs="?", help="rating file; or --synthetic")
+    parser.add_argument("--synthetic", action="store_true", help="a log that is drawn")
     parser.add_argument("--presets", nargs="*", default=["linear"], help="what to train (default: linear)")
     parser.add_argument("--ease", nargs="*", type=float, default=[1000.0], help="L2 of plain EASE (default: 1000)")
     parser.add_argument("--folds", default="80,0,20")
@@ -71,6 +78,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
+        if arguments.synthetic:
+            arguments.ratings = str(Path(scratch) / "log.parquet")
+            pq.write_table(make_interactions(30_000, 41_000, 1_040_000, num_groups=400, seed=0), arguments.ratings)
+            arguments.prepare = ["--feedback", "implicit", *arguments.prepare]
         runs = [one_seed(arguments, seed, Path(scratch)) for seed in range(arguments.seeds)]
     heads = " ".join(f"{metric:>14}" for metric in METRICS)
     print(f"\n{'model':<20} {heads} {'seconds':>8}   {METRICS[0]} by seed")

@@ -118,7 +118,7 @@ def _bounds(models: NamedModels) -> tuple[float, float]:
         if held is None:
             raise InputError(
                 f"the scores of the model in {checkpoint.url} are no ratings, and weights are learned only for these; "
-                "those of other models are given by hand (--weights of evaluate and score)"
+                "those of other models are given by hand (--weights of score)"
             )
         ranges.append(held)
     return min(low for low, _ in ranges), max(high for _, high in ranges)

@@ -25,7 +25,7 @@ COMMANDS = {
     "prepare": "rating files -> a sharded sparse data set",
     "train": "a data set -> a trained model (checkpoints)",
     "blend": "several models -> one, whose weights are learned on the validation fold",
-    "evaluate": "a model and a data set -> RMSE and MAE, also by the number of ratings of a row",
+    "evaluate": "a model and a data set -> metrics of ratings or lists, beside baselines",
     "score": "a model and ratings -> top-K lists, or predictions at given pairs",
     "demo": "the whole way on a synthetic sample, in under two minutes",
     "doctor": "what is installed and usable here: versions, devices, runners, storage",

@@ -12,21 +12,28 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.pipelines.demo_report import Example
     from nnsparse_stream.ratings.synthetic import SyntheticRatings
     from nnsparse_stream.storage.output_directory import OutputDirectory
 
 DESCRIPTION = """\
-The whole way in one command: make a synthetic rating log, prepare it, train, evaluate, score, and write a report.
+The whole way in one command: make a synthetic rating log, and of it predictions and lists, each prepared, trained and
+evaluated, with a report.
 
 The sample has tastes, genres, biases and a power law of popularity, and known noise: so the lowest reachable RMSE is
-known, and is shown beside the model's and beside two baselines. Takes under two minutes on two cores.
+known, and is shown beside the model's and beside two baselines. Lists are learned from what users rated 4 or higher,
+judged beside popularity, and explained. Takes under two minutes on two cores.
 
   nnsparse-stream demo --output demo
 """
 
 _USERS, _ITEMS, _RATINGS, _NOISE = 6000, 1200, 600_000, 0.7
 _PRESET = "best-small-user"
-_SHOWN_USERS, _TOP_K = 3, 5
+_FOLDS = "80,10,10"
+# Ratings from which on a user likes an item; and as many epochs as this small log takes to learn from them.
+_LIKED, _EPOCHS = "4", "10"
+_METRICS = ("ndcg@100", "recall@20")
+_SHOWN_USERS, _TOP_K, _REASONS = 3, 10, 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +58,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     started = time.perf_counter()
     contents = (
         "ratings.parquet",
-        *nested("dataset", prepare.contents()),
-        *nested("run", start.CONTENTS, start.COMPLETING),
-        *nested("scores", score.contents(), manifest.NAME),
+        *(name for data in ("dataset", "liked") for name in nested(data, prepare.contents())),
+        *(name for run in ("run", "ranking") for name in nested(run, start.CONTENTS, start.COMPLETING)),
+        *nested("lists", score.contents(), manifest.NAME),
         "evaluation.json",
+        "ranking.json",
         "report.html",
     )
     directory = OutputDirectory(args.output, contents=contents, completing="report.json", overwrite=args.overwrite)
@@ -82,13 +90,22 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
             raise KeyboardInterrupt from None  # of a demo nothing stays to go on from
 
     sample = _make_sample(args.seed, directory)
-    command("prepare", "--input", url("ratings.parquet"), "--output", url("dataset"), "--axis", "user",
-            "--folds", "80,10,10")  # fmt: skip
-    command("train", "--data", url("dataset"), "--output", url("run"), "--preset", _PRESET, "--seed", str(args.seed))
+    log, seed = ("--input", url("ratings.parquet"), "--axis", "user", "--folds", _FOLDS), ("--seed", str(args.seed))
+    print("\npredictions: how many stars?")
+    command("prepare", *log, "--output", url("dataset"))
+    command("train", "--data", url("dataset"), "--output", url("run"), "--preset", _PRESET, *seed)
     figures = command("evaluate", "--data", url("dataset"), "--model", url("run"), "--json", url("evaluation.json"))
-    command("score", "--data", url("dataset"), "--model", url("run"), "--output", url("scores"), "--top_k", str(_TOP_K))
+    print(f"\nlists: what else may be liked by who liked this? (rated {_LIKED} or higher)")
+    command("prepare", *log, "--output", url("liked"), "--positive_from", _LIKED)
+    model = ("--data", url("liked"), "--model", url("ranking"))
+    command(
+        "train", "--data", url("liked"), "--output", url("ranking"), "--preset", "ranking", "--epochs", _EPOCHS, *seed
+    )
+    listed = command("evaluate", *model, "--metrics", ",".join(_METRICS), "--json", url("ranking.json"))
+    command("score", *model, "--output", url("lists"), "--top_k", str(_TOP_K), "--explain", str(_REASONS))
 
     from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.pipelines import demo_report
 
     dataset = Dataset(url("dataset"))
     errors = [(baseline["name"], baseline["rmse"]) for baseline in figures["baselines"]]
@@ -96,23 +113,37 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
         ("autoencoder (this model)", figures["rmse"]),
         ("best reachable (the noise)", _noise_floor(dataset, sample)),
     ]
-    users = _examples(dataset, url("scores"))
-    _print_summary(errors, users)
-    history = _history(url("run"))
-    page = _report(len(sample.ratings), errors, figures, history, users)
+    metrics = {baseline["name"]: baseline["metrics"] for baseline in listed["baselines"]}
+    metrics["ranking (this model)"] = listed["metrics"]
+    examples = _examples(Dataset(url("liked")), sample, url("lists"))
+    print(demo_report.summary(errors, metrics, examples))
+    lead = (
+        f"{len(sample.ratings):,} synthetic ratings of {_USERS:,} users for {_ITEMS:,} items, with noise of {_NOISE} "
+        "stars; models trained on 80% of them: a sparse autoencoder that predicts ratings, and one that lists what "
+        f"else a user may like, from what users rated {_LIKED} or higher."
+    )
+    page = demo_report.page(lead, errors, figures, _history(url("run")), metrics, listed, examples)
     storage.write_file(url("report.html"), page.encode())
     print("\nwhere things lie")
     for name, what in (
         ("ratings.parquet", "the rating log"),
-        ("dataset", "the sparse data set (Parquet, manifest.json)"),
-        ("run", "checkpoints (safetensors), metrics.jsonl"),
-        ("evaluation.json", "errors on the test fold"),
-        ("scores", f"the top {_TOP_K} of each user (Parquet)"),
+        ("dataset", "the sparse data set of ratings (Parquet, manifest.json)"),
+        ("run", "its model: checkpoints (safetensors), metrics.jsonl"),
+        ("evaluation.json", "its errors on the test fold"),
+        ("liked", f"the data set of what was rated {_LIKED} or higher"),
+        ("ranking", "its model"),
+        ("ranking.json", "how good its lists are on the test fold"),
+        ("lists", f"the top {_TOP_K} of each user with their reasons (Parquet)"),
         ("report.html", "the report: open it in a browser"),
     ):
         print(f"  {url(name):<28} {what}")
     seconds = time.perf_counter() - started
-    summary = {"kind": "nnsparse-stream demo", "rmse": dict(errors), "seconds": round(seconds, 1)}
+    summary = {
+        "kind": "nnsparse-stream demo",
+        "rmse": dict(errors),
+        "lists": metrics,
+        "seconds": round(seconds, 1),
+    }
     directory.complete(storage.to_json(summary))
 
 
@@ -155,30 +186,32 @@ def _positions(ids: pa.Array, among: pa.Array) -> Any:
     return pc.index_in(ids, value_set=among).to_numpy()
 
 
-def _examples(dataset: Dataset, scores: str) -> list[tuple[str, list[tuple[str, float]], list[tuple[str, float]]]]:
-    """A few users: id, their best-rated items of the log, and their top list."""
+def _examples(liked: Dataset, sample: SyntheticRatings, lists: str) -> list[Example]:
+    """A few users with what they liked and their lists."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    from nnsparse_stream.pipelines.demo_report import Example
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.matching import match_files
+    from nnsparse_stream.training.reasons_chart import Listed
 
-    batch = next(dataset.batches())
-    ids = dataset.vocabulary().ids
-    parts = [pa.BufferReader(storage.read_file(part)) for part in match_files([scores])]
+    parts = [pa.BufferReader(storage.read_file(part)) for part in match_files([lists])]
     # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
     top = pa.concat_tables([pq.ParquetFile(part).read(use_threads=False) for part in parts])
-    users = []
-    for row in range(_SHOWN_USERS):
-        user = batch.column("row")[row].as_py()
-        rated = sorted(
-            zip(batch.column("columns")[row].as_py(), batch.column("values")[row].as_py(), strict=True),
-            key=lambda pair: -pair[1],
-        )
-        history = [(ids[column].as_py(), value) for column, value in rated[:_TOP_K]]
-        mine = top.filter(top.column("row_id").to_numpy(zero_copy_only=False) == user).sort_by("rank")
-        users.append((user, history, list(zip(mine["column_id"].to_pylist(), mine["score"].to_pylist(), strict=True))))
-    return users
+    batch = next(liked.batches())
+    enough = pc.greater_equal(pc.list_value_length(batch.column("columns")), _TOP_K)
+    examples = []
+    for user in batch.column("row").filter(enough).to_pylist()[:_SHOWN_USERS]:
+        rated = sample.ratings.filter(pc.equal(sample.ratings["user"], user))
+        stars = {row["item"]: row["rating"] for row in rated.to_pylist() if row["rating"] >= float(_LIKED)}
+        listed = [
+            Listed(row["column_id"], row["score"], {it["id"]: it["contribution"] for it in row["reasons"]})
+            for row in top.filter(pc.equal(top["row_id"], user)).sort_by("rank").to_pylist()
+        ]
+        examples.append(Example(user, stars, listed))
+    return examples
 
 
 def _history(run: str) -> list[dict[str, Any]]:
@@ -187,80 +220,6 @@ def _history(run: str) -> list[dict[str, Any]]:
     from nnsparse_stream.storage import files as storage
 
     return [json.loads(line) for line in storage.read_file(storage.join(run, "metrics.jsonl")).splitlines()]
-
-
-def _print_summary(errors: list[tuple[str, float]], users: list[Any]) -> None:
-    print("\nRMSE on the test fold")
-    for name, rmse in errors:
-        print(f"  {name:<28} {rmse:.4f}")
-    for user, history, top in users:
-        print(f"\n{user}")
-        print(f"  {'rated highest':<26} recommended")
-        for (item, rating), (other, score) in zip(history, top, strict=False):
-            print(f"  {item:<18} {rating:>5.1f}   {other:<18} {score:>5.2f}")
-
-
-def _report(
-    count: int,
-    errors: list[tuple[str, float]],
-    figures: dict[str, Any],
-    history: list[dict[str, Any]],
-    users: list[Any],
-) -> str:
-    from nnsparse_stream.training import report
-
-    floor = errors[-1]
-    epochs = [line["epoch"] for line in history]
-    curve = report.line_chart(
-        [
-            report.Series("training, corrupted input", epochs, [line["train"]["rmse"] for line in history]),
-            report.Series("validation", epochs, [line["validation"]["rmse"] for line in history]),
-        ],
-        "epoch",
-        "RMSE (stars)",
-        "RMSE by epoch, and the RMSE of a predictor that knows the truth.",
-        levels=[("best reachable", floor[1])],
-    )
-    buckets = figures["buckets"]
-    bars = report.bar_chart(
-        [_bucket_label(bucket) for bucket in buckets],
-        [("RMSE", [bucket["rmse"] for bucket in buckets])],
-        "training ratings of the user",
-        "RMSE (stars)",
-        "Error on the test fold, by how many training ratings a user has.",
-    )
-    parts = [
-        report.section("Error on the test fold"),
-        report.table(("predictor", "RMSE"), errors, strong=2),
-        report.section("Learning curve"),
-        curve,
-        report.section("Error by number of ratings"),
-        bars,
-        report.table(
-            ("training ratings", "users", "ratings", "RMSE", "MAE"),
-            [(_bucket_label(b), b["rows"], b["count"], b["rmse"], b["mae"]) for b in buckets],
-        ),
-        report.section(
-            "Recommendations",
-            "An item's name starts with its genre. The model never sees the genres: it finds them in the ratings.",
-        ),
-    ]
-    for user, rated, top in users:
-        rows = [
-            (item, f"{rating:.1f}", other, f"{score:.2f}")
-            for (item, rating), (other, score) in zip(rated, top, strict=False)
-        ]
-        parts += [f"<h3>{user}</h3>", report.table(("rated highest", "stars", "recommended", "predicted"), rows)]
-    lead = (
-        f"{count:,} synthetic ratings of {_USERS:,} users for {_ITEMS:,} items, with noise of {_NOISE} stars; "
-        "a sparse autoencoder trained on 80% of them."
-    )
-    return report.page("nnsparse-stream: demo", lead, parts)
-
-
-def _bucket_label(bucket: dict[str, Any]) -> str:
-    low, high = bucket["min_ratings"], bucket["max_ratings"]
-    return f"{low}+" if high is None else str(low) if low == high else f"{low}-{high}"
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _names(text: str) -> list[str]:
-    return text.split(",")
+    return [name.strip() for name in text.split(",")]
 
 
 def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
@@ -93,10 +93,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     for data in models.data:
         if not Manifest.read(data).fold_entries[args.fold]:
             raise InputError(f"{data} has no rating in its {args.fold} fold; judge another --fold")
-    objective = objective_of(recipe_from_json(models.checkpoints[0].state["recipe"]))
-    asked = metrics_of_model(args.metrics or (), objective.metrics)
-    check_metrics(asked, args.fold)
+    usual = [objective_of(recipe_from_json(held.state["recipe"])).metrics for held in models.checkpoints]
+    asked = metrics_of_model(args.metrics or (), usual[0])
     metrics = [metric.name for metric in asked]
+    for of_another in usual[1:]:
+        metrics_of_model(metrics, of_another)
+    check_metrics(asked, args.fold)
 
     import apache_beam as beam
 

@@ -20,6 +20,12 @@ from nnsparse_stream.pipelines.prepare_options import (
     chosen_selection,
     timed_flag,
 )
+from nnsparse_stream.pipelines.row_features import (
+    add_row_features_argument,
+    described_features,
+    row_features,
+    with_features,
+)
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -73,6 +79,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an earlier data set: its column ids keep their indices, and new ones come after them (default: indices "
         "by count)",
     )
+    add_row_features_argument(
+        parser,
+        "file of what else is known of the rows: Parquet, or CSV, TSV or '::' in --encoding; the id first. A column of "
+        "categories, of tags (with | between them) or of numbers each becomes a field of features",
+    )
     add_selection_arguments(parser)
     add_format_arguments(parser)
 
@@ -108,6 +119,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     )
     check_apart(args.output, [file.url for file in plan.files])  # what globs matched
     base = _base(args, plan)
+    features = row_features(args, plan, base)
     folds, selection = chosen_folds(args, plan), chosen_selection(args, plan, feedback.positive_from)
     with written_by_job(output, beam_flags):
         settings = _settings(args, plan, feedback, folds, selection, base)
@@ -115,9 +127,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
             summary, sizes = _run_by_beam(args, plan, settings, beam_flags)
         else:
             summary, sizes = _run_here(args, plan, settings)
-        manifest = _manifest(args, plan, feedback, selection, base, summary)
+        manifest = with_features(args.output, _manifest(args, plan, feedback, selection, base, summary), features)
         output.complete(manifest.to_json())
-    _report(manifest, args.output, plan, sizes, time.monotonic() - started)
+    _report(manifest, args.output, plan, sizes, described_features(features), time.monotonic() - started)
     return manifest
 
 
@@ -315,7 +327,14 @@ def _manifest(
     )
 
 
-def _report(manifest: Manifest, url: str, plan: InputPlan, steps: dict[str, Sizes], seconds: float) -> None:
+def _report(
+    manifest: Manifest,
+    url: str,
+    plan: InputPlan,
+    steps: dict[str, Sizes],
+    features: list[tuple[str, str]],
+    seconds: float,
+) -> None:
     records, size = manifest.records, sum(shard.bytes for shard in manifest.shards)
     column = "item" if manifest.axis == "user" else "user"
     folds = ", ".join(f"{fold} {count:,}" for fold, count in manifest.fold_entries.items())
@@ -328,6 +347,7 @@ def _report(manifest: Manifest, url: str, plan: InputPlan, steps: dict[str, Size
         ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
         ("rows", f"{manifest.num_rows:,} {manifest.axis}s ({manifest.row_id_type} ids)"),
         ("columns", f"{manifest.num_columns:,} {column}s ({manifest.column_id_type} ids)"),
+        *features,
         ("entries", f"{manifest.num_entries:,}: {folds}"),
         ("ratings" if manifest.feedback == "explicit" else "interactions", _ratings(manifest)),
         ("shards", f"{len(manifest.shards):,}, {size / 1e6:,.1f} MB"),

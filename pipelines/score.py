@@ -16,6 +16,7 @@ from nnsparse_stream.pipelines.options import (
     positive_int,
     urls,
 )
+from nnsparse_stream.pipelines.row_features import add_row_features_argument, scored_features
 from nnsparse_stream.pipelines.scoring import DEFAULT_TOP_K, SUMMARY, build_scoring, list_rules
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="URL[,URL...]",
         help="instead of --data, with one model: rating files with the known ratings",
+    )
+    add_row_features_argument(
+        parser,
+        "with --input, for a model of a data set with features: file of what else is known of the rows, with the "
+        "columns that `prepare --row_features` had (a data set has its own)",
     )
     parser.add_argument("--output", required=True, metavar="URL", help="directory of the scores")
     what = parser.add_mutually_exclusive_group()
@@ -152,16 +158,21 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     if (args.data and args.input) or not (args.data or args.input or is_blend(args.model[0])):
         raise InputError("pass either --data or --input: where the rows' known ratings come from")
 
+    from nnsparse_stream.data.assembly import write_features
     from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.pipelines.feedback_options import chosen_feedback
     from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
     from nnsparse_stream.ratings.dead_letters import check_bad_records
+    from nnsparse_stream.scoring.files import FEATURES
     from nnsparse_stream.scoring.manifest import NAME, scores_manifest
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.matching import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
+    from nnsparse_stream.training.objectives import recipe_from_json
 
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
     named = [url for some in (args.pairs, args.rows, args.candidates) for url in some or []]
+    named += [args.row_features] if args.row_features else []
     check_apart(args.output, [*args.model, *(args.data or args.input or []), *named])
     output.check()
     models = named_models(args.model, args.data, args.weights)
@@ -171,6 +182,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             "--input goes with one --model: prepare the files once for each axis (--axis user, --axis item), and name "
             "the data sets with --data"
         )
+    if args.input:
+        recipe_from_json(checkpoint.state["recipe"]).check_feedback(chosen_feedback(args).feedback, args.input[0])
     if args.explain and len(models.checkpoints) > 1:
         raise InputError("--explain goes with one model: a mean of several cannot explain its scores")
     ratings = pairs = None
@@ -184,6 +197,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         ratings = _plan(args, args.input, checkpoint, with_rating=True)
         size = sum(storage.file_size(file.url) for file in ratings.files)
         num_shards = max(1, -(-size // _BYTES_PER_SHARD))
+    records = scored_features(args, checkpoint)
     if args.pairs:
         pairs = _plan(args, args.pairs, checkpoint, with_rating=False)
     rows, candidates = (_id_files(args, checkpoint, name) for name in ("rows", "candidates"))
@@ -191,6 +205,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     matched += [file.url for files in (rows, candidates) for file in files or []]
     check_apart(args.output, matched)  # what globs matched
     with written_by_job(output, beam_flags):
+        features = [] if records is None else write_features(storage.join(args.output, FEATURES), num_shards, records)
         build = functools.partial(
             build_scoring,
             args=args,
@@ -200,12 +215,14 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             rows=rows,
             candidates=candidates,
             num_shards=num_shards,
+            features=features,
         )
         run_pipeline(build, beam_flags)
         summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
         bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
         output.remove(SUMMARY)
         output.remove_matching(_codes())
+        output.remove_matching(_features())
         manifest = scores_manifest(
             [held.state for held in models.checkpoints],
             models.combination,
@@ -251,13 +268,19 @@ def contents() -> tuple[str, ...]:
     """Patterns of the files that `score` writes; see `OutputDirectory`."""
     # Whatever is not Parquet has a name that starts with "_", which readers of a directory of Parquet files pass over.
     letters = tuple(f"_dead_letters/{what}/#-#-#.jsonl" for what in ("pairs", "ratings"))
-    return ("part-#-of-#.parquet", _codes(), *letters, SUMMARY)
+    return ("part-#-of-#.parquet", _codes(), _features(), *letters, SUMMARY)
 
 
 def _codes() -> str:
     from nnsparse_stream.scoring.files import CODES
 
     return f"{CODES}/model-#/part-#-of-#.parquet"
+
+
+def _features() -> str:
+    from nnsparse_stream.scoring.files import FEATURES
+
+    return f"{FEATURES}/features/part-#-of-#.parquet"
 
 
 def _check_blend(first: Dataset, other: Dataset, history_folds: tuple[str, ...]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
+    from nnsparse_stream.data.manifest import ColumnsFile
     from nnsparse_stream.ratings.id_files import IdFile
     from nnsparse_stream.ratings.input_plan import InputPlan
     from nnsparse_stream.scoring.blend import NamedModels
@@ -29,6 +31,7 @@ def build_scoring(
     rows: list[IdFile] | None,
     candidates: list[IdFile] | None,
     num_shards: int,
+    features: Sequence[ColumnsFile] = (),
 ) -> None:
     """Applies everything that `score` does to a pipeline; leaves SUMMARY at the output.
 
@@ -41,6 +44,7 @@ def build_scoring(
         rows: how to read the ids of the rows that are to have lists; None for all.
         candidates: how to read the ids of the columns that may be listed; None for all.
         num_shards: of the first model's rows.
+        features: of the rows of raw files, see `ScoreRatings`.
     """
     import apache_beam as beam
 
@@ -66,7 +70,7 @@ def build_scoring(
         written = _blended(pipeline, args, models, read_pairs, folds, lists, selected)
     else:
         written, read_ratings, unknown = _scored(
-            pipeline, args, models, ratings, pairs, read_pairs, num_shards, folds, lists, selected
+            pipeline, args, models, ratings, pairs, read_pairs, num_shards, folds, lists, selected, features
         )
     collections = (written, read_ratings, None if read_pairs is None else read_pairs.summaries, unknown, counts)
     sides = [[] if collection is None else beam.pvalue.AsList(collection) for collection in collections]
@@ -110,6 +114,7 @@ def _scored(
     folds: list[int],
     lists: dict[str, Any],
     selected: beam.PCollection | None,
+    features: Sequence[ColumnsFile],
 ) -> tuple[beam.PCollection, beam.PCollection | None, beam.PCollection | None]:
     """The files of one model's scores and, of raw ratings, summaries of their reading and counts of unknown columns."""
     import apache_beam as beam
@@ -144,6 +149,7 @@ def _scored(
             top_k=None if pairs is not None else args.top_k or DEFAULT_TOP_K,
             folds=folds,
             only_selected=selected is not None,
+            features=features,
             **lists,
         )
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest
 
 DESCRIPTION = """\
-Train a sparse autoencoder on a data set that `prepare` wrote.
+Train a model on a data set that `prepare` wrote.
 
 Writes checkpoints (safetensors and JSON), metrics.jsonl and run.json to --output. A run that was killed goes on from
 its last checkpoint with --resume, and ends with the same weights, optimiser state and metrics (but for times and
@@ -43,7 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(the most accurate for ratings; rows are items) and deep-user (rows are users); "
         "for lists ranking, and linear (item-to-item weights in closed form)",
     )
-    recipe = parser.add_argument_group("recipe", "replaces parts of the preset")
+    recipe = parser.add_argument_group(
+        "recipe",
+        "replaces parts of the preset; before a meaning stand the objectives that have it: rating, of presets that "
+        "predict ratings, ranking and linear, of those of these names",
+    )
     for name, (kind, told) in _recipe_fields().items():
         recipe.add_argument(f"--{name}", type=_TYPES[kind], metavar="X", help=told)
     run = parser.add_argument_group("run")
@@ -57,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation_metric",
         metavar="NAME",
         help="what decides which epoch is the best, judged on the validation fold: rmse, mae, ndcg@100 or any other of "
-        "`evaluate --metrics` (default: the objective's first: rmse)",
+        "`evaluate --metrics` (default: rmse; of presets for lists ndcg@100)",
     )
     run.add_argument(
         "--patience",

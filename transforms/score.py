@@ -9,11 +9,14 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 
+from nnsparse_stream.data.dataset import read_features
 from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.data.manifest import ColumnsFile
 from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.scoring.blocks import RowCounts, ShardBlocks, pair_block, shard_block, unknown_pairs
-from nnsparse_stream.scoring.files import score_schema, write_scores
+from nnsparse_stream.scoring.files import FEATURES, score_schema, write_scores
 from nnsparse_stream.scoring.list_rules import ListRules
+from nnsparse_stream.storage.files import join
 from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
 from nnsparse_stream.transforms.read_ids import candidate_columns
@@ -119,6 +122,8 @@ class ScoreRatings(beam.PTransform):
         rules: what lists hold.
         candidates: the columns that may be listed, from `Candidates`; all where None. A worker holds them all.
         only_selected: list only rows that are selected.
+        features: of rows that come as blocks, a file for each shard in `_features/` of the output, as
+            `nnsparse_stream.data.assembly.write_features` writes them; the caller removes them.
 
     Returns:
         A PCollection of one dictionary a shard: `path` (relative to the output), `rows` (of the file), `bytes`; of
@@ -142,9 +147,10 @@ class ScoreRatings(beam.PTransform):
         rules: ListRules = ListRules(),  # noqa: B008 (immutable)
         candidates: beam.PCollection[pa.RecordBatch] | None = None,
         only_selected: bool = False,
+        features: Sequence[ColumnsFile] = (),
     ) -> None:
         super().__init__()
-        what = (top_k, tuple(folds), rules, only_selected)
+        what = (top_k, tuple(folds), rules, only_selected, list(features))
         self._score = _ScoreShard(CheckpointHandle(checkpoint), output, num_shards, *what)
         self._candidates = candidates
 
@@ -167,9 +173,11 @@ class _ScoreShard(beam.DoFn):
         folds: tuple[int, ...],
         rules: ListRules,
         only_selected: bool,
+        features: list[ColumnsFile],
     ) -> None:
         self._checkpoint, self._output, self._num_shards = checkpoint, output, num_shards
         self._top_k, self._folds, self._rules, self._only_selected = top_k, folds, rules, only_selected
+        self._features = features
 
     def process(
         self, keyed: tuple[int, Iterable[pa.RecordBatch]], candidates: list[pa.RecordBatch] | None = None
@@ -178,7 +186,8 @@ class _ScoreShard(beam.DoFn):
 
         shard, blocks = keyed
         checkpoint, state = self._checkpoint.get(), self._checkpoint.get().state
-        held = ShardBlocks.of(list(blocks), self._only_selected)
+        features = read_features(join(self._output, FEATURES), self._features[shard]) if self._features else None
+        held = ShardBlocks.of(list(blocks), self._only_selected, features)
         kinds = (state["row_id_type"], state["column_id_type"])
         place = (self._output, shard, self._num_shards)
         if self._top_k is not None:
@@ -189,6 +198,6 @@ class _ScoreShard(beam.DoFn):
             written = write_scores(*place, tables, schema)
             yield {**written, "lists": counts.rows, "cold": counts.cold}
         elif held.pairs is not None:
-            table = pair_table(checkpoint, held.rows, held.pairs, self._folds)
+            table = pair_table(checkpoint, held.rows, held.pairs, self._folds, held.features)
             written = write_scores(*place, [table], score_schema(*kinds, ranked=False))
             yield {**written, **unknown_pairs([table])}

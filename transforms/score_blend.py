@@ -276,7 +276,7 @@ class _PredictPairs(beam.DoFn):
         if held.pairs is None:
             return
         member, first = self._members[position], self._members[0]
-        scored = pair_table(member.checkpoint.get(), held.rows, held.pairs, self._folds)
+        scored = pair_table(member.checkpoint.get(), held.rows, held.pairs, self._folds, held.features)
         block = predicted_pairs(scored, member.axis != first.axis, position)
         yield from partition(block, "row", first.num_shards)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pyarrow as pa
+
+from nnsparse_stream.data.features import VOCABULARY, FeaturesFile, FeatureVocabulary, features_parquet
+from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.data.manifest import ColumnsFile, Manifest, ShardFile
 from nnsparse_stream.data.statistics import RatingStatistics, add_statistics
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.folds import Folds
 from nnsparse_stream.ratings.selection import Feedback, Selection
+from nnsparse_stream.storage import files as storage
 
 #: Patterns of the files that preparation writes, beside the manifest; for `OutputDirectory`.
-DATA_FILES = ("columns/part-#-of-#.parquet", "rows/shard-#-of-#.parquet")
+DATA_FILES = ("columns/part-#-of-#.parquet", "rows/shard-#-of-#.parquet", "features/part-#-of-#.parquet", VOCABULARY)
 DEAD_LETTERS = ("dead_letters/#-#-#.jsonl",)
 CONTENTS = (*DATA_FILES, *DEAD_LETTERS)
 
@@ -109,3 +115,47 @@ def assemble_manifest(
         earlier_vocabularies=earlier_vocabularies,
         input=input,
     )
+
+
+def write_row_features(url: str, manifest: Manifest, vocabulary: FeatureVocabulary, lists: pa.Table) -> Manifest:
+    """Writes the features of rows to a data set whose shards are there: the vocabulary, and a file for each shard.
+
+    Args:
+        url: the data set's directory.
+        manifest: of the data set so far.
+        vocabulary: of the features.
+        lists: from `FeatureVocabulary.encode`; also of rows without a rating.
+
+    Returns:
+        The manifest with the features.
+    """
+    shards = manifest.shards
+    files = write_features(url, len(shards), lists)
+    data = vocabulary.to_parquet()
+    storage.write_file(storage.join(url, VOCABULARY), data)
+    return dataclasses.replace(
+        manifest,
+        shards=tuple(dataclasses.replace(shard, features=file) for shard, file in zip(shards, files, strict=True)),
+        features=FeaturesFile(VOCABULARY, len(vocabulary), len(data), storage.sha256(data), vocabulary.fields),
+    )
+
+
+def write_features(url: str, num_shards: int, lists: pa.Table) -> list[ColumnsFile]:
+    """Writes the features of rows, a file for each shard; the same features give the same bytes.
+
+    Args:
+        url: the data set's directory.
+        num_shards: how many there are; a row's features are with its own shard.
+        lists: from `FeatureVocabulary.encode`; also of rows without a rating.
+
+    Returns:
+        The manifest's entries for the files, by shard.
+    """
+    parts = dict(partition(lists.combine_chunks().to_batches()[0], "row", num_shards)) if len(lists) else {}
+    files = []
+    for shard in range(num_shards):
+        part = pa.Table.from_batches([parts[shard]] if shard in parts else [], lists.schema)
+        path, data = f"features/part-{shard:05d}-of-{num_shards:05d}.parquet", features_parquet(part)
+        storage.write_file(storage.join(url, path), data)
+        files.append(ColumnsFile(path, len(part), len(data), storage.sha256(data)))
+    return files

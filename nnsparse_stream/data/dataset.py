@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nnsparse_stream.data.features import RowFeatures
 from nnsparse_stream.data.manifest import ColumnsFile, Manifest, ShardFile
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary, to_parquet
@@ -96,7 +97,8 @@ class Dataset:
 
         Returns:
             Columns row (int64 or string), columns (list<int32>, ascending), values (list<float32>), fold
-            (list<uint8>: places in `nnsparse_stream.ratings.folds.FOLD_NAMES`); rows ascending by id.
+            (list<uint8>: places in `nnsparse_stream.ratings.folds.FOLD_NAMES`); rows ascending by id. Where the data
+            set has features of its rows, column features (list<int32>, ascending), too.
 
         Raises:
             InputError: the shard is missing, truncated or damaged.
@@ -131,11 +133,13 @@ class Dataset:
         Raises:
             InputError: one is missing or has another size; the message names it.
         """
-        sizes = storage.list_files(storage.join(self.url, "rows"))
-        for entry in self.shards:
-            url = storage.join(self.url, entry.path)
-            found = sizes.get(entry.path.removeprefix("rows/"))
-            storage.check_size(url, storage.file_size(url) if found is None else found, entry.bytes)
+        features = [shard.features for shard in self.shards if shard.features]
+        for directory, entries in (("rows", self.shards), ("features", features)):
+            sizes = storage.list_files(storage.join(self.url, directory)) if entries else {}
+            for entry in entries:
+                url = storage.join(self.url, entry.path)
+                found = sizes.get(entry.path.removeprefix(f"{directory}/"))
+                storage.check_size(url, storage.file_size(url) if found is None else found, entry.bytes)
 
 
 def shard_batches(url: str, entry: ShardFile, names: Sequence[str] = ROW_COLUMNS) -> Iterator[pa.RecordBatch]:
@@ -189,7 +193,7 @@ def read_group(
         path: the shard's URL, for messages.
         entry: the manifest's entry for it.
         group: position in the shard's `row_groups`.
-        names: the columns that are wanted, `columns` among them.
+        names: the columns that are wanted, `columns` among them; features come where `row` is.
 
     Raises:
         InputError: the shard is damaged, or another one than the manifest says.
@@ -202,7 +206,21 @@ def read_group(
                 f"{path}, row group {group}, has {len(table)} rows and the manifest says {rows}: replaced; "
                 "prepare again"
             )
-        return table.combine_chunks().to_batches()[0]
+        batch = table.combine_chunks().to_batches()[0]
+    if entry.features is None or "row" not in names:
+        return batch
+    return read_features(storage.parent(storage.parent(path)), entry.features).beside(batch)
+
+
+@lru_cache(maxsize=8)
+def read_features(url: str, part: ColumnsFile) -> RowFeatures:
+    """The features of the rows of a shard of the data set at a URL.
+
+    Raises:
+        InputError: their file is missing, truncated or altered.
+    """
+    path = storage.join(url, part.path)
+    return RowFeatures.from_parquet(storage.read_checked(path, part.bytes, part.sha256), path)
 
 
 @contextmanager

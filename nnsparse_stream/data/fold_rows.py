@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from nnsparse_stream.ratings.folds import FOLDS, SHOWN
+from nnsparse_stream.sparse.indices import INT32_MAX
 from nnsparse_stream.sparse.rows import SparseRows
 
 
@@ -29,7 +30,7 @@ def fold_rows(batch: pa.RecordBatch, folds: Sequence[int], num_columns: int) -> 
     """The entries of some folds of a batch of a shard; every row of the batch is there, empty where it has none.
 
     Args:
-        batch: rows as a shard holds them (`columns`, `values` and `fold` lists).
+        batch: rows as a shard holds them (`columns`, `values` and `fold` lists, and maybe `features`).
         folds: which folds' entries to keep: places in `nnsparse_stream.ratings.folds.FOLD_NAMES`.
         num_columns: columns of the data set.
     """
@@ -45,4 +46,13 @@ def fold_rows(batch: pa.RecordBatch, folds: Sequence[int], num_columns: int) -> 
         torch.from_numpy(columns.flatten().to_numpy(zero_copy_only=False)[mask]),
         torch.from_numpy(batch.column("values").flatten().to_numpy(zero_copy_only=False)[mask]),
         num_columns,
+        _features(batch) if "features" in batch.schema.names else None,
     )
+
+
+def _features(batch: pa.RecordBatch) -> SparseRows:
+    lists = batch.column("features")
+    offsets = lists.offsets.to_numpy()
+    indices = torch.from_numpy(lists.flatten().to_numpy(zero_copy_only=False).copy())
+    # How many features there are, the model knows.
+    return SparseRows(torch.from_numpy(offsets - offsets[0]), indices, torch.ones(len(indices)), INT32_MAX)

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import Any
 
+from nnsparse_stream.data.features import FeaturesFile
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.folds import FOLD_NAMES, FOLDS
 from nnsparse_stream.ratings.selection import Feedback
@@ -15,7 +16,7 @@ from nnsparse_stream.storage.json_types import typed
 KIND = "nnsparse-stream dataset"
 SCHEMA_VERSION = 1
 AXES = ("user", "item")
-_PATH = re.compile(r"(columns/part|rows/shard)-\d{5,}-of-\d{5,}\.parquet")
+_PATH = re.compile(r"(columns/part|features/part|rows/shard)-\d{5,}-of-\d{5,}\.parquet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,10 @@ class ColumnsFile:
 
 @dataclasses.dataclass(frozen=True)
 class ShardFile:
-    """One shard: path in the data set, rows, entries, bytes, SHA-256, and (rows, entries) of each row group."""
+    """One shard: path in the data set, rows, entries, bytes, SHA-256, and (rows, entries) of each row group.
+
+    `features` is the file with its rows' features, where the data set has any.
+    """
 
     path: str
     rows: int
@@ -38,6 +42,7 @@ class ShardFile:
     bytes: int
     sha256: str
     row_groups: tuple[tuple[int, int], ...]
+    features: ColumnsFile | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Manifest:
             "min_column_ratings".
         feedback: what the values are: "explicit", ratings; or "implicit", of interactions how many or how much, or 1
             with `positive_from`.
+        features: the vocabulary of the rows' features; None where nothing but ratings is known of them.
     """
 
     axis: str
@@ -84,6 +90,7 @@ class Manifest:
     earlier_vocabularies: tuple[dict[str, Any], ...] = ()
     input: tuple[dict[str, Any], ...] = ()
     feedback: Feedback = "explicit"
+    features: FeaturesFile | None = None
 
     def to_json(self) -> bytes:
         """The bytes of `manifest.json`: equal manifests give equal bytes."""
@@ -133,7 +140,10 @@ class Manifest:
                 return f"{field} lack {min(lacks)}"
         if self.fold_entries.keys() - set(FOLD_NAMES):
             return f"fold_entries are of {', '.join(self.fold_entries)}"
-        files: tuple[ColumnsFile | ShardFile, ...] = (*self.columns, *self.shards)
+        parts = [shard.features for shard in self.shards if shard.features]
+        files: tuple[ColumnsFile | ShardFile, ...] = (*self.columns, *self.shards, *parts)
+        if len(parts) != len(self.shards) * (self.features is not None):
+            return "features are not there for all shards, or for none"
         for file in files:
             if not _PATH.fullmatch(file.path) or min(file.rows, file.bytes) < 0:
                 return f"{file.path} of {file.rows} rows and {file.bytes} bytes"

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nnsparse_stream.data.dataset import Dataset, open_shard, read_group
+from nnsparse_stream.data.dataset import ROW_COLUMNS, Dataset, open_shard, read_group
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
 
@@ -68,7 +68,9 @@ class ShardReader:
         self._lock = threading.Lock()
 
     def read(self, shard: int, group: int) -> pa.RecordBatch:
-        """Columns columns, values and fold of a row group, as `Dataset.read_row_group` gives them.
+        """Columns columns, values, fold and, where there are any, features of a row group.
+
+        They are as `Dataset.read_row_group` gives them.
 
         The shard's size and the checksum of each page that is read are verified.
 
@@ -80,8 +82,9 @@ class ShardReader:
             held = self._idle.pop(shard, None)
         entry, url = self._dataset.shards[shard], self._dataset.url
         stream, file = held or open_shard(url, entry)
+        names = ROW_COLUMNS if entry.features else _NAMES
         try:
-            batch = read_group(file, storage.join(url, entry.path), entry, group, _NAMES)
+            batch = read_group(file, storage.join(url, entry.path), entry, group, names)
         except BaseException:
             stream.close()
             raise

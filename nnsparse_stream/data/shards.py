@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from nnsparse_stream.data.dataset import shard_batches
-from nnsparse_stream.data.manifest import Manifest, ShardFile
+from nnsparse_stream.data.dataset import read_features, shard_batches
+from nnsparse_stream.data.features import RowFeatures
+from nnsparse_stream.data.manifest import ColumnsFile, Manifest, ShardFile
 
 
 class Shard(NamedTuple):
@@ -34,6 +35,14 @@ class Shard(NamedTuple):
         """
         return shard_batches(self.data, self.file)
 
+    def features(self) -> RowFeatures | None:
+        """The features of its rows, where the data set has any.
+
+        Raises:
+            InputError: their file is missing, truncated or altered.
+        """
+        return None if self.file.features is None else read_features(self.data, self.file.features)
+
     def to_json(self) -> bytes:
         """The shard as JSON: equal shards give equal bytes."""
         return json.dumps([self.data, self.number, dataclasses.astuple(self.file)]).encode()
@@ -41,10 +50,11 @@ class Shard(NamedTuple):
     @classmethod
     def from_json(cls, encoded: bytes) -> Shard:
         """The shard that `to_json` wrote."""
-        data, number, (path, rows, entries, size, checksum, groups) = json.loads(encoded)
+        data, number, (path, rows, entries, size, checksum, groups, features) = json.loads(encoded)
         # JSON has made lists of the tuples.
-        file = ShardFile(path, rows, entries, size, checksum, tuple((group[0], group[1]) for group in groups))
-        return cls(data, number, file)
+        row_groups = tuple((group[0], group[1]) for group in groups)
+        part = None if features is None else ColumnsFile(*features)
+        return cls(data, number, ShardFile(path, rows, entries, size, checksum, row_groups, part))
 
 
 def list_shards(url: str) -> list[Shard]:

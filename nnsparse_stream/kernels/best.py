@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nnsparse_stream.kernels.cpu import Array, _compiled
+from nnsparse_stream.kernels.cpu import Array, compiled
 
 # What the buffer of a row holds beside its 2k candidates.
 _ROOM = 256
@@ -49,7 +49,7 @@ class Best(NamedTuple):
         )
 
 
-@_compiled
+@compiled
 def _highest(values: Array, count: int, k: int) -> float:
     """The k-th highest of the first `count` values, k <= count, which are overwritten (Hoare's quickselect, 1961)."""
     while True:
@@ -76,7 +76,7 @@ def _highest(values: Array, count: int, k: int) -> float:
         count = kept
 
 
-@_compiled
+@compiled
 def _cut(scores: Array, columns: Array, count: int, k: int, scratch: Array) -> float:
     """Leaves the k best of the first `count` candidates, in their order; returns the lowest score among them."""
     for place in range(count):  # an assignment of a slice would take seconds to compile
@@ -97,7 +97,7 @@ def _cut(scores: Array, columns: Array, count: int, k: int, scratch: Array) -> f
     return lowest
 
 
-@_compiled
+@compiled
 def keep_best(
     scores: Array, start: int, first: int, eligible: Array, offsets: Array, known: Array, k: int, best: Best
 ) -> None:
@@ -156,7 +156,7 @@ def keep_best(
         best.bounds[first + row], best.counts[first + row] = bound, count
 
 
-@_compiled
+@compiled
 def cut_best(k: int, best: Best) -> None:
     """Leaves at most the k best candidates of each row."""
     scratch = np.empty(best.scores.shape[1], best.scores.dtype)

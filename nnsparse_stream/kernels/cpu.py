@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 # Sums may be reassociated, products and sums contracted to one instruction: that vectorises them, in an order which
 # depends on the machine code only, so that results repeat bit by bit. NaN and infinity keep their meaning, which
 # fastmath=True would drop.
-_FAST = {"reassoc", "contract", "nsz"}
+# Python's error of a division by 0, which no loop here divides by, would keep divisions from being vectorised.
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 _RADIX_BITS = 11
 _CACHE_LINE = 64
 # How many rows ahead of its use a row is called into the cache: 2 takes half the time of none where the matrix does not
 # fit into the cache, 1 takes a fifth more, 4 no less.
-_AHEAD = 2
+AHEAD = 2
 
 # Vectors that are added to one sum of their own precision at most; the sums of more are added up in float64. A float32
 # sum of many equal numbers stands still where it is large.
@@ -38,12 +39,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 Array = NDArray[Any]
 
 
-def _compiled(function: _Function) -> _Function:
+def compiled(function: _Function) -> _Function:
     """Compiles on first use; without a cache where no directory for one can be written, as in some containers."""
     try:
-        return cast(_Function, numba.njit(function, cache=True, nogil=True, fastmath=_FAST))
+        return cast(_Function, numba.njit(function, cache=True, **_OPTIONS))
     except RuntimeError:
-        return cast(_Function, numba.njit(function, nogil=True, fastmath=_FAST))
+        return cast(_Function, numba.njit(function, **_OPTIONS))
 
 
 def _emit_prefetch(typing_context: Any, address: Any) -> Any:
@@ -64,8 +65,8 @@ def _emit_prefetch(typing_context: Any, address: Any) -> Any:
 _prefetch: Any = intrinsic(_emit_prefetch)
 
 
-@_compiled
-def _prefetch_row(matrix: Array, columns: Array, place: int) -> None:
+@compiled
+def prefetch_row(matrix: Array, columns: Array, place: int) -> None:
     """Calls the row of `matrix` into the cache that `columns` names at a place, where there is one."""
     if place < len(columns):
         start = matrix.ctypes.data + columns[place] * matrix.strides[0]
@@ -93,7 +94,7 @@ class Factors(NamedTuple):
     vectors: Array
 
 
-@_compiled
+@compiled
 def transpose(offsets: Array, columns: Array, num_columns: int) -> tuple[Array, Array, Array, Array]:
     """Sorts the entries of a block by column, stably, by a radix sort: O(entries), whatever the number of columns.
 
@@ -137,7 +138,7 @@ def transpose(offsets: Array, columns: Array, num_columns: int) -> tuple[Array, 
     return order, rows, distinct[:count].copy(), column_offsets[: count + 1].copy()
 
 
-@_compiled
+@compiled
 def merge(
     columns: Array,
     offsets: Array,
@@ -182,18 +183,18 @@ def merge(
     return merged_order, merged_rows, distinct[:total].copy(), starts[: total + 1].copy()
 
 
-@_compiled
+@compiled
 def _weighted_sum(first: int, last: int, columns: Array, weights: Array, matrix: Array, total: Array) -> None:
     """Sums `weights[e] * matrix[columns[e]]` over entries `first:last` into `total` (units,)."""
     total[:] = 0
     for entry in range(first, last):
-        _prefetch_row(matrix, columns, entry + _AHEAD)
+        prefetch_row(matrix, columns, entry + AHEAD)
         weight, vector = weights[entry], matrix[columns[entry]]
         for unit in range(len(total)):
             total[unit] += weight * vector[unit]
 
 
-@_compiled
+@compiled
 def weighted_sums(offsets: Array, columns: Array, weights: Array, matrix: Array, out: Array) -> None:
     """For each row, sums `weights[e] * matrix[columns[e]]` over its entries into `out` (rows, units).
 
@@ -212,13 +213,13 @@ def weighted_sums(offsets: Array, columns: Array, weights: Array, matrix: Array,
         total[:] = wide
 
 
-@_compiled
+@compiled
 def products_at(offsets: Array, columns: Array, code: Array, matrix: Array, out: Array) -> None:
     """Products `code[row] . matrix[column]` at each entry of a block, into `out` (entries,)."""
     for row in range(len(offsets) - 1):
         vector = code[row]
         for entry in range(offsets[row], offsets[row + 1]):
-            _prefetch_row(matrix, columns, entry + _AHEAD)
+            prefetch_row(matrix, columns, entry + AHEAD)
             weights = matrix[columns[entry]]
             total = code.dtype.type(0)
             for unit in range(len(vector)):
@@ -226,15 +227,15 @@ def products_at(offsets: Array, columns: Array, code: Array, matrix: Array, out:
             out[entry] = total
 
 
-@_compiled
+@compiled
 def own_products(columns: Array, offsets: Array, order: Array, left: Array, right: Array, out: Array) -> None:
     """Products of the rows of two matrices that an entry's column names, at each entry, into `out` (entries,).
 
     `columns`, `offsets` and `order` are those of the block's transpose.
     """
     for index in range(len(columns)):
-        _prefetch_row(left, columns, index + _AHEAD)
-        _prefetch_row(right, columns, index + _AHEAD)
+        prefetch_row(left, columns, index + AHEAD)
+        prefetch_row(right, columns, index + AHEAD)
         row, other = left[columns[index]], right[columns[index]]
         total = left.dtype.type(0)
         for unit in range(len(row)):
@@ -243,7 +244,7 @@ def own_products(columns: Array, offsets: Array, order: Array, left: Array, righ
             out[order[place]] = total
 
 
-@_compiled
+@compiled
 def _gradient_sum(factors: Factors, first: int, last: int, out: Array) -> None:
     """Adds the products of the entries at places `first:last` of the order to `out` (units,)."""
     for place in range(first, last):
@@ -252,7 +253,7 @@ def _gradient_sum(factors: Factors, first: int, last: int, out: Array) -> None:
             out[unit] += weight * vector[unit]
 
 
-@_compiled
+@compiled
 def _heavy_gradient_row(factors: Factors, start: int, end: int, out: Array) -> None:
     wide = np.zeros(len(out))
     for first in range(start, end, _SUMMANDS):
@@ -262,8 +263,8 @@ def _heavy_gradient_row(factors: Factors, start: int, end: int, out: Array) -> N
     out[:] = wide
 
 
-@_compiled
-def _gradient_row(factors: Factors, index: int, out: Array) -> None:
+@compiled
+def gradient_row(factors: Factors, index: int, out: Array) -> None:
     """The gradient row of the distinct column number `index`, into `out` (units,)."""
     start, end = factors.offsets[index], factors.offsets[index + 1]
     if end - start > _SUMMANDS:
@@ -277,171 +278,23 @@ def _gradient_row(factors: Factors, index: int, out: Array) -> None:
             out[unit] += weight * vector[unit]
 
 
-@_compiled
-def _project(gradient: Array, row: Array) -> None:
-    """Takes out of a gradient (units,) what lies along a row of norm 1."""
-    along = gradient.dtype.type(0)
-    for unit in range(len(row)):
-        along += gradient[unit] * row[unit]
-    for unit in range(len(row)):
-        gradient[unit] -= along * row[unit]
-
-
-@_compiled
-def _normalise(row: Array) -> None:
-    """Divides a row (units,) by its norm; a row of zeros stays as it is."""
-    square = row.dtype.type(0)
-    for unit in range(len(row)):
-        square += row[unit] * row[unit]
-    if square > 0:
-        scale = 1 / np.sqrt(square)
-        for unit in range(len(row)):
-            row[unit] *= scale
-
-
-@_compiled
+@compiled
 def gradient_rows(factors: Factors, out: Array) -> None:
     """The gradient rows of all distinct columns, into `out` (distinct, units)."""
     for index in range(len(factors.columns)):
-        _gradient_row(factors, index, out[index])
+        gradient_row(factors, index, out[index])
 
 
-@_compiled
+@compiled
 def squared_norm(factors: Factors) -> float:
     """The sum of the squares of all gradient rows; none of them is kept."""
     gradient = np.empty(factors.vectors.shape[1], factors.vectors.dtype)
     norm = 0.0
     for index in range(len(factors.columns)):
-        _gradient_row(factors, index, gradient)
+        gradient_row(factors, index, gradient)
         # Within a row in the gradient's precision, which vectorises; over the rows in float64.
         total = gradient.dtype.type(0)
         for unit in range(len(gradient)):
             total += gradient[unit] * gradient[unit]
         norm += total
     return norm
-
-
-@_compiled
-def sgd(
-    weight: Array, factors: Factors, decays: Array, unit_rows: bool, lr: float, momentum: float, buffer: Array
-) -> None:
-    """Updates the touched rows of `weight` in place; `optim.RowSGD` has the formula.
-
-    Args:
-        weight: (columns, units).
-        factors: the gradient.
-        decays: (distinct,), the L2 coefficient of each row.
-        unit_rows: whether the rows have norm 1 and keep it.
-        lr: learning rate.
-        momentum: with 0 `buffer` is not read.
-        buffer: (columns, units), or (0, 0) without momentum.
-    """
-    lr, momentum = weight.dtype.type(lr), weight.dtype.type(momentum)
-    gradient = np.empty(weight.shape[1], weight.dtype)
-    for index in range(len(factors.columns)):
-        _prefetch_row(weight, factors.columns, index + _AHEAD)
-        if len(buffer) > 0:
-            _prefetch_row(buffer, factors.columns, index + _AHEAD)
-        _gradient_row(factors, index, gradient)
-        row, decay = weight[factors.columns[index]], decays[index]
-        if unit_rows:
-            _project(gradient, row)
-        if len(buffer) == 0:
-            for unit in range(len(row)):
-                row[unit] -= lr * (gradient[unit] + decay * row[unit])
-        else:
-            velocity = buffer[factors.columns[index]]
-            for unit in range(len(row)):
-                velocity[unit] = momentum * velocity[unit] + (gradient[unit] + decay * row[unit])
-                row[unit] -= lr * velocity[unit]
-        if unit_rows:
-            _normalise(row)
-
-
-@_compiled
-def adagrad(
-    weight: Array, factors: Factors, decays: Array, unit_rows: bool, lr: float, eps: float, squares: Array
-) -> None:
-    """Updates the touched rows of `weight` and `squares` (columns, units) in place; see `optim.RowAdagrad`."""
-    lr, eps = weight.dtype.type(lr), weight.dtype.type(eps)
-    gradient = np.empty(weight.shape[1], weight.dtype)
-    for index in range(len(factors.columns)):
-        _prefetch_row(weight, factors.columns, index + _AHEAD)
-        _prefetch_row(squares, factors.columns, index + _AHEAD)
-        _gradient_row(factors, index, gradient)
-        row, total, decay = weight[factors.columns[index]], squares[factors.columns[index]], decays[index]
-        if unit_rows:
-            _project(gradient, row)
-        for unit in range(len(row)):
-            value = gradient[unit] + decay * row[unit]
-            total[unit] += value * value
-            row[unit] -= lr * value / (np.sqrt(total[unit]) + eps)
-        if unit_rows:
-            _normalise(row)
-
-
-@_compiled
-def adam(
-    weight: Array,
-    factors: Factors,
-    decays: Array,
-    unit_rows: bool,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    first: Array,
-    second: Array,
-    updates: Array,
-) -> None:
-    """Updates the touched rows of `weight` and of its state in place; see `optim.RowAdam`.
-
-    Args:
-        weight: (columns, units).
-        factors: the gradient.
-        decays: (distinct,), the L2 coefficient of each row.
-        unit_rows: whether the rows have norm 1 and keep it.
-        lr: learning rate.
-        beta1: decay of the first moment.
-        beta2: decay of the second moment.
-        eps: added to the root of the second moment.
-        first: (columns, units), the first moments.
-        second: the second moments: (columns, units), or (columns, 1) for one a row.
-        updates: (columns, 1), how often each row was updated.
-    """
-    kind = weight.dtype.type
-    units = weight.shape[1]
-    keep1, keep2, add1, add2 = kind(beta1), kind(beta2), kind(1 - beta1), kind(1 - beta2)
-    eps = kind(eps)
-    gradient = np.empty(units, weight.dtype)
-    for index in range(len(factors.columns)):
-        _prefetch_row(weight, factors.columns, index + _AHEAD)
-        _prefetch_row(first, factors.columns, index + _AHEAD)
-        _prefetch_row(second, factors.columns, index + _AHEAD)
-        _prefetch_row(updates, factors.columns, index + _AHEAD)
-        _gradient_row(factors, index, gradient)
-        column = factors.columns[index]
-        row, mean, square, decay = weight[column], first[column], second[column], decays[index]
-        if unit_rows:
-            _project(gradient, row)
-        updates[column, 0] += 1
-        rate = kind(lr / (1 - beta1 ** updates[column, 0]))
-        scale = kind(1 / np.sqrt(1 - beta2 ** updates[column, 0]))
-        if len(square) == units:
-            for unit in range(units):
-                value = gradient[unit] + decay * row[unit]
-                mean[unit] = keep1 * mean[unit] + add1 * value
-                square[unit] = keep2 * square[unit] + add2 * (value * value)
-                row[unit] -= rate * mean[unit] / (np.sqrt(square[unit]) * scale + eps)
-        else:
-            total = kind(0)
-            for unit in range(units):
-                value = gradient[unit] + decay * row[unit]
-                mean[unit] = keep1 * mean[unit] + add1 * value
-                total += value * value
-            square[0] = keep2 * square[0] + add2 * (total / units)
-            rate /= np.sqrt(square[0]) * scale + eps
-            for unit in range(units):
-                row[unit] -= rate * mean[unit]
-        if unit_rows:
-            _normalise(row)

@@ -5,13 +5,13 @@ As those of `cpu`, they run on one thread, release the interpreter's lock, and c
 
 from __future__ import annotations
 
-from nnsparse_stream.kernels.cpu import Array, _compiled
+from nnsparse_stream.kernels.cpu import Array, compiled
 
 # Columns whose scores are summed at once.
 _SUMS = 1024
 
 
-@_compiled
+@compiled
 def add_co_occurrences(
     row_offsets: Array, columns: Array, weights: Array, order: Array, rows: Array, distinct: Array, starts: Array,
     matrix: Array,
@@ -39,7 +39,7 @@ def add_co_occurrences(
                 sums[columns[entry]] += weight
 
 
-@_compiled
+@compiled
 def weight_sums(rows: Array, distinct: Array, starts: Array, matrix: Array, start: int, out: Array) -> None:
     """For each row the sum of `matrix[i, start:start + width]` over its columns i, into `out` (rows, width).
 
@@ -66,7 +66,7 @@ def weight_sums(rows: Array, distinct: Array, starts: Array, matrix: Array, star
                     sums[unit] += weights[unit]
 
 
-@_compiled
+@compiled
 def weight_sums_at(
     offsets: Array, columns: Array, matrix: Array, at_offsets: Array, at_columns: Array, out: Array
 ) -> None:

@@ -40,12 +40,16 @@ class AutoencoderConfig(ModelConfig):
         output_activation: name of the output's activation; "tanh" bounds residuals to one `unit`.
         mean: mean training rating, in rating units.
         unit: rating units that one unit of a residual stands for.
-        mean_damping: a row's mean is damped by so many ratings of the mean training rating.
+        mean_damping: a row's mean is damped by so many ratings of the mean that is expected of it: the mean training
+            rating or, of a row with features, what these foretell.
         raw_input: whether the input is the ratings themselves, and not the residuals.
         input_scale: where not None, a row's input is multiplied by this and divided by the square root of its number of
             visible entries, so that its code does not grow with the number of ratings.
         presence: whether a second matrix encodes which columns are visible, whatever their ratings, divided by the
             square root of their number (as the implicit feedback of SVD++, Koren 2008).
+        num_features: features of rows that there are, beside their ratings; 0 where there are none.
+        feature_scale: the features of a row are encoded, multiplied by this and divided by the square root of their
+            number: by a third matrix for the code, and by a vector for the mean that is expected of the row.
         row_offset: whether a linear function of the code is added to all estimates of a row.
         rating_min: lowest rating of the data set, in any fold.
         rating_max: highest.
@@ -64,6 +68,8 @@ class AutoencoderConfig(ModelConfig):
     input_scale: float | None = None
     row_offset: bool = False
     presence: bool = False
+    num_features: int = 0
+    feature_scale: float = 0.0
     rating_min: float = -1.0
     rating_max: float = 1.0
     storage: str = "float32"
@@ -101,9 +107,9 @@ class RatingAutoencoder(FactorModel):
     passed through the hidden layers, and decoded by `decoder`: at given entries in training, at all columns only where
     a dense answer is asked for.
 
-    Fallbacks, never NaN: a row without ratings is centred on the mean training rating, and its code is that of an
-    empty input, so that its predictions are the columns' learned offsets; a column without a training rating is
-    predicted as the row's mean, and is never recommended.
+    Fallbacks, never NaN: a row without ratings is centred on the mean that is expected of it, and its code is that of
+    its features and an empty input, so that without any its predictions are the columns' learned offsets; a column
+    without a training rating is predicted as the row's mean, and is never recommended.
     """
 
     kind = "autoencoder"
@@ -143,6 +149,11 @@ class RatingAutoencoder(FactorModel):
         self.presence = (
             weight(config.num_columns, sizes[0], inputs=max(config.num_columns, 1)) if config.presence else None
         )
+        # From 0, so that what a feature of few rows has not learned adds no noise.
+        self.features, self.feature_means = (
+            nn.Parameter(torch.zeros(config.num_features, units)) if config.num_features else None
+            for units in (sizes[0], 1)
+        )
         self.encoder_bias = bias(sizes[0], inputs=max(config.num_columns, 1))
         self.inner = nn.ModuleList()
         for inputs, outputs in [*pairwise(sizes), *(pairwise(sizes[::-1]) if config.mirrored else ())]:
@@ -160,11 +171,28 @@ class RatingAutoencoder(FactorModel):
                 matrix.data = matrix.data.to(_STORAGE[config.storage])
         self.row_offset = nn.Parameter(torch.zeros(decoded)) if config.row_offset else None
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether there is a matrix of features."""
+        return self.features is not None
+
+    def expected_means(self, ratings: SparseRows) -> Tensor:
+        """The mean rating that the features of each row foretell, (rows,); the mean training rating without any."""
+        means = ratings.values.new_full((ratings.num_rows,), self.config.mean)
+        if self.feature_means is None or ratings.features is None:
+            return means
+        return means + encode(self.feature_means, self._scaled(ratings.features))[:, 0]
+
+    def _scaled(self, features: SparseRows) -> SparseRows:
+        """Features as they are encoded."""
+        values = self.config.feature_scale * _shares(features, None)
+        return SparseRows(features.offsets, features.columns, values, self.config.num_features)
+
     def row_means(self, ratings: SparseRows) -> Tensor:
-        """The (damped) mean rating of each row, (rows,); the mean training rating where a row has none."""
+        """The (damped) mean rating of each row, (rows,); the mean that is expected of it where it has none."""
         counts, values = ratings.lengths(), ratings.values.double()  # a float32 sum stands still where it is large
         sums = values.new_zeros(ratings.num_rows).index_add_(0, ratings.row_indices(), values)
-        damping, mean = self.config.mean_damping, sums.new_tensor(self.config.mean)
+        damping, mean = self.config.mean_damping, self.expected_means(ratings).detach().double()
         means = torch.where(counts > 0, (sums + damping * mean) / (counts + damping).clamp(min=1), mean)
         return means.to(ratings.dtype)
 
@@ -204,6 +232,8 @@ class RatingAutoencoder(FactorModel):
         if self.presence is not None:
             present = inputs.with_values(_shares(inputs, visible))
             offset = offset + encode(self.presence, present, transposed)
+        if self.features is not None and inputs.features is not None:
+            offset = offset + encode(self.features, self._scaled(inputs.features))
         if self.config.input_scale is not None:
             scale = self.config.input_scale * _shares(inputs, visible)
             inputs = inputs.with_values(inputs.values * scale)

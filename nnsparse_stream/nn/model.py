@@ -68,6 +68,11 @@ class Model(nn.Module, ABC):
         """Where the weights are."""
         return self.column_counts.device
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether features of rows count for their scores, and not only their entries."""
+        return False
+
     @abstractmethod
     def predict_at(self, known: SparseRows, at: SparseRows, clip: bool = True) -> Tensor:
         """Scores at given entries.

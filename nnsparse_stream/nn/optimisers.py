@@ -31,7 +31,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nnsparse_stream.kernels import cpu as cpu_kernels
+from nnsparse_stream.kernels import cpu_updates
+from nnsparse_stream.kernels.cpu import Factors
 from nnsparse_stream.kernels.row_gradient import RowGradient, is_compiled
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
@@ -94,7 +95,7 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
     def _update_fused(
         self,
         matrix: Tensor,
-        factors: cpu_kernels.Factors,
+        factors: Factors,
         decays: Tensor,
         state: dict[str, Tensor],
         group: dict[str, Any],
@@ -199,21 +200,14 @@ class RowSGD(RowOptimizer):
     def _update_fused(
         self,
         matrix: Tensor,
-        factors: cpu_kernels.Factors,
+        factors: Factors,
         decays: Tensor,
         state: dict[str, Tensor],
         group: dict[str, Any],
     ) -> None:
         velocity = state["velocity"] if state else matrix.new_empty(0, 0)
-        cpu_kernels.sgd(
-            matrix.numpy(),
-            factors,
-            decays.numpy(),
-            group["unit_rows"],
-            group["lr"],
-            group["momentum"],
-            velocity.numpy(),
-        )
+        how = (group["unit_rows"], group["lr"], group["momentum"])
+        cpu_updates.sgd(matrix.numpy(), factors, decays.numpy(), *how, velocity.numpy())
 
 
 class RowAdagrad(RowOptimizer):
@@ -255,15 +249,14 @@ class RowAdagrad(RowOptimizer):
     def _update_fused(
         self,
         matrix: Tensor,
-        factors: cpu_kernels.Factors,
+        factors: Factors,
         decays: Tensor,
         state: dict[str, Tensor],
         group: dict[str, Any],
     ) -> None:
         squares = state["squares"].numpy()
-        cpu_kernels.adagrad(
-            matrix.numpy(), factors, decays.numpy(), group["unit_rows"], group["lr"], group["eps"], squares
-        )
+        how = (group["unit_rows"], group["lr"], group["eps"])
+        cpu_updates.adagrad(matrix.numpy(), factors, decays.numpy(), *how, squares)
 
 
 class RowAdam(RowOptimizer):
@@ -341,26 +334,15 @@ class RowAdam(RowOptimizer):
     def _update_fused(
         self,
         matrix: Tensor,
-        factors: cpu_kernels.Factors,
+        factors: Factors,
         decays: Tensor,
         state: dict[str, Tensor],
         group: dict[str, Any],
     ) -> None:
         first, second, updates = (state[name].numpy() for name in ("first", "second", "updates"))
         beta1, beta2 = group["betas"]
-        cpu_kernels.adam(
-            matrix.numpy(),
-            factors,
-            decays.numpy(),
-            group["unit_rows"],
-            group["lr"],
-            beta1,
-            beta2,
-            group["eps"],
-            first,
-            second,
-            updates,
-        )
+        how = (group["unit_rows"], group["lr"], beta1, beta2, group["eps"])
+        cpu_updates.adam(matrix.numpy(), factors, decays.numpy(), *how, first, second, updates)
 
 
 def _as_matrix(parameter: Tensor) -> Tensor:

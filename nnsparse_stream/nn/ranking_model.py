@@ -29,6 +29,8 @@ class RankingConfig(ModelConfig):
         temperature: where not None, the matrix, which must be tied, has rows of norm 1 and a score is this times the
             cosine of code and row, plus the column's bias.
         code_power: without a temperature, a code is divided by so much a power of the row's number of entries.
+        popularity_power: an entry counts in its row's code by its column's training entries ^ minus this: what few have
+            says more of a row.
     """
 
     num_rows: int
@@ -36,6 +38,7 @@ class RankingConfig(ModelConfig):
     tied: bool = False
     temperature: float | None = None
     code_power: float = 0.0
+    popularity_power: float = 0.0
 
     def __post_init__(self) -> None:
         if self.units < 1:
@@ -59,9 +62,9 @@ class Estimates(NamedTuple):
 class RankingAutoencoder(FactorModel):
     """Scores the columns that a row has not by those that it has, whatever their values.
 
-    The code of a row is z = n^-p * the sum of the encoder's rows of its n entries; the score of a column is z times the
-    decoder's row plus the column's bias. With a temperature t, one matrix of unit rows does both, and the score is
-    t * cos(z, row) + bias.
+    The code of a row is z = n^-p * the sum of the encoder's rows of its n entries, each by what it counts; the score of
+    a column is z times the decoder's row plus the column's bias. With a temperature t, one matrix of unit rows does
+    both, and the score is t * cos(z, row) + bias.
 
     What is trained is not to reproduce what is there (the identity would do) but to foretell it from the rest: an
     entry's own contribution is taken out of its estimate, exactly. That is what the zero diagonal of EASE does (Steck,
@@ -103,7 +106,9 @@ class RankingAutoencoder(FactorModel):
         return self.encoder if self.config.tied else self.decoder
 
     def entry_weights(self, rows: SparseRows, visible: Tensor | None = None) -> Tensor:
-        """n^-p at each of the row's n visible entries, 0 at the others, (entries,).
+        """How much each visible entry counts in its row's code, 0 at the others, (entries,).
+
+        That is n^-p of the row's n visible entries, times its column's popularity ^ minus `popularity_power`.
 
         Args:
             rows: the rows; their values are not read.
@@ -112,6 +117,10 @@ class RankingAutoencoder(FactorModel):
         counts = visible_counts(rows, visible)
         power = 0.0 if self.config.temperature is not None else self.config.code_power
         weights = counts.clamp(min=1).to(rows.dtype).pow(-power)[rows.row_indices()]
+        if self.config.popularity_power:
+            of_columns = self.column_counts[rows.columns.long()].to(rows.dtype)
+            # A column without a training entry keeps its random weights, which say nothing.
+            weights *= torch.where(of_columns > 0, of_columns.pow(-self.config.popularity_power), 0.0)
         return weights if visible is None else weights * visible
 
     def estimate(
@@ -137,11 +146,11 @@ class RankingAutoencoder(FactorModel):
             return Estimates(*from_others(*parameters, weighted, ratios, columns, transposed))
         code = encode(self.encoder, weighted, transposed)
         products = decode_at(code, self.encoder, None, rows, transposed)
-        # Rows have norm 1: (z - a) . a = z . a - 1, and |z - a|^2 = |z|^2 - 2 z . a + 1; of no entries exactly 0, which
-        # rounding would blow up.
+        # Rows have norm 1: (z - wa) . a = z . a - w, and |z - wa|^2 = |z|^2 - 2 w z . a + w^2; of no entries exactly 0,
+        # which rounding would blow up.
         squares = code.square().sum(1)
         left = torch.where(others > 0, products - weighted.values, 0.0)
-        left_squares = squares[rows.row_indices()] + weighted.values * (1 - 2 * products)
+        left_squares = squares[rows.row_indices()] + weighted.values * (weighted.values - 2 * products)
         left_squares = torch.where(others > 0, left_squares, 1.0)
         observed = self.config.temperature * left * _inverse_roots(left_squares)
         observed = observed + bias_at(self.decoder_bias, rows, transposed)
@@ -165,7 +174,7 @@ class RankingAutoencoder(FactorModel):
     @torch.no_grad()
     def decode(self, codes: Tensor, columns: slice | Tensor) -> Tensor:
         """Scores of rows at some columns; see `FactorModel.decode`."""
-        scores = torch.addmm(self.decoder_bias[columns], codes, self.output_matrix[columns].t())
+        scores = torch.mm(codes, self.output_matrix[columns].t()).add_(self.decoder_bias[columns])
         untrained = self.column_counts[columns] == 0
         return scores.masked_fill_(untrained, self._lowest_bias()) if untrained.any() else scores
 

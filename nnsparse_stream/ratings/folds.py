@@ -201,6 +201,12 @@ class TimeShares:
             return TimeFolds(test_from=0, test_share=self.test_share)  # there is no rating, whatever the time
         test_from = latest_from(counts, self.test_share) if self.test_share else None
         validation_from = latest_from(counts, self.validation_share + self.test_share)
+        if validation_from == latest_from(counts, 100):
+            raise InputError(
+                f"too many ratings have the time {validation_from}, the first, for any to come before the latest "
+                f"{self.validation_share + self.test_share:g}%; take smaller shares, or cut by other flags than "
+                f"`{'test' if self.test_share else 'validation'}_share_time`"
+            )
         if not self.validation_share:
             return TimeFolds(None, test_from, None, self.test_share)
         if test_from is not None and validation_from >= test_from:

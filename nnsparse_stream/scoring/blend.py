@@ -69,6 +69,8 @@ class Blend:
         Raises:
             InputError: there is none, it is of another schema version, or it is damaged.
         """
+        if not is_blend(url):
+            raise InputError(f"{url} is no blend: it has no {NAME}")
         path = storage.join(url, NAME)
         value = storage.read_json(path, "a blend")
         kind, version = value.pop("kind", None), value.pop("schema_version", None)
@@ -127,6 +129,11 @@ def named_models(
         blend = Blend.read(models[0])
         members = [read_state(storage.join(models[0], member.checkpoint)) for member in blend.members]
         fitted_on = [member.data for member in blend.members]
+        gone = next(
+            (url for url in fitted_on if not data and not storage.exists(storage.join(url, "manifest.json"))), None
+        )
+        if gone is not None:
+            raise InputError(f"{models[0]} was made with the data set {gone}, which is not there; name its `data`")
         return NamedModels(members, _data_sets(members, data or fitted_on), blend.combination)
     if weights is not None and len(weights) != len(models):
         raise InputError(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nnsparse_stream.data.dataset import shard_schema
+from nnsparse_stream.data.features import RowFeatures
 from nnsparse_stream.data.shards import Shard
 
 
@@ -39,18 +40,23 @@ class ShardBlocks(NamedTuple):
     Attributes:
         rows: batches of its rows as a shard holds them, then one of those rows that were named and have no rating.
         pairs: columns row and column; None where no block has them.
+        features: of the shard's rows, which `rows` have beside their ratings; None where there are none.
     """
 
     rows: Iterable[pa.RecordBatch]
     pairs: pa.Table | None
+    features: RowFeatures | None = None
 
     @classmethod
-    def of(cls, blocks: Sequence[pa.RecordBatch], only_selected: bool = False) -> ShardBlocks:
+    def of(
+        cls, blocks: Sequence[pa.RecordBatch], only_selected: bool = False, features: RowFeatures | None = None
+    ) -> ShardBlocks:
         """Sorts blocks, in any order, by their columns: `shard_schema`'s, shard, row, selected, or row and column.
 
         Args:
-            blocks: the blocks.
+            blocks: the blocks, of one shard.
             only_selected: leave out the rows that no block of selected ones names.
+            features: of its rows, where these come as blocks; of rows that lie in a data set, it is found there.
         """
         by_names: dict[tuple[str, ...], list[pa.RecordBatch]] = {}
         for block in blocks:
@@ -58,13 +64,16 @@ class ShardBlocks(NamedTuple):
         named, pairs = by_names.get(("row",)), by_names.get(("row", "column"))
         rows: Iterable[pa.RecordBatch] = by_names.get(("row", "columns", "values", "fold"), [])
         for block in by_names.get(("shard",), []):
-            rows = Shard.from_json(block["shard"][0].as_py()).batches()
+            shard = Shard.from_json(block["shard"][0].as_py())
+            rows, features = shard.batches(), shard.features()
         if only_selected:
             rows = selected_rows(rows, by_names.get(("selected",), []))
         elif named:
             held = list(rows)
             rows = [*held, rows_without_ratings(held, [block["row"] for block in named])]
-        return cls(rows, pa.Table.from_batches(pairs) if pairs else None)
+        if features is not None:
+            rows = map(features.beside, rows)
+        return cls(rows, pa.Table.from_batches(pairs) if pairs else None, features)
 
 
 def selected_rows(rows: Iterable[pa.RecordBatch], selected: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

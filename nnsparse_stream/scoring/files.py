@@ -12,6 +12,8 @@ from nnsparse_stream.storage import files as storage
 
 #: Where, in the output, codes lie while a blend is ranked.
 CODES = "_codes"
+#: Where, in the output, the features of rows lie while raw ratings are scored.
+FEATURES = "_features"
 
 
 def score_schema(row_type: str, column_type: str, ranked: bool, explained: bool = False) -> pa.Schema:

@@ -10,9 +10,11 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from nnsparse_stream.data.features import RowFeatures
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.nn.model import Model
 from nnsparse_stream.nn.ranking import ROWS_AT_ONCE, TILE_COLUMNS, ScoreTile, best_columns
+from nnsparse_stream.scoring.blocks import rows_without_ratings
 from nnsparse_stream.scoring.combination import Combination
 from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.scoring.predictors import TilePredictor
@@ -156,7 +158,11 @@ def _reasons(checkpoint: Checkpoint, known: SparseRows, columns: Tensor, most: i
 
 
 def pair_table(
-    checkpoint: Checkpoint, batches: Iterable[pa.RecordBatch], pairs: pa.Table, folds: Sequence[int]
+    checkpoint: Checkpoint,
+    batches: Iterable[pa.RecordBatch],
+    pairs: pa.Table,
+    folds: Sequence[int],
+    features: RowFeatures | None = None,
 ) -> pa.Table:
     """Predicted ratings at pairs of ids; every pair gets one, as often as it is there.
 
@@ -168,6 +174,7 @@ def pair_table(
         batches: rows as a shard holds them, encoded by the model's vocabulary.
         pairs: columns `row` and `column`, ids of the model's types, all of this shard's rows.
         folds: the folds that the model sees.
+        features: of the rows that are in no batch.
 
     Returns:
         Columns row_id, column_id, score (float32, clipped to the range of the training ratings), row_known (bool: has a
@@ -191,10 +198,9 @@ def pair_table(
         predict(fold_rows(batch, folds, num_columns), waiting.filter(here), position.filter(here))
         waiting = waiting.filter(pc.invert(here))
     if len(waiting):
-        encoded = pc.dictionary_encode(waiting["row"]).combine_chunks()
-        empty = torch.zeros(len(encoded.dictionary) + 1, dtype=torch.int32)
-        cold = SparseRows(empty, torch.zeros(0, dtype=torch.int32), torch.zeros(0), num_columns)
-        predict(cold, waiting, pa.chunked_array([encoded.indices]))
+        cold = rows_without_ratings([], waiting["row"].chunks)
+        position = pc.index_in(waiting["row"], value_set=cold["row"])
+        predict(fold_rows(features.beside(cold) if features else cold, folds, num_columns), waiting, position)
     table = {"row_id": pairs["row"], "column_id": pairs["column"], "score": scores}
     return pa.table({**table, "row_known": row_known, "column_known": column_known})
 

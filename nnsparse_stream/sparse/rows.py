@@ -29,11 +29,21 @@ class SparseRows:
         columns: int32 ``(entries,)``, each in ``[0, num_columns)``.
         values: float32 or float64 ``(entries,)``.
         num_columns: number of columns.
+        features: None, or what is known of the rows beside their entries: as many rows, whose columns are indices of
+            features, and whose values are 1. It stays with the rows where some are taken, or get other values; what
+            makes other rows, as a sum does, leaves it out.
     """
 
-    __slots__ = ("columns", "num_columns", "offsets", "values")
+    __slots__ = ("columns", "features", "num_columns", "offsets", "values")
 
-    def __init__(self, offsets: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> None:
+    def __init__(
+        self,
+        offsets: Tensor,
+        columns: Tensor,
+        values: Tensor,
+        num_columns: int,
+        features: SparseRows | None = None,
+    ) -> None:
         """Wraps the three tensors without a copy; int64 indices are narrowed to int32.
 
         Checks types and sizes only, since this runs for every minibatch; ``validate`` checks what the tensors hold.
@@ -60,10 +70,13 @@ class SparseRows:
                 "offsets, columns and values must be on one device, got "
                 f"{offsets.device}, {columns.device}, {values.device}"
             )
+        if features is not None and features.num_rows != len(offsets) - 1:
+            raise ValueError(f"there are features of {features.num_rows} rows, and {len(offsets) - 1} rows")
         self.offsets = to_int32(offsets, "offsets")
         self.columns = to_int32(columns, "columns")
         self.values = values
         self.num_columns = num_columns
+        self.features = features
 
     def validate(self) -> SparseRows:
         """Checks everything that the tensors hold and returns the rows themselves.
@@ -121,7 +134,7 @@ class SparseRows:
 
     def with_values(self, values: Tensor) -> SparseRows:
         """Rows of the same structure (the same offsets and columns) with other values ``(entries,)``."""
-        return SparseRows(self.offsets, self.columns, values, self.num_columns)
+        return SparseRows(self.offsets, self.columns, values, self.num_columns, self.features)
 
     def equal(self, other: SparseRows) -> bool:
         """Whether both store the same entries in the same order with the same dtype; NaN equals NaN."""
@@ -152,7 +165,11 @@ class SparseRows:
         offsets = self.offsets[start : stop + 1]
         first, last = offsets[[0, -1]].tolist()
         return SparseRows(
-            offsets - first if first else offsets, self.columns[first:last], self.values[first:last], self.num_columns
+            offsets - first if first else offsets,
+            self.columns[first:last],
+            self.values[first:last],
+            self.num_columns,
+            None if self.features is None else self.features[start:stop],
         )
 
     def select(self, index: Tensor) -> SparseRows:
@@ -170,7 +187,8 @@ class SparseRows:
         num_entries = int(offsets[-1])
         entries = (starts - offsets[:-1]).repeat_interleave(lengths, output_size=num_entries)
         entries += torch.arange(num_entries, dtype=torch.int32, device=self.device)
-        return SparseRows(offsets, self.columns[entries], self.values[entries], self.num_columns)
+        features = None if self.features is None else self.features.select(index)
+        return SparseRows(offsets, self.columns[entries], self.values[entries], self.num_columns, features)
 
     @classmethod
     def concatenate(cls, blocks: Sequence[SparseRows]) -> SparseRows:
@@ -196,6 +214,7 @@ class SparseRows:
             torch.cat([block.columns for block in blocks]),
             torch.cat([block.values for block in blocks]),
             first.num_columns,
+            _features_of(blocks),
         )
 
     def to(
@@ -211,12 +230,17 @@ class SparseRows:
             self.columns.to(device, non_blocking=non_blocking),
             self.values.to(device, dtype or self.dtype, non_blocking=non_blocking),
             self.num_columns,
+            None if self.features is None else self.features.to(device, non_blocking=non_blocking),
         )
 
     def pin_memory(self) -> SparseRows:
         """A copy in page-locked memory, from which ``to(device, non_blocking=True)`` runs beside computation."""
         return SparseRows(
-            self.offsets.pin_memory(), self.columns.pin_memory(), self.values.pin_memory(), self.num_columns
+            self.offsets.pin_memory(),
+            self.columns.pin_memory(),
+            self.values.pin_memory(),
+            self.num_columns,
+            None if self.features is None else self.features.pin_memory(),
         )
 
     def sort_by_column(self, descending: bool = False, inplace: bool = False) -> SparseRows:
@@ -245,7 +269,7 @@ class SparseRows:
         order = order[torch.argsort(self.row_indices()[order], stable=True)]
         columns, values = self.columns[order], self.values[order]
         if not inplace:
-            return SparseRows(self.offsets, columns, values, self.num_columns)
+            return SparseRows(self.offsets, columns, values, self.num_columns, self.features)
         self.columns, self.values = columns, values
         return self
 
@@ -328,3 +352,18 @@ class SparseRows:
     def to_scipy(self) -> Any:
         """A ``scipy.sparse.csr_array``, without a copy when the rows are on the CPU."""
         return conversions.to_scipy(self)
+
+
+def _features_of(blocks: Sequence[SparseRows]) -> SparseRows | None:
+    """The features of the rows of several blocks; rows of a block without any have none."""
+    some = next((block.features for block in blocks if block.features is not None), None)
+    if some is None:
+        return None
+    return SparseRows.concatenate(
+        [
+            SparseRows(torch.zeros_like(block.offsets), some.columns[:0], some.values[:0], some.num_columns)
+            if block.features is None
+            else block.features
+            for block in blocks
+        ]
+    )

@@ -38,6 +38,7 @@ _BEST = RatingRecipe(
     unit=1.0,
     mean_damping=1.0,
     input_scale=15.0,
+    feature_scale=20.0,
     row_offset=True,
     initial_std=0.01,
     hide_ratio=0.25,
@@ -61,6 +62,7 @@ _SMALL = replace(
     activation="tanh",
     mean_damping=5.0,
     input_scale=7.0,
+    feature_scale=5.0,
     presence=True,
     initial_std=0.005,
     alpha=1.5,
@@ -82,6 +84,7 @@ _DEEP = RatingRecipe(
     mean_damping=50.0,
     raw_input=True,
     input_scale=12.0,
+    feature_scale=5.0,
     initial_std=0.02,
     inner_gain=4.0,
     hide_ratio=0.5,
@@ -123,7 +126,8 @@ _RANKING_DENSE = RankingRecipe(
 _RANKING_SPARSE = RankingRecipe(
     units=256,
     tied=True,
-    temperature=15.0,
+    temperature=8.0,
+    popularity_power=0.25,
     initial_std=0.1,
     loss="multinomial",
     sampled_columns=1000,
@@ -148,6 +152,7 @@ PRESETS: dict[str, Recipe] = {
         _BEST,
         activation="tanh",
         input_scale=12.0,
+        feature_scale=10.0,
         learning_rate=1e-3,
         weight_decay=4e-4,
         decoder_weight_decay=2e-3,
@@ -170,8 +175,9 @@ PRESETS: dict[str, Recipe] = {
         _DEEP,
         hidden=(256, 256),
         mean_damping=1.0,
+        feature_scale=2.0,
         inner_gain=16.0,
-        hide_ratio=0.3,
+        hide_ratio=0.2,
         learning_rate=1e-2,
         encoder_rate=0.4,
         weight_decay=0.09,
@@ -195,17 +201,20 @@ def ranking_preset(manifest: Manifest) -> str:
     return "ranking-dense" if dense else "ranking-sparse"
 
 
-# Training ratings from which the recipes of MovieLens-1M are better than those of MovieLens-100K.
+# Training entries from which what is best on MovieLens-1M is taken, and not what is best on MovieLens-100K.
 _LARGE_FROM = 300_000
+# The columns of which `linear` needs 400 MB.
+_LINEAR_COLUMNS = 10_000
 
 
 def auto_preset(manifest: Manifest) -> str:
-    """The preset for a data set: of interactions that of lists, of ratings the one that is most accurate alone."""
+    """The preset for a data set, by feedback, axis and size: of those for it, what was the most accurate alone."""
+    large = manifest.fold_entries["train"] >= _LARGE_FROM
     if manifest.feedback == "implicit":
-        return ranking_preset(manifest)
+        return ranking_preset(manifest) if large or manifest.num_columns > _LINEAR_COLUMNS else "linear"
     if manifest.axis == "item":
         return "deep"
-    return "best-user" if manifest.fold_entries["train"] >= _LARGE_FROM else "best-small-user"
+    return "best-user" if large else "best-small-user"
 
 
 #: Presets that are another one by name, depending on the data set; each with the function that says which.

@@ -40,6 +40,7 @@ class RankingObjective(StepObjective):
             tied=recipe.tied,
             temperature=recipe.temperature or None,
             code_power=recipe.code_power,
+            popularity_power=recipe.popularity_power,
         )
         return RankingAutoencoder(config, generator, recipe.initial_std)
 

@@ -21,6 +21,9 @@ class RankingRecipe(StepRecipe):
         0.0, "scores are this times the cosine of code and decoder row, which needs `tied`; 0: their product"
     )
     code_power: float = recipe_field(0.0, "without a temperature, a code is divided by entries ^ this")
+    popularity_power: float = recipe_field(
+        0.0, "an entry counts in its row's code by its column's training entries ^ minus this"
+    )
     initial_std: float = recipe_field(0.02, "of normal initial weights")
     loss: str = recipe_field("squared", "squared, logistic, or multinomial (sampled softmax)")
     sampled_columns: int = recipe_field(1000, "columns, drawn for each minibatch, that stand for what a row lacks")
@@ -37,7 +40,8 @@ class RankingRecipe(StepRecipe):
     least: ClassVar[Mapping[str, float]] = {
         **StepRecipe.least,
         **dict.fromkeys(("units", "sampled_columns"), 1),
-        **dict.fromkeys(("temperature", "code_power", "initial_std", "row_power", "weight_decay"), 0),
+        **dict.fromkeys(("temperature", "code_power", "popularity_power"), 0),
+        **dict.fromkeys(("initial_std", "row_power", "weight_decay"), 0),
     }
     shares: ClassVar[tuple[str, ...]] = (*StepRecipe.shares, "hide_ratio")
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {

@@ -19,6 +19,9 @@ from nnsparse_stream.training.objective import StepObjective, make_optimizer
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
 
+#: A row of so many ratings counts half as much as one of very many where its mean is to be foretold.
+_MEANS_DAMPING = 5.0
+
 
 class RatingObjective(StepObjective):
     """Denoising: some ratings of a row are hidden from the input, and all are estimated.
@@ -48,6 +51,8 @@ class RatingObjective(StepObjective):
             raw_input=recipe.raw_input,
             input_scale=recipe.input_scale or None,
             presence=recipe.presence,
+            num_features=manifest.features.rows if manifest.features and recipe.feature_scale else 0,
+            feature_scale=recipe.feature_scale if manifest.features else 0.0,
             row_offset=recipe.row_offset,
             rating_min=low,
             rating_max=high,
@@ -101,12 +106,27 @@ class RatingObjective(StepObjective):
             inputs, visible = inputs.with_values(inputs.values / (1 - self._recipe.hide_ratio)), None
         estimates = self._model.estimate(inputs, targets, visible, transposed, self._layer)
         loss = self.criterion(estimates, targets)
-        self._step(loss / (rows.num_rows if self._recipe.loss_average == "rows" else rows.num_entries))
+        average = loss / (rows.num_rows if self._recipe.loss_average == "rows" else rows.num_entries)
+        self._step(average + self._loss_of_means(rows))
         with torch.no_grad():
             squared = (estimates.values - targets.values).square().sum() * self._model.config.unit**2
         if self._recipe.refeed_columns and self._layer is None:
             self._refeed(clean)
         return {"loss": float(loss.detach()), "squared": float(squared)}
+
+    def _loss_of_means(self, rows: SparseRows) -> torch.Tensor | float:
+        """The squared error of the means that features foretell, averaged over rows; a mean of few ratings counts less.
+
+        A residual does not depend on it: its row's mean has the row's own ratings in it, which are all there is to
+        learn of the row's level.
+        """
+        if not self._model.reads_features or rows.features is None:
+            return 0.0
+        lengths = rows.lengths()
+        sums = torch.zeros(rows.num_rows, dtype=torch.float64, device=rows.device)
+        means = (sums.index_add_(0, rows.row_indices(), rows.values.double()) / lengths).to(rows.dtype)
+        errors = (self._model.expected_means(rows) - means).square()
+        return (errors * lengths / (lengths + _MEANS_DAMPING)).mean()
 
     def _train_inner(self, targets: SparseRows) -> dict[str, float]:
         """A step of an inner layer alone."""
@@ -129,7 +149,8 @@ class RatingObjective(StepObjective):
         columns = drawn.sort().values.to(torch.int32).repeat(targets.num_rows)
         count = min(self._recipe.refeed_columns, width)
         offsets = torch.arange(0, len(columns) + 1, count, dtype=torch.int32, device=targets.device)
-        at = SparseRows(offsets, columns, torch.zeros_like(columns, dtype=targets.dtype), width)
+        nothing = torch.zeros_like(columns, dtype=targets.dtype)
+        at = SparseRows(offsets, columns, nothing, width, targets.features)
         with torch.no_grad():
             dense = self._model.estimate(targets, at)
         transposed = Transposed.of(dense)
@@ -150,7 +171,7 @@ def _make_optimizer(model: RatingAutoencoder, recipe: RatingRecipe, layer: int |
         trained = [parameter for parameter in model.parameters() if id(parameter) not in inner]
     else:
         trained = [*model.inner[layer - 2].parameters(), *model.inner[1 - layer].parameters()]
-    encoders = {id(matrix) for matrix in (model.encoder, model.presence)}
+    encoders = {id(matrix) for matrix in (model.encoder, model.presence, model.features, model.feature_means)}
     decays = dict.fromkeys(encoders | {id(linear.weight) for linear in model.inner}, recipe.weight_decay)
     decays[id(model.decoder)] = recipe.decoder_weight_decay
     size = math.sqrt(max(int(model.column_counts.sum()), 1)) if recipe.decay_by_size else 1.0

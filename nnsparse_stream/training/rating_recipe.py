@@ -27,6 +27,9 @@ class RatingRecipe(StepRecipe):
     raw_input: bool = recipe_field(False, "the input is the ratings themselves, and not the residuals")
     input_scale: float = recipe_field(0.0, "a row's input is multiplied by this / sqrt(its visible ratings); 0: not")
     presence: bool = recipe_field(False, "encode which columns are visible, too, by a second matrix")
+    feature_scale: float = recipe_field(
+        1.0, "a row's features, where there are any, are encoded, multiplied by this / sqrt(their number); 0: not"
+    )
     row_offset: bool = recipe_field(False, "add a linear function of the code to all estimates of a row")
     initial_std: float = recipe_field(0.0, "of normal initial weights; 0: uniform, as the original")
     inner_gain: float = recipe_field(
@@ -57,7 +60,8 @@ class RatingRecipe(StepRecipe):
 
     least: ClassVar[Mapping[str, float]] = {
         **StepRecipe.least,
-        **dict.fromkeys(("unit", "mean_damping", "input_scale", "initial_std", "inner_gain", "encoder_rate"), 0),
+        **dict.fromkeys(("unit", "mean_damping", "input_scale", "feature_scale", "initial_std"), 0),
+        **dict.fromkeys(("inner_gain", "encoder_rate"), 0),
         **dict.fromkeys(("weight_decay", "decoder_weight_decay", "pretrain_epochs", "refeed_columns"), 0),
     }
     shares: ClassVar[tuple[str, ...]] = (*StepRecipe.shares, "hide_ratio", "decay_ramp")

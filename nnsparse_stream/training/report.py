@@ -10,14 +10,18 @@ from dataclasses import dataclass
 
 _LIGHT = {
     "ink": "#1c2330", "dim": "#667085", "line": "#d9dee7", "paper": "#ffffff", "panel": "#f6f8fb",
-    "s0": "#2563a8", "s1": "#d9722e", "s2": "#2e8b6f", "s3": "#8a94a6",
+    "s0": "#2563a8", "s1": "#d9722e", "s2": "#2e8b6f", "s3": "#7a57b5",
+    "s4": "#c2416b", "s5": "#a8821f", "s6": "#1995a8", "s7": "#7d5c49",
 }  # fmt: skip
-_SVG_STYLE = "svg text { fill: var(--dim); font: 12px system-ui, sans-serif; } svg .label { fill: var(--ink); }"
+_SVG_STYLE = (
+    "svg text, svg .dim { fill: var(--dim); font: 12px system-ui, sans-serif; } svg .label { fill: var(--ink); }"
+)
 _STYLE = (
     f":root {{ {' '.join(f'--{name}: {colour};' for name, colour in _LIGHT.items())} }}"
     """
 @media (prefers-color-scheme: dark) { :root { --ink: #e7ebf2; --dim: #98a3b5; --line: #343d4d; --paper: #151a22;
-  --panel: #1d2430; --s0: #6aa9e9; --s1: #f09a5d; --s2: #5fc4a3; --s3: #8a94a6; } }
+  --panel: #1d2430; --s0: #6aa9e9; --s1: #f09a5d; --s2: #5fc4a3; --s3: #b399e6;
+  --s4: #ee7fa3; --s5: #d9b84f; --s6: #56c4d6; --s7: #c9a189; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
 main { max-width: 880px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
@@ -34,6 +38,8 @@ tr.strong td { font-weight: 650; }
 """ + _SVG_STYLE
 )
 
+#: Colours that parts of a chart may have: "var(--s0)" to "var(--s7)".
+COLOURS = 8
 _WIDTH, _HEIGHT = 820, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 32, 30, 44
 
@@ -86,7 +92,7 @@ def line_chart(
     series: Sequence[Series], x_label: str, y_label: str, caption: str, levels: Sequence[tuple[str, float]] = ()
 ) -> str:
     """Lines over a common x axis, and dashed horizontal lines at named levels."""
-    return _figure(_lines(series, x_label, y_label, caption, levels), caption)
+    return figure(_lines(series, x_label, y_label, caption, levels), caption)
 
 
 def line_chart_file(
@@ -143,7 +149,7 @@ def _lines(
     for name, level in levels:
         y = at(first, level)[1]
         parts.append(
-            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--s3)" '
+            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--dim)" '
             f'stroke-dasharray="6 5"/><text x="{_LEFT + 6}" y="{y - 6:.1f}">'
             f"{html.escape(name)} {level:.4f}</text>"
         )
@@ -192,7 +198,7 @@ def bar_chart(
                     f'<text class="label" x="{middle:.1f}" y="{_HEIGHT - _BOTTOM - bar - 6:.1f}" '
                     f'text-anchor="middle">{values[position]:.3f}</text>'
                 )
-    return _figure(_svg(parts, _legend([name for name, _ in series]), x_label, y_label, caption), caption)
+    return figure(_svg(parts, _legend([name for name, _ in series]), x_label, y_label, caption), caption)
 
 
 def _text(cell: object) -> str:
@@ -261,5 +267,6 @@ def _svg(parts: Sequence[str], legend: str, x_label: str, y_label: str, caption:
     )
 
 
-def _figure(svg: str, caption: str) -> str:
+def figure(svg: str, caption: str) -> str:
+    """A chart with the sentence below it that says what it shows."""
     return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"

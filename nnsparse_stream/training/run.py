@@ -171,7 +171,8 @@ class Run(ABC):
         """
         state, sums = self.checkpoint.state, self.checkpoint.state["sums"]
         epoch = state["epoch"] + 1
-        if not all(bool(parameter.isfinite().all()) for parameter in self.checkpoint.model.parameters()):
+        weights = self.checkpoint.model.parameters()
+        if not all(map(math.isfinite, train.values())) or not all(bool(held.isfinite().all()) for held in weights):
             raise self._diverged(epoch)
         validation = self._validate() if layer is None else None
         if validation and not all(map(math.isfinite, validation.values())):

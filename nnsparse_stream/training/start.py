@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.data.features import VOCABULARY, FeatureVocabulary
 from nnsparse_stream.data.manifest import vocabulary_fingerprint
 from nnsparse_stream.data.shard_reader import Survey, survey
 from nnsparse_stream.errors import InputError
@@ -20,7 +21,14 @@ from nnsparse_stream.training.objective import ClosedForm
 from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.progress import Progress, run_report
 from nnsparse_stream.training.run import Run, TrainingRequest, no_sums
-from nnsparse_stream.training.state import CheckpointState, checkpoints_of, columns_of, read_state, step_directory
+from nnsparse_stream.training.state import (
+    CheckpointState,
+    checkpoints_of,
+    columns_of,
+    features_of,
+    read_state,
+    step_directory,
+)
 from nnsparse_stream.training.step_run import StepRun
 from nnsparse_stream.training.steps import pick_device
 from nnsparse_stream.training.stream import Cursor
@@ -32,6 +40,7 @@ SUMS_FILES = "_sums/part-#.bin"
 CONTENTS = (
     *(f"checkpoints/step-#/{name}" for name in FILES),
     "columns/part-#-of-#.parquet",
+    VOCABULARY,
     "metrics.jsonl",
     EVENTS_FILE,
     "report.html",
@@ -142,6 +151,8 @@ def train(
         # The run's models are to be used without the data set.
         for part, data in dataset.vocabulary_parts():
             directory.write(part.path, data)
+        if (features := checkpoint.features) is not None:
+            directory.write(features.path, FeatureVocabulary.read(dataset.url, features).to_parquet())
         run.go(directory)
     except BaseException:
         if not checkpoints_of(request.output):
@@ -189,6 +200,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: st
         "column_id_type": manifest.column_id_type,
         "vocabulary": vocabulary_fingerprint(manifest),
         "columns": columns_of(manifest),
+        "features": features_of(manifest) if model.reads_features else None,
         "data": dataset.manifest.fingerprint(),
         "recipe": recipe.to_json(),
         "seed": request.seed,

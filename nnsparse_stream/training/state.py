@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict
 
+from nnsparse_stream.data.features import FeaturesFile
 from nnsparse_stream.data.manifest import ColumnsFile, Manifest, vocabulary_fingerprint
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary
@@ -68,6 +69,7 @@ class _State(TypedDict):
     column_id_type: _IdType
     vocabulary: str
     columns: list[ColumnsFile]
+    features: FeaturesFile | None
     data: str
     recipe: dict[str, Any]
     seed: int
@@ -89,7 +91,8 @@ class CheckpointState:
     Attributes:
         url: the checkpoint's directory.
         state: what state.json holds: `axis`, `row_id_type`, `column_id_type`, `vocabulary` (fingerprint), `columns`
-            (the vocabulary's files, in the run's directory), `data` (SHA-256 of the data set's manifest), `recipe`
+            (the vocabulary's files, in the run's directory), `features` (that of the rows' features, likewise, or None
+            where the model reads none), `data` (SHA-256 of the data set's manifest), `recipe`
             (with its objective), `seed`, `validation_metric` (by which an epoch is the best), `epoch`, `cursor`, `sums`
             (of the epoch so far), `step`, `best`, `history` (metrics by epoch), `model` (its kind and configuration),
             `tensors` (size and SHA-256 of the files).
@@ -102,6 +105,12 @@ class CheckpointState:
     def config(self) -> ModelConfig:
         """The model's configuration."""
         return _config(self.state["model"])
+
+    @property
+    def features(self) -> FeaturesFile | None:
+        """The vocabulary of the rows' features, in the run's directory; None where the model reads none."""
+        held = self.state["features"]
+        return None if held is None else typed(FeaturesFile, held)
 
     @property
     def run(self) -> str:
@@ -139,6 +148,11 @@ class CheckpointState:
             raise InputError(
                 f"{url} is damaged: its manifest says {manifest.num_columns} columns, and of this vocabulary there are "
                 f"{self.state['model']['num_columns']}"
+            )
+        if self.state["features"] not in (None, features_of(manifest)):
+            raise InputError(
+                f"{url} has not the features of rows that the model in {self.url} was trained with: prepare the "
+                "ratings with the same `row_features`, or with the `vocabulary` of the training's data set and its own"
             )
         for which in ("row_id_type", "column_id_type"):
             if getattr(manifest, which) != self.state[which]:
@@ -272,3 +286,9 @@ def _config(model: dict[str, Any]) -> ModelConfig:
 def columns_of(manifest: Manifest) -> list[dict[str, Any]]:
     """A data set's vocabulary as `CheckpointState.state` refers to it: a run holds a copy, under the same names."""
     return [asdict(part) for part in manifest.columns]
+
+
+def features_of(manifest: Manifest) -> dict[str, Any] | None:
+    """The vocabulary of a data set's features as `CheckpointState.state` refers to it."""
+    held = manifest.features
+    return None if held is None else {**asdict(held), "fields": [asdict(field) for field in held.fields]}

@@ -104,11 +104,15 @@ class StepRun(Run):
         return {**self.objective.figures(self.recipe, sums), "fill": fill}
 
     def _diverged(self, epoch: int) -> InputError:
-        ratings = self.dataset.manifest.ratings
+        ratings, hint = self.dataset.manifest.ratings, ""
+        if "implicit" not in self.recipe.feedback:  # other objectives do not read the values
+            hint = (
+                f", or look for extreme ratings (those of {self.dataset.url} lie between {ratings['min']:g} and "
+                f"{ratings['max']:g})"
+            )
         return InputError(
             f"training diverged in epoch {epoch}, at a learning rate of {self.trainer.learning_rate:g}: lower "
-            f"`learning_rate`, or look for extreme ratings (those of {self.dataset.url} lie between {ratings['min']:g} "
-            f"and {ratings['max']:g})"
+            f"`learning_rate`{hint}"
         )
 
     def _is_due(self) -> bool:

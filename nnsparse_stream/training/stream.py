@@ -205,6 +205,7 @@ def _sampled(rows: SparseRows, bound: int, random: np.random.Generator) -> Spars
         rows.columns[torch.from_numpy(keep)],
         rows.values[torch.from_numpy(keep)],
         rows.num_columns,
+        rows.features,
     )
 
 
@@ -253,5 +254,5 @@ class _Prefetched:
 def _bytes(minibatch: Minibatch | None) -> int:
     if minibatch is None:
         return 0
-    rows = minibatch.rows
-    return rows.offsets.nbytes + rows.columns.nbytes + rows.values.nbytes
+    blocks = [minibatch.rows, *([] if minibatch.rows.features is None else [minibatch.rows.features])]
+    return sum(rows.offsets.nbytes + rows.columns.nbytes + rows.values.nbytes for rows in blocks)

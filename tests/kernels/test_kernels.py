@@ -216,7 +216,7 @@ def test_without_a_place_for_a_cache_functions_compile_all_the_same(monkeypatch)
         return compile_function(function, **options)
 
     monkeypatch.setattr(cpu_kernels.numba, "njit", refuse_cache)
-    assert cpu_kernels._compiled(lambda number: number + 1)(2) == 3
+    assert cpu_kernels.compiled(lambda number: number + 1)(2) == 3
 
 
 @pytest.mark.parametrize("name", PATHS)

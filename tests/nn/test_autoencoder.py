@@ -73,6 +73,32 @@ def test_inner_layers_may_begin_with_a_deviation_of_their_own():
     assert float(model.decoder.detach().std()) == pytest.approx(0.02, rel=0.1)
 
 
+def test_features_of_rows_are_added_to_the_first_layer():
+    model = make_model(output_activation="identity", num_features=4, feature_scale=3.0)
+    assert model.reads_features
+    torch.testing.assert_close(model.predict(RATINGS), make_model(output_activation="identity").predict(RATINGS))
+    torch.nn.init.normal_(model.features, generator=torch.Generator().manual_seed(1))
+    held = SparseRows.from_rows([(torch.tensor([0, 3]), torch.ones(2)), (torch.tensor([2]), torch.ones(1))], 4)
+    features = SparseRows(torch.tensor([0, 2, 3, 3]), held.columns, held.values, 1000)
+    rows = SparseRows(RATINGS.offsets, RATINGS.columns, RATINGS.values, 8, features)
+    sums = 3 * torch.stack([(model.features[0] + model.features[3]) / 2**0.5, model.features[2], torch.zeros(6)])
+    inputs = model.residuals(rows, model.row_means(rows))
+    x = inputs.to_dense(0.0) @ model.encoder + model.encoder_bias + sums
+    torch.testing.assert_close(model.code(inputs), torch.tanh(x))
+    assert not torch.equal(model.predict(rows)[1], model.predict(RATINGS)[1])
+    torch.testing.assert_close(model.predict(rows)[2], model.predict(RATINGS)[2])
+
+
+def test_a_row_is_expected_to_have_the_mean_that_its_features_foretell():
+    model = make_model(num_features=2, feature_scale=2.0, mean_damping=2.0)
+    model.feature_means.data = torch.tensor([[0.5], [-0.25]])
+    features = SparseRows.from_rows([(torch.tensor([0]), torch.ones(1)), (torch.tensor([1]), torch.ones(1))], 2)
+    rows = SparseRows(RATINGS.offsets[:3], RATINGS.columns[:3], RATINGS.values[:3], 8, features)
+    assert model.expected_means(rows).tolist() == [4.5, 3.0]
+    assert model.row_means(rows).tolist() == pytest.approx([(12 + 2 * 4.5) / 5, 3.0])
+    assert model.expected_means(RATINGS).tolist() == [3.5] * 3
+
+
 def test_cold_rows_and_unseen_columns_fall_back_and_are_never_nan():
     model = make_model(seen=[0])
     predicted = model.predict(RATINGS)

@@ -16,7 +16,10 @@ KINDS = {
     "linear": {"code_power": 0.25},
     "tied": {"code_power": 0.5, "tied": True},
     "cosine": {"tied": True, "temperature": 3.0},
+    "popularity": {"tied": True, "temperature": 3.0, "popularity_power": 0.5},
+    "linear popularity": {"code_power": 0.25, "popularity_power": 0.5},
 }
+COUNTS = torch.tensor([4, 1, 9, 2, 2, 8, 7, 3, 1, 1, 5, 6])
 EACH = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -25,8 +28,10 @@ def model_of(kind):
     model = RankingAutoencoder(config, torch.Generator().manual_seed(1), 0.5).double()
     with torch.no_grad():
         model.decoder_bias.normal_(generator=torch.Generator().manual_seed(2))
-        if kind == "cosine":  # by float64 numbers
+        if model.config.temperature is not None:  # by float64 numbers
             model.encoder.copy_(normalize(model.encoder))
+    if model.config.popularity_power:
+        model.column_counts.copy_(COUNTS)
     return model
 
 
@@ -40,10 +45,13 @@ def minibatch():
 def score_without(model, held):
     """The score of all columns for a row, densely, from what it has: bool (columns,)."""
     encoder = model.encoder
+    shares = held.double()
+    if model.config.popularity_power:
+        shares = shares * model.column_counts.double() ** -model.config.popularity_power
     if model.config.temperature is not None:
         encoder = normalize(encoder)
-        return model.config.temperature * normalize(held.double() @ encoder, dim=0) @ encoder.t() + model.decoder_bias
-    code = held.double() @ encoder * held.double().sum().clamp(min=1) ** -model.config.code_power
+        return model.config.temperature * normalize(shares @ encoder, dim=0) @ encoder.t() + model.decoder_bias
+    code = shares @ encoder * held.double().sum().clamp(min=1) ** -model.config.code_power
     return code @ model.output_matrix.t() + model.decoder_bias
 
 
@@ -100,7 +108,8 @@ def test_losses_and_gradients_equal_those_of_each_row_without_its_entry(kind, lo
         for (parameter, _), ours, reference in zip(model.named_parameters(), gradients, references, strict=True):
             assert isinstance(ours, RowGradient)
             dense = ours.to_dense()
-            if kind == "cosine" and parameter == "encoder":  # what the optimiser leaves of it for rows of norm 1
+            # What the optimiser leaves of it for rows of norm 1.
+            if model.config.temperature is not None and parameter == "encoder":
                 dense -= (dense * model.encoder).sum(1, keepdim=True) * model.encoder
             torch.testing.assert_close(dense, reference)
 
@@ -116,6 +125,7 @@ def test_lists_are_ordered_by_the_scores_of_the_whole_row(kind):
 @EACH
 def test_a_cold_row_has_the_biases_and_a_column_never_trained_the_lowest(kind):
     model = model_of(kind)
+    model.column_counts[:3] = 0
     model.column_counts[3:] = 2
     biases = model.decoder_bias.detach().clone()
     biases[:3] = biases[3:].min()

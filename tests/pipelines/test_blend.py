@@ -170,6 +170,10 @@ def test_flags_that_do_not_go_with_a_blend(trained, item_side, blend, tmp_path, 
     assert "prepare the files once for each axis" in refused("score", "--model", blend, "--input", trained.log, *scores)
     assert "--data is missing" in refused("evaluate", "--model", trained.run)
     assert "pass either --data or --input" in refused("score", "--model", trained.run, *scores)
+    clicks = ["--input", trained.log, "--feedback", "implicit"]
+    assert "holds interactions without ratings" in refused("score", "--model", trained.run, *clicks, *scores)
+    unblended = ["--weights_of", trained.run, *scores]
+    assert "is no blend" in refused("blend", *flags(trained, item_side), *unblended)
     assert "--overwrite" in refused("blend", *flags(trained, item_side), "--output", blend)
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "mine.txt").write_text("x")
@@ -198,3 +202,13 @@ def test_a_damaged_blend_is_named(blend, tmp_path, capsys, change, message):
     error = capsys.readouterr().err
     assert str(path.parent) in error
     assert message in error
+
+
+def test_a_blend_whose_data_set_is_gone_asks_for_it(blend, tmp_path, capsys):
+    shutil.copytree(blend, tmp_path / "blend")
+    path = tmp_path / "blend" / "blend.json"
+    held = json.loads(path.read_text())
+    held["members"][1]["data"] = "/gone"
+    path.write_text(json.dumps(held))
+    assert cli.main(["evaluate", "--model", str(tmp_path / "blend")]) == 2
+    assert "the data set /gone, which is not there; name its --data" in capsys.readouterr().err

@@ -215,6 +215,8 @@ def test_shares_of_time_become_a_cut() -> None:
     assert TimeShares(validation_share=50).cut(counts) == TimeFolds(6, None, 50, None)
     with pytest.raises(InputError, match="too many ratings have the time 7 for `validation_share_time` 10"):
         TimeShares(10, 30).cut(counts)
+    with pytest.raises(InputError, match=r"have the time 5, the first, for any to come before the latest 10%; .* than"):
+        TimeShares(test_share=10).cut(count_times(np.array([5, 5, 5])))
     for shares in ((0, 0), (60, 40)):
         with pytest.raises(ValueError, match="do not sum to more than 0 and less than 100 percent"):
             TimeShares(*shares)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from samples import command
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
@@ -80,5 +81,14 @@ def test_the_command_judges_a_blend(trained, item_side, tmp_path, capsys):
     assert "each model needs" in capsys.readouterr().err
     assert cli.main(["evaluate", *flags, "--weights", "1,x"]) == 2
     assert "not a list of numbers" in capsys.readouterr().err
-    assert cli.main(["evaluate", *flags, "--metrics", "rmse,ndcg@10"]) == 2
+    assert cli.main(["evaluate", *flags, "--metrics", "rmse, ndcg@10"]) == 2
     assert "--metrics: several models are judged by their predicted ratings" in capsys.readouterr().err
+
+
+def test_ratings_are_not_judged_by_their_mean_with_scores_of_lists(trained, tmp_path, capsys):
+    lists = str(tmp_path / "lists")
+    command("train", "--data", trained.data, "--output", lists, "--preset", "linear")
+    capsys.readouterr()
+    flags = ["--data", f"{trained.data},{trained.data}", "--model", f"{trained.run},{lists}"]
+    assert cli.main(["evaluate", *flags]) == 2
+    assert "rmse, mae: the model's scores order lists and are no ratings" in capsys.readouterr().err

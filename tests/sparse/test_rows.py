@@ -229,3 +229,19 @@ def test_gradients_reach_the_values(name):
     structure = SparseRows.from_rows([([3, 1, 3], [1.0, 2.0, -1.0]), ([], []), ([0, 4, 2], [0.5, 4.0, 5.0])], 5)
     values = structure.values.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda values: OPERATIONS[name](structure.with_values(values)), values)
+
+
+def test_features_stay_with_their_rows() -> None:
+    features = SparseRows.from_rows([(torch.tensor([row]), torch.ones(1)) for row in range(3)], num_columns=9)
+    plain = SparseRows.from_rows([(torch.tensor([4 - row]), torch.ones(1)) for row in range(3)], num_columns=5)
+    rows = SparseRows(plain.offsets, plain.columns, plain.values, 5, features)
+    double = rows.with_values(rows.values * 2)
+    both = SparseRows.concatenate([plain, rows.select(torch.tensor([2, 0])), rows.to(dtype=torch.float32)[1:]])
+    taken = [double, rows[::-1], rows[1], rows.sort_by_column(), both]
+    found = [None if some.features is None else some.features.lengths().tolist() for some in taken]
+    assert found == [[1] * 3, [1] * 3, [1], [1] * 3, [0, 0, 0, 1, 1, 1, 1]]
+    assert both.features is not None
+    assert both.features.columns.tolist() == [2, 0, 1, 2]
+    assert rows.add(rows).features is None
+    with pytest.raises(ValueError, match="features of 3 rows, and 2 rows"):
+        SparseRows(plain.offsets[:3], plain.columns[:2], plain.values[:2], 5, features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ def test_the_model_of_a_stopped_run_knows_popularity_alone(trained: Trained, tmp
     nothing = SparseRows(torch.zeros(2, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), torch.zeros(0), 60)
     scores = model.tiles(nothing)(0, 60)
     assert scores.argmax() == model.column_counts.argmax()
+
+
+def test_a_solution_that_is_not_finite_is_refused(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not finite"):
+        train(request(trained, tmp_path / "run", recipe=recipe("linear", l2=math.inf)))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["max_steps", "patience", "checkpoint_steps", "checkpoint_minutes"])

@@ -51,18 +51,21 @@ def test_a_recipe_that_makes_no_sense_is_refused(fields, said):
 
 
 @pytest.mark.parametrize(
-    ("feedback", "axis", "entries", "chosen"),
+    ("feedback", "axis", "entries", "columns", "chosen"),
     [
-        ("explicit", "item", 5, "deep"),
-        ("explicit", "user", 1_000_000, "best-user"),
-        ("explicit", "user", 5, "best-small-user"),
-        ("implicit", "user", 500, "ranking-dense"),
-        ("implicit", "user", 5, "ranking-sparse"),
+        ("explicit", "item", 1_000_000, 1, "deep"),
+        ("explicit", "item", 5, 1, "deep"),
+        ("explicit", "user", 1_000_000, 1, "best-user"),
+        ("explicit", "user", 5, 1, "best-small-user"),
+        ("implicit", "user", 1_000_000, 1_000, "ranking-dense"),
+        ("implicit", "user", 1_000_000, 100_000, "ranking-sparse"),
+        ("implicit", "user", 5, 1_000, "linear"),
+        ("implicit", "user", 5, 100_000, "ranking-sparse"),
     ],
 )
-def test_auto_chooses_by_what_the_data_set_holds(trained, feedback, axis, entries, chosen):
+def test_auto_chooses_by_what_the_data_set_holds(trained, feedback, axis, entries, columns, chosen):
     manifest = replace(
-        Manifest.read(trained.data), feedback=feedback, axis=axis, num_columns=1, fold_entries={"train": entries}
+        Manifest.read(trained.data), feedback=feedback, axis=axis, num_columns=columns, fold_entries={"train": entries}
     )
     assert chosen_preset("auto", manifest) == chosen
     assert chosen in PRESETS

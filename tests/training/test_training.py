@@ -361,6 +361,13 @@ def test_divergence_is_an_error_that_says_what_to_do_and_leaves_nothing(trained,
     assert not (tmp_path / "run").exists()
 
 
+def test_divergence_of_what_reads_no_ratings_does_not_name_any(trained, tmp_path):
+    lists = recipe("ranking-dense", units=4, epochs=2, optimizer="sgd", warmup=0.0, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"lower `learning_rate`$"):
+        train(request(trained, tmp_path / "run", recipe=lists))
+    assert not (tmp_path / "run").exists()
+
+
 def test_ratings_whose_squared_errors_overflow_are_named(trained, tmp_path):
     log, data = tmp_path / "huge.csv", str(tmp_path / "data")
     log.write_text("user,item,rating\n" + "".join(f"{k % 5},{k // 5},{k % 3 + 1}e37\n" for k in range(40)))
