@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
 from nnsparse_stream.kernels.sampled import bias_at, decode_columns, from_others
 from nnsparse_stream.nn.model import FactorModel, ModelConfig
+from nnsparse_stream.nn.ranking import ScoreTile
 from nnsparse_stream.sparse.rows import SparseRows
 
 # Under the root of a squared norm, so that the code of no entries is 0 and has a gradient.
@@ -174,9 +175,19 @@ class RankingAutoencoder(FactorModel):
     @torch.no_grad()
     def decode(self, codes: Tensor, columns: slice | Tensor) -> Tensor:
         """Scores of rows at some columns; see `FactorModel.decode`."""
+        return self._decode(codes, columns, self._lowest_bias())
+
+    @torch.no_grad()
+    def tiles(self, known: SparseRows) -> ScoreTile:
+        """Scores of rows at ranges of columns; see `Model.tiles`."""
+        codes, lowest = self.codes(known), self._lowest_bias()  # which takes a pass over all columns
+        return lambda start, stop: self._decode(codes, slice(start, stop), lowest)
+
+    @torch.no_grad()
+    def _decode(self, codes: Tensor, columns: slice | Tensor, lowest: Tensor) -> Tensor:
         scores = torch.mm(codes, self.output_matrix[columns].t()).add_(self.decoder_bias[columns])
         untrained = self.column_counts[columns] == 0
-        return scores.masked_fill_(untrained, self._lowest_bias()) if untrained.any() else scores
+        return scores.masked_fill_(untrained, lowest) if untrained.any() else scores
 
     @torch.no_grad()
     def predict_at(self, known: SparseRows, at: SparseRows, clip: bool = True) -> Tensor:
