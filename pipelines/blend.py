@@ -102,7 +102,14 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
 
 def contents() -> tuple[str, ...]:
     """Patterns of the files that `blend` writes; see `OutputDirectory`."""
-    member = ("columns/part-#-of-#.parquet", "checkpoints/step-#/model.safetensors", "checkpoints/step-#/state.json")
+    from nnsparse_stream.data.features import VOCABULARY
+
+    member = (
+        "columns/part-#-of-#.parquet",
+        VOCABULARY,
+        "checkpoints/step-#/model.safetensors",
+        "checkpoints/step-#/state.json",
+    )
     return (*(f"members/#/{name}" for name in member), _FIT)
 
 

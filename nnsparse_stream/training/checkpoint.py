@@ -101,7 +101,8 @@ def copy_model(checkpoint: CheckpointState, run: str) -> None:
     Raises:
         InputError: a file is missing, or another one than was written; or the copy cannot be written.
     """
-    for part in checkpoint.state["columns"]:
+    features = checkpoint.state["features"]
+    for part in [*checkpoint.state["columns"], *([features] if features else [])]:
         data = storage.read_checked(storage.join(checkpoint.run, part["path"]), part["bytes"], part["sha256"])
         storage.write_file(storage.join(run, part["path"]), data)
     url = step_directory(run, checkpoint.state["step"])

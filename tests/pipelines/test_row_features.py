@@ -15,6 +15,7 @@ from scores import by_row, score, write_pairs
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.pipelines import cli
+from nnsparse_stream.scoring.blend import Blend
 from nnsparse_stream.training.checkpoint import load_model
 
 LIKED = {"good": 5, "bad": 1}
@@ -145,3 +146,14 @@ def test_a_part_that_is_damaged_is_named(films: Trained, tmp_path: Path) -> None
     part.write_bytes(part.read_bytes()[:-1] + b"?")
     with pytest.raises(Exception, match="part-00001"):
         list(Dataset(str(tmp_path)).batches())
+
+
+def test_a_blend_holds_the_features_of_its_models(films: Trained, tmp_path: Path) -> None:
+    blend = tmp_path / "blend"
+    models = ["--model", f"{films.run},{films.run}", "--data", films.data]
+    command("blend", *models, "--output", str(blend))
+    for member in ("0", "1"):
+        copied = Path("members", member, "features", "vocabulary.parquet")
+        assert (blend / copied).read_bytes() == Path(films.run, "features", "vocabulary.parquet").read_bytes()
+    assert Blend.read(str(blend)).fit.rmse < 1.0
+    command("blend", *models, "--output", str(blend), "--overwrite")
