@@ -71,22 +71,49 @@ def take(devices: Sequence[str], directory: Path | None = None) -> tuple[int, in
     Raises:
         InputError: the files cannot be made.
     """
-    directory = directory or Path(tempfile.gettempdir()) / "nnsparse-stream-devices"
+    directory = directory or _directory()
     try:
         directory.mkdir(exist_ok=True)
         for number in itertools.count():
             for place, device in enumerate(devices):
-                path = directory / f"{device}.{number}"
-                file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(file)
-                    continue
-                return place, file
+                lock = _lock(directory / f"{device}.{number}")
+                if lock is not None:
+                    return place, lock
     except OSError as error:
         raise InputError(
             f"no GPU can be taken by a lock in {directory}: {error.strerror}; name one by `device`, or set TMPDIR to a "
             "directory that this user can write to"
         ) from error
     raise AssertionError("numbers do not end")
+
+
+def users(index: int) -> int:
+    """How many processes of this machine have taken a GPU by `pick_device`."""
+    return holders(_identity(index))
+
+
+def holders(device: str, directory: Path | None = None) -> int:
+    """How many processes have taken a device; arguments as those of `take`."""
+    count = 0
+    for path in (directory or _directory()).glob(f"{device}.*"):
+        lock = _lock(path)
+        if lock is None:
+            count += 1
+        else:
+            os.close(lock)
+    return count
+
+
+def _directory() -> Path:
+    return Path(tempfile.gettempdir()) / "nnsparse-stream-devices"
+
+
+def _lock(path: Path) -> int | None:
+    """Locks a file, which is made where it is not there; None where another process has locked it."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    return file

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.nn.devices import pick_device, take
+from nnsparse_stream.nn.devices import holders, pick_device, take
 
 HOLD = """
 import sys
@@ -44,6 +44,7 @@ def test_each_process_takes_a_device_of_its_own_and_a_killed_one_frees_it(tmp_pa
         assert place == 0
         other, other_lock = take(["a", "b"], tmp_path)
         assert other == 1
+        assert [holders(device, tmp_path) for device in "abc"] == [2, 2, 0]
         os.close(lock)
         os.close(other_lock)
         second.kill()
