@@ -1,0 +1,376 @@
+"""Weighted sums of a matrix's rows by Triton: the one loop that encodes, and that every gradient row comes from.
+
+A *segment* is a range of places. Its sum is that of `weights[e] * matrix[index[p]]` over its places p, where the entry e
+of a place is `order[p]`, or p itself where there is no order: the rows of a block with their columns as index, or the
+columns of its transpose with their rows. One program sums one segment and keeps the whole sum in registers, a unit a
+lane, so that what follows (a store, a square, an optimiser's update) needs no second pass. With one unit, as biases
+have, a lane is a segment instead.
+
+Segments of very different lengths are balanced: of those that have more than `PIECE` places, pieces of `PIECE` to
+`2 * PIECE - 1` are summed by a kernel before, each by a program of its own, and the segment's program adds up the
+pieces' sums, in their order and in float64. Nothing is added by atomic operations: what a segment gives depends on the
+block alone, not on which program came first.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Places that one program sums of one segment at most, before the segment is cut. Of one unit fewer: there a lane goes
+# through a segment's places, which a warp does for more units.
+PIECE = 256
+PIECE_OF_ONE_UNIT = 64
+# Segments of one unit that one program sums.
+LANES = 128
+
+# Arguments whose values and alignment change with every block; a kernel compiled for some serves all.
+VARYING = ("offsets", "index", "order", "weights", "num_segments")
+
+
+class Tile(NamedTuple):
+    """How a program reads a matrix: `places` rows at a time, on so many lanes and warps."""
+
+    lanes: int
+    places: int
+    warps: int
+
+
+class Segments(NamedTuple):
+    """What is summed, as the module says.
+
+    Attributes:
+        offsets: int32 (segments + 1,), where each segment's places start.
+        index: int32 (places,), a row of the matrix for each.
+        order: int32 (places,), the entry of each, or None where a place is its own.
+        weights: float32 (entries,).
+        matrix: float32 or bfloat16 (rows, units), contiguous.
+    """
+
+    offsets: Tensor
+    index: Tensor
+    order: Tensor | None
+    weights: Tensor
+    matrix: Tensor
+
+    @property
+    def units(self) -> int:
+        """Columns of the matrix."""
+        return self.matrix.shape[1]
+
+    @property
+    def piece(self) -> int:
+        """Places of a segment that is not cut."""
+        return PIECE if self.units > 1 else PIECE_OF_ONE_UNIT
+
+    @property
+    def grid(self) -> tuple[int]:
+        """Programs of a kernel over all segments."""
+        count = len(self.offsets) - 1
+        return (count if self.units > 1 else triton.cdiv(count, LANES),)
+
+
+def tile_of(units: int, itemsize: int = 4) -> Tile:
+    """The tile for a matrix: 16-byte loads side by side on all threads of a program, some eight of them at a time.
+
+    With as many warps as one row of the matrix occupies, a sum over the rows of a tile never leaves a thread.
+    """
+    lanes = triton.next_power_of_2(units)
+    warps = min(max(lanes * itemsize // 512, 1), 16)
+    return Tile(lanes, min(max(warps * 1024 // lanes, 2), 64), warps)
+
+
+@triton.jit
+def _load_entries(place, last, index, order, weights, ORDERED: tl.constexpr):
+    """The weights and the matrix's rows (int64) of places, 0 behind the last."""
+    inside = place < last
+    entry = place
+    if ORDERED:
+        entry = tl.load(order + place, mask=inside, other=0)
+    return tl.load(weights + entry, mask=inside, other=0.0), tl.load(index + place, mask=inside, other=0).to(tl.int64)
+
+
+@triton.jit
+def sum_of_places(
+    first,
+    last,
+    longest,
+    index,
+    order,
+    weights,
+    matrix,
+    ORDERED: tl.constexpr,
+    UNITS: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Sums places `first:last`, (BLOCK_U,) float32; with one unit these are vectors (BLOCK_U,), a segment a lane.
+
+    `longest` is the length, of the longest segment where there are several.
+    """
+    lanes = tl.arange(0, BLOCK_U)
+    block = tl.arange(0, BLOCK_P)
+    if UNITS == 1:
+        place, last = first[None, :] + block[:, None], last[None, :]
+    else:
+        place = first + block
+    total = tl.zeros([BLOCK_U], tl.float32)
+    weight, row = _load_entries(place, last, index, order, weights, ORDERED)
+    for _ in range(0, longest, BLOCK_P):
+        inside = place < last
+        if UNITS == 1:
+            tile = tl.load(matrix + row, mask=inside, other=0.0).to(tl.float32)
+        else:
+            mask = inside[:, None] & (lanes < UNITS)[None, :]
+            tile = tl.load(matrix + row[:, None] * UNITS + lanes[None, :], mask=mask, other=0.0).to(tl.float32)
+        # The next entries are called while the rows of these are on their way.
+        place += BLOCK_P
+        next_weight, next_row = _load_entries(place, last, index, order, weights, ORDERED)
+        if UNITS == 1:
+            total += tl.sum(weight * tile, axis=0)
+        else:
+            total += tl.sum(weight[:, None] * tile, axis=0)
+        weight, row = next_weight, next_row
+    return total
+
+
+@triton.jit
+def sum_of_segment(
+    first,
+    last,
+    index,
+    order,
+    weights,
+    matrix,
+    pieces,
+    ORDERED: tl.constexpr,
+    CUT: tl.constexpr,
+    UNITS: tl.constexpr,
+    PIECE: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Sums the segment `first:last`, (BLOCK_U,) float32; with one unit these are vectors, a segment a lane.
+
+    With CUT long segments are read as the sums of their pieces, which `_sum_pieces` has stored in `pieces`.
+    """
+    lanes = tl.arange(0, BLOCK_U)
+    length = last - first
+    wide = tl.zeros([BLOCK_U], tl.float64)
+    if CUT:
+        slot, count = first // PIECE, tl.where(length > PIECE, length // PIECE, 0)
+        whole = tl.where(length > PIECE, 0, length)
+        if UNITS == 1:
+            longest, most = tl.max(whole, axis=0), tl.max(count, axis=0)
+        else:
+            longest, most = whole, count
+        total = sum_of_places(
+            first, first + whole, longest, index, order, weights, matrix, ORDERED, UNITS, BLOCK_U, BLOCK_P
+        )
+        BLOCK_S: tl.constexpr = 1 if BLOCK_P < 8 else 4
+        block = tl.arange(0, BLOCK_S)
+        for done in range(0, most, BLOCK_S):
+            number = done + block
+            if UNITS == 1:
+                inside = number[:, None] < count[None, :]
+                at = slot[None, :] + number[:, None]
+            else:
+                inside = (number < count)[:, None] & (lanes < UNITS)[None, :]
+                at = (slot + number).to(tl.int64)[:, None] * UNITS + lanes[None, :]
+            wide += tl.sum(tl.load(pieces + at, mask=inside, other=0.0).to(tl.float64), axis=0)
+        return total + wide.to(tl.float32)
+    if UNITS == 1:
+        longest = tl.max(length, axis=0)
+    else:
+        longest = length
+    # In pieces here too: a float32 sum of many equal numbers stands still where it is large.
+    for done in range(0, longest, PIECE):
+        start = first + done
+        end = tl.minimum(start + PIECE, last)
+        wide += sum_of_places(
+            start,
+            end,
+            tl.minimum(longest - done, PIECE),
+            index,
+            order,
+            weights,
+            matrix,
+            ORDERED,
+            UNITS,
+            BLOCK_U,
+            BLOCK_P,
+        ).to(tl.float64)
+    return wide.to(tl.float32)
+
+
+@triton.jit
+def segments_of_program(offsets, num_segments, UNITS: tl.constexpr, BLOCK_U: tl.constexpr):
+    """The segments that a program sums, their first and last places: numbers, or vectors (BLOCK_U,) with one unit."""
+    segment = tl.program_id(0)
+    if UNITS == 1:
+        segment = segment * BLOCK_U + tl.arange(0, BLOCK_U)
+        inside = segment < num_segments
+        return (
+            segment,
+            tl.load(offsets + segment, mask=inside, other=0),
+            tl.load(offsets + segment + 1, mask=inside, other=0),
+        )
+    return segment, tl.load(offsets + segment), tl.load(offsets + segment + 1)
+
+
+@triton.jit
+def last_not_above(ascending, count, bound):
+    """The last of `count` ascending int32 numbers that is at most `bound`, which the first is."""
+    low = tl.program_id(0) * 0
+    high = low + count
+    while high - low > 1:
+        middle = low + (high - low) // 2
+        if tl.load(ascending + middle) <= bound:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=VARYING)
+def _sum_pieces(
+    offsets,
+    index,
+    order,
+    weights,
+    matrix,
+    pieces,
+    num_segments,
+    ORDERED: tl.constexpr,
+    UNITS: tl.constexpr,
+    PIECE: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Sums the piece of a long segment that belongs in this program's slot, if one does.
+
+    The pieces of a segment `first:last` are `length // PIECE`, and their slots follow `first // PIECE`; so no two
+    segments share one, and the last place of `slot * PIECE : (slot + 1) * PIECE` lies in the slot's segment.
+    """
+    slot = tl.program_id(0)
+    segment = last_not_above(offsets, num_segments, (slot + 1) * PIECE - 1)
+    first, last = tl.load(offsets + segment), tl.load(offsets + segment + 1)
+    count, number = (last - first) // PIECE, slot - first // PIECE
+    if (last - first > PIECE) & (number < count):
+        start = first + number * PIECE
+        end = tl.where(number == count - 1, last, start + PIECE)
+        lanes = tl.arange(0, BLOCK_U)
+        if UNITS == 1:
+            total = _sum_of_one_unit(start, end, index, order, weights, matrix, ORDERED, BLOCK_P)
+            tl.store(pieces + slot, total)
+        else:
+            total = sum_of_places(
+                start, end, end - start, index, order, weights, matrix, ORDERED, UNITS, BLOCK_U, BLOCK_P
+            )
+            tl.store(pieces + slot.to(tl.int64) * UNITS + lanes, total, mask=lanes < UNITS)
+
+
+@triton.jit
+def _sum_of_one_unit(first, last, index, order, weights, matrix, ORDERED: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Sums places `first:last` of a matrix of one unit on all threads, a number."""
+    block = tl.arange(0, BLOCK_P)
+    total = tl.zeros([BLOCK_P], tl.float32)
+    for start in range(first, last, BLOCK_P):
+        place = start + block
+        weight, row = _load_entries(place, last, index, order, weights, ORDERED)
+        total += weight * tl.load(matrix + row, mask=place < last, other=0.0).to(tl.float32)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=VARYING)
+def _store_sums(
+    offsets,
+    index,
+    order,
+    weights,
+    matrix,
+    pieces,
+    out,
+    num_segments,
+    SQUARED: tl.constexpr,
+    ORDERED: tl.constexpr,
+    CUT: tl.constexpr,
+    UNITS: tl.constexpr,
+    PIECE: tl.constexpr,
+    BLOCK_U: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+):
+    """Stores the sums of the segments, or the sum of the squares of a program's, into `out`."""
+    segment, first, last = segments_of_program(offsets, num_segments, UNITS, BLOCK_U)
+    total = sum_of_segment(
+        first, last, index, order, weights, matrix, pieces, ORDERED, CUT, UNITS, PIECE, BLOCK_U, BLOCK_P
+    )
+    lanes = tl.arange(0, BLOCK_U)
+    if SQUARED:
+        tl.store(out + tl.program_id(0), tl.sum(total * total, axis=0))
+    elif UNITS == 1:
+        tl.store(out + segment, total, mask=segment < num_segments)
+    else:
+        tl.store(out + segment.to(tl.int64) * UNITS + lanes, total, mask=lanes < UNITS)
+
+
+class Launch(NamedTuple):
+    """What a kernel over all segments is started with: its grid, the first arguments, and how it is compiled."""
+
+    grid: tuple[int]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+def launch_of(segments: Segments, short: bool = False) -> Launch:
+    """Sums the pieces of long segments, if there can be any, and says how to start a kernel over all segments.
+
+    Args:
+        segments: at least one.
+        short: whether long segments are so improbable that it does not pay to look for them.
+    """
+    offsets, index, order, weights, matrix = segments
+    num_segments, num_slots = len(offsets) - 1, 0 if short else len(index) // segments.piece
+    tile = tile_of(segments.units)
+    options = {
+        "ORDERED": order is not None,
+        "UNITS": segments.units,
+        "PIECE": segments.piece,
+        "BLOCK_U": tile.lanes,
+        "BLOCK_P": tile.places,
+        "num_warps": tile.warps,
+    }
+    # Where there is no order, or there are no pieces, any pointer will do: it is not read.
+    arguments = (offsets, index, index if order is None else order, weights, matrix)
+    pieces = weights
+    if num_slots:
+        pieces = torch.empty(num_slots * segments.units, dtype=torch.float32, device=matrix.device)
+        _sum_pieces[(num_slots,)](*arguments, pieces, num_segments, **options)
+    options["CUT"] = num_slots > 0
+    if segments.units == 1:
+        options.update(BLOCK_U=LANES, BLOCK_P=8, num_warps=LANES // 32)
+    return Launch(segments.grid, (*arguments, pieces), options)
+
+
+def sums(segments: Segments, short: bool = False) -> Tensor:
+    """The sum of each segment, float32 (segments, units)."""
+    num_segments = len(segments.offsets) - 1
+    out = torch.empty(num_segments, segments.units, dtype=torch.float32, device=segments.matrix.device)
+    if num_segments:
+        grid, arguments, options = launch_of(segments, short)
+        _store_sums[grid](*arguments, out, num_segments, SQUARED=False, **options)
+    return out
+
+
+def sum_of_squares(segments: Segments, short: bool = False) -> Tensor:
+    """The sum of the squares of all segments' sums, float32, 0-d; over the segments in float64."""
+    num_segments = len(segments.offsets) - 1
+    out = torch.empty(segments.grid[0], dtype=torch.float32, device=segments.matrix.device)
+    if num_segments:
+        grid, arguments, options = launch_of(segments, short)
+        _store_sums[grid](*arguments, out, num_segments, SQUARED=True, **options)
+    return out.sum(dtype=torch.float64).float()
