@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nnsparse_stream.kernels.gpu.segments import Tile
+from nnsparse_stream.kernels.gpu.segments import REGISTERS, Tile
 
 # Entries of a row that one program multiplies at most; a row of more is cut into equal parts.
 _PART = 64
@@ -124,6 +124,7 @@ def products_at(offsets: Tensor, columns: Tensor, code: Tensor, matrix: Tensor) 
             BLOCK_U=tile.lanes,
             BLOCK_P=tile.places,
             num_warps=tile.warps,
+            maxnreg=REGISTERS,
         )
     return out
 

@@ -32,6 +32,11 @@ LANES = 128
 VARYING = ("offsets", "index", "order", "weights", "num_segments")
 
 
+# Registers of a thread at most. With no bound the assembler takes fewer and reads a tile's rows by twos and threes, so
+# that more programs fit in; a bound makes it read all rows of a tile at once. 96 hold what any kernel here needs.
+REGISTERS = 96
+
+
 class Tile(NamedTuple):
     """How a program reads a matrix: `places` rows at a time, on so many lanes and warps."""
 
@@ -74,14 +79,19 @@ class Segments(NamedTuple):
         return (count if self.units > 1 else triton.cdiv(count, LANES),)
 
 
-def tile_of(units: int, itemsize: int = 4) -> Tile:
-    """The tile for a matrix: 16-byte loads side by side on all threads of a program, some eight of them at a time.
+def tile_of(units: int, itemsize: int, most: int) -> Tile:
+    """The tile for a matrix: 16-byte loads side by side on all threads of a program.
 
     With as many warps as one row of the matrix occupies, a sum over the rows of a tile never leaves a thread.
+
+    Args:
+        units: columns of the matrix.
+        itemsize: bytes of an element.
+        most: loads of a thread that are under way at once.
     """
     lanes = triton.next_power_of_2(units)
     warps = min(max(lanes * itemsize // 512, 1), 16)
-    return Tile(lanes, min(max(warps * 1024 // lanes, 2), 64), warps)
+    return Tile(lanes, min(max(most * warps * 512 // (lanes * itemsize), 2), 64), warps)
 
 
 @triton.jit
@@ -171,7 +181,7 @@ def sum_of_segment(
         total = sum_of_places(
             first, first + whole, longest, index, order, weights, matrix, ORDERED, UNITS, BLOCK_U, BLOCK_P
         )
-        BLOCK_S: tl.constexpr = 1 if BLOCK_P < 8 else 4
+        BLOCK_S: tl.constexpr = 4 if BLOCK_U <= 2048 else 1
         block = tl.arange(0, BLOCK_S)
         for done in range(0, most, BLOCK_S):
             number = done + block
@@ -335,7 +345,11 @@ def launch_of(segments: Segments, short: bool = False) -> Launch:
     """
     offsets, index, order, weights, matrix = segments
     num_segments, num_slots = len(offsets) - 1, 0 if short else len(index) // segments.piece
-    tile = tile_of(segments.units)
+    # Vectors that a transpose's rows name are few and read again and again: they come from the cache, and soon. A tile
+    # of more places than most segments have would spend its time on masked loads.
+    most = 8 if order is None else 4
+    typical = triton.next_power_of_2(len(index) // num_segments)
+    tile = tile_of(segments.units, matrix.element_size(), most)
     options = {
         "ORDERED": order is not None,
         "UNITS": segments.units,
@@ -343,6 +357,7 @@ def launch_of(segments: Segments, short: bool = False) -> Launch:
         "BLOCK_U": tile.lanes,
         "BLOCK_P": tile.places,
         "num_warps": tile.warps,
+        "maxnreg": REGISTERS,
     }
     # Where there is no order, or there are no pieces, any pointer will do: it is not read.
     arguments = (offsets, index, index if order is None else order, weights, matrix)
@@ -353,6 +368,8 @@ def launch_of(segments: Segments, short: bool = False) -> Launch:
     options["CUT"] = num_slots > 0
     if segments.units == 1:
         options.update(BLOCK_U=LANES, BLOCK_P=8, num_warps=LANES // 32)
+    else:
+        options["BLOCK_P"] = min(max(typical, 2 * tile.places // most), tile.places)
     return Launch(segments.grid, (*arguments, pieces), options)
 
 
