@@ -125,7 +125,7 @@ def sum_of_places(
     lanes = tl.arange(0, BLOCK_U)
     block = tl.arange(0, BLOCK_P)
     if UNITS == 1:
-        place, last = first[None, :] + block[:, None], last[None, :]
+        place, last = first[:, None] + block[None, :], last[:, None]
     else:
         place = first + block
     total = tl.zeros([BLOCK_U], tl.float32)
@@ -141,7 +141,7 @@ def sum_of_places(
         place += BLOCK_P
         next_weight, next_row = _load_entries(place, last, index, order, weights, ORDERED)
         if UNITS == 1:
-            total += tl.sum(weight * tile, axis=0)
+            total += tl.sum(weight * tile, axis=1)
         else:
             total += tl.sum(weight[:, None] * tile, axis=0)
         weight, row = next_weight, next_row
@@ -186,12 +186,14 @@ def sum_of_segment(
         for done in range(0, most, BLOCK_S):
             number = done + block
             if UNITS == 1:
-                inside = number[:, None] < count[None, :]
-                at = slot[None, :] + number[:, None]
+                inside = number[None, :] < count[:, None]
+                wide += tl.sum(
+                    tl.load(pieces + slot[:, None] + number[None, :], mask=inside, other=0.0).to(tl.float64), axis=1
+                )
             else:
                 inside = (number < count)[:, None] & (lanes < UNITS)[None, :]
                 at = (slot + number).to(tl.int64)[:, None] * UNITS + lanes[None, :]
-            wide += tl.sum(tl.load(pieces + at, mask=inside, other=0.0).to(tl.float64), axis=0)
+                wide += tl.sum(tl.load(pieces + at, mask=inside, other=0.0).to(tl.float64), axis=0)
         return total + wide.to(tl.float32)
     if UNITS == 1:
         longest = tl.max(length, axis=0)
