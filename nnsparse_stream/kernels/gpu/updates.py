@@ -22,9 +22,7 @@ _VARYING = (*VARYING, "columns", "decays", "seed")
 @triton.jit
 def _over_row(values, UNITS: tl.constexpr):
     """The sum over a row's units; with one unit the values themselves, of which each is a row's."""
-    if UNITS == 1:
-        return values
-    return tl.sum(values, axis=0)
+    return values if UNITS == 1 else tl.sum(values, axis=0)
 
 
 @triton.jit
@@ -143,7 +141,7 @@ def _update(
             row -= step * moment / (tl.sqrt_rn(square) * scale + eps)
         if UNIT_ROWS:
             norm = _over_row(row * row, UNITS)
-            row = tl.where(norm > 0, row / tl.sqrt_rn(norm), row)
+            row /= tl.sqrt_rn(tl.where(norm > 0, norm, 1.0))
         if matrix.dtype.element_ty == tl.bfloat16:
             row = _rounded(row, at, seed)
 
