@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
+from nnsparse_stream.kernels.operations import decode_at, encode
+from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.nn.model import FactorModel, ModelConfig
 from nnsparse_stream.sparse.rows import SparseRows
 
