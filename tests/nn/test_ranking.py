@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paths import PATHS, path
 
-from nnsparse_stream.nn.ranking import best_columns
+from nnsparse_stream.nn.ranking import Eligible, best_columns
 from nnsparse_stream.sparse.rows import SparseRows
 
 SPECIAL = (-np.inf, np.inf, np.nan, -0.0, 0.0)
@@ -27,14 +27,16 @@ def sorted_whole(scores: np.ndarray, taboo: list[set[int]], k: int) -> tuple[lis
     return columns, values
 
 
+def everywhere(eligible: np.ndarray) -> Eligible:
+    return Eligible.of(torch.from_numpy(eligible), torch.device("cpu"))
+
+
 def check(name: str, scores: np.ndarray, rated: list[list[int]], eligible: np.ndarray, k: int, tile: int) -> None:
     rows = [(torch.tensor(columns, dtype=torch.int64), torch.zeros(len(columns))) for columns in rated]
     known = SparseRows.from_rows(rows, scores.shape[1])
     dense = torch.from_numpy(scores)
     with path(name):
-        found = best_columns(
-            lambda start, stop: dense[:, start:stop].clone(), known, torch.from_numpy(eligible), k, tile
-        )
+        found = best_columns(lambda start, stop: dense[:, start:stop].clone(), known, everywhere(eligible), k, tile)
     able = set(np.flatnonzero(~eligible).tolist())
     expected = sorted_whole(scores, [able.union(columns) for columns in rated], k)
     assert found[0].tolist() == expected[0]
@@ -82,7 +84,7 @@ def test_orders_of_scores_that_fill_the_buffer_of_candidates(name, kind, k):
 
 @pytest.mark.parametrize("name", PATHS)
 def test_tiles_without_an_eligible_column_are_not_scored(name):
-    eligible = torch.zeros(10, dtype=torch.bool)
+    eligible = np.zeros(10, dtype=bool)
     eligible[5] = True
     scored = []
 
@@ -92,7 +94,7 @@ def test_tiles_without_an_eligible_column_are_not_scored(name):
 
     with path(name):
         columns, scores = best_columns(
-            score, SparseRows.from_rows([(torch.tensor([0]), torch.ones(1))], 10), eligible, 3, 2
+            score, SparseRows.from_rows([(torch.tensor([0]), torch.ones(1))], 10), everywhere(eligible), 3, 2
         )
     assert scored == [4]
     assert columns.tolist() == [[5, -1, -1]]
