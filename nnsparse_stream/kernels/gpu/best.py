@@ -3,10 +3,10 @@
 As on the CPU (`kernels.cpu.best`), a row keeps a buffer of candidates, in ascending order of columns, and a bound: what
 does not exceed it cannot be among the k best. One program takes a row's part of a tile: it counts the scores above the
 bound and appends them, in their order, so that no atomic is needed. Where they don't fit, the bound is raised first: to
-one that leaves at least k and at most 2k of all candidates, found by bisection, or, where too many are equal, to the
-k-th best score, of which the first columns stay. So shapes depend on no data, and a tile's scores are read twice,
-whatever their order, and some ten times more, out of a cache, where the buffer is cut: at the first tile, and seldom
-after it unless the scores ascend.
+one that leaves at least k candidates and at most half of what there is room for, found by bisection, or, where too many
+are equal, to the k-th best score, of which the first columns stay. So shapes depend on no data, and a tile's scores are
+read twice, whatever their order, and some ten times more, out of a cache, where the buffer is cut: at the first tile,
+and seldom after it unless the scores ascend.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from nnsparse_stream.sparse.rows import SparseRows
 
 # Scores that a program reads at once.
 _BLOCK = 1024
-# What the buffer of a row holds beside its 4k candidates: a cut, which leaves 2k, is not needed at every tile.
+# Room for candidates of a row beside 4k: half of it is free after a cut, so that not every tile needs one.
 _ROOM = 256
+# Candidates beside 2k that are sorted at the end: to cut to no more than k would take many halvings.
+_SORTED_ROOM = 32
 
 
 @triton.jit
@@ -182,21 +184,21 @@ class GpuBest:
 
     def add(self, start: int, stop: int, scores: Tensor) -> None:
         """Takes the scores (rows, stop - start) of a tile, which it overwrites."""
-        self._keep(scores.contiguous(), start, stop - start, 2 * self._k, self._capacity)
+        self._keep(scores.contiguous(), start, stop - start, max(self._k, self._capacity // 2), self._capacity)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Columns int64 (rows, k) and scores (rows, k), as `nn.ranking.best_columns` gives them."""
-        if self._k:
-            self._keep(self._scores, 0, 0, 2 * self._k, 2 * self._k)
-        scores, columns = self._scores[:, : 2 * self._k], self._columns[:, : 2 * self._k]
-        missing = torch.arange(scores.shape[1], device=scores.device) >= self._counts[:, None]
+        width = min(2 * self._k + _SORTED_ROOM, self._capacity)
+        self._keep(self._scores, 0, 0, width, width)
+        scores, columns = self._scores[:, :width], self._columns[:, :width]
+        missing = torch.arange(width, device=scores.device) >= self._counts[:, None]
         # Stable: among equal scores the lower columns, which come first, stay first; without -0, which sorts below 0.
         scores, order = (scores + 0.0).masked_fill_(missing, -torch.inf).sort(stable=True, dim=1, descending=True)
         scores, order = scores[:, : self._k], order[:, : self._k]
         return columns.long().gather(1, order).masked_fill_(scores == -torch.inf, -1), scores
 
     def _keep(self, scores: Tensor, start: int, width: int, most: int, capacity: int) -> None:
-        if not self._rated.num_rows:
+        if not self._scores.numel():
             return
         held_block = min(_BLOCK, triton.next_power_of_2(self._capacity))
         with torch.cuda.device_of(scores):
