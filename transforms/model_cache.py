@@ -41,7 +41,7 @@ class _Handle(Generic[_T]):
 
 
 class CheckpointHandle(_Handle["Checkpoint"]):
-    """A checkpoint, on the GPU where the worker has one; all handles of one in a process share it.
+    """A checkpoint, on the GPU where the worker has one; all handles of one in a process, and its threads, share it.
 
     Args:
         url: a checkpoint's directory (not a run's, whose last checkpoint may change while the job runs).

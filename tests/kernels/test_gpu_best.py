@@ -15,6 +15,9 @@ from nnsparse_stream.sparse.rows import SparseRows
 
 gpu_best = pytest.importorskip("nnsparse_stream.kernels.gpu.best", reason="triton cannot be imported")
 
+# Of the interpreter, where the middle of -inf and inf is asked for.
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

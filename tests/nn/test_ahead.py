@@ -1,4 +1,4 @@
-"""Blocks are worked on in their order: when they are asked for on the CPU, one ahead on a GPU, by any number of threads."""
+"""Blocks are worked on in order: when they are asked for on the CPU, one ahead on a GPU, by any number of threads."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_on_the_cpu_a_block_is_read_when_the_one_before_is_used() -> None:
 
 @needs_gpu
 def test_on_a_gpu_the_next_block_is_queued_before_one_is_used() -> None:
-    events = "read 0, work 0, read 1, work 1, use 0, read 2, work 2, use 1, use 2".split(", ")
+    events = ["read 0", "work 0", "read 1", "work 1", "use 0", "read 2", "work 2", "use 1", "use 2"]
     assert in_order(GPU) == (events, [2.0, 4.0, 6.0])
 
 
