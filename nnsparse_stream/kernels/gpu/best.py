@@ -5,8 +5,8 @@ does not exceed it cannot be among the k best. One program takes a row's part of
 bound and appends them, in their order, so that no atomic is needed. Where they don't fit, the bound is raised first: to
 one that leaves at least k candidates and at most half of what there is room for, found by bisection, or, where too many
 are equal, to the k-th best score, of which the first columns stay. So shapes depend on no data, and a tile's scores are
-read twice, whatever their order, and some ten times more, out of a cache, where the buffer is cut: at the first tile,
-and seldom after it unless the scores ascend.
+read twice, and some six times more, out of a cache, where the buffer is cut: at the first tile and at few after it. Of
+100 among 27,000 columns in random order there are 3 cuts in 14 tiles, with 3 halvings each; of scores that rise, 5.
 """
 
 from __future__ import annotations
@@ -114,18 +114,22 @@ def _keep_best(
     held += row * held_stride
     columns += row * held_stride
     count, bound = tl.load(counts + row), tl.load(bounds + row)
-    last = tl.load(offsets + row + 1)
-    for begin in range(tl.load(offsets + row), last, block):
+    first, last = tl.load(offsets + row), tl.load(offsets + row + 1)
+    for begin in range(first, last, block):
         entry = begin + tl.arange(0, block)
         column = tl.load(known + entry, mask=entry < last, other=-1) - start
         tl.store(scores + column, float("-inf"), mask=(column >= 0) & (column < width))
-    for begin in range(0, width, block):
-        lane = begin + tl.arange(0, block)
-        able = tl.load(eligible + start + lane, mask=lane < width, other=True)
-        tl.store(scores + lane, float("-inf"), mask=able == 0)
     # Other threads read what is written to the tile; and `counts`, which is written below, is read by all above.
     tl.debug_barrier()
-    passing = _above(scores, width, bound, block)
+    exceeds = tl.zeros((block,), tl.int32)
+    for begin in range(0, width, block):
+        lane = begin + tl.arange(0, block)
+        score = tl.load(scores + lane, mask=lane < width, other=float("-inf"))
+        able = tl.load(eligible + start + lane, mask=lane < width, other=True)
+        exceeds += ((score > bound) & able).to(tl.int32)
+        tl.store(scores + lane, float("-inf"), mask=able == 0)
+    tl.debug_barrier()
+    passing = tl.sum(exceeds, 0)
     kept, ties = count, 0
     if count + passing > capacity:
         # Of scores in the order of their keys: more than `most` candidates exceed that of `low`, unless it is just
