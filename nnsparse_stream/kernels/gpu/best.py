@@ -83,7 +83,7 @@ def _append(score, column, bound, ties, held, columns, kept):
     return kept + tl.sum(keep.to(tl.int32), 0), ties
 
 
-@triton.jit(do_not_specialize=["k", "most", "capacity"])
+@triton.jit(do_not_specialize=["k", "most", "capacity"], do_not_specialize_on_alignment=["offsets", "known"])
 def _keep_best(
     scores, start, width, eligible, offsets, known,
     held, columns, held_stride, counts, bounds, k, most, capacity,
