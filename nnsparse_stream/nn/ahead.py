@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import TypeVar
@@ -16,7 +15,7 @@ from nnsparse_stream.sparse.rows import SparseRows
 _Block = TypeVar("_Block")
 _Sent = TypeVar("_Sent", Tensor, SparseRows)
 # One a GPU, for all threads of the process.
-_TURNS: defaultdict[torch.device, threading.Lock] = defaultdict(threading.Lock)
+_TURNS: dict[torch.device, threading.Lock] = {}
 
 
 def sent(block: _Sent, device: torch.device) -> _Sent:
@@ -49,9 +48,10 @@ def ahead(
             yield block, found
             del found  # not kept while the next one is made
         return
+    turn = _TURNS.setdefault(device, threading.Lock())
     earlier: tuple[_Block, _Copies] | None = None
     for block in blocks:
-        with _TURNS[device], torch.cuda.device(device), torch.no_grad():
+        with turn, torch.cuda.device(device), torch.no_grad():
             queued = block, _Copies(work(block), device)
         if earlier is not None:
             yield earlier[0], earlier[1].wait()
