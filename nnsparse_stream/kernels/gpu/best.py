@@ -198,7 +198,7 @@ class GpuBest:
         missing = torch.arange(width, device=scores.device) >= self._counts[:, None]
         # Stable: among equal scores the lower columns, which come first, stay first; without -0, which sorts below 0.
         scores, order = (scores + 0.0).masked_fill_(missing, -torch.inf).sort(stable=True, dim=1, descending=True)
-        scores, order = scores[:, : self._k], order[:, : self._k]
+        scores, order = scores[:, : self._k].contiguous(), order[:, : self._k]
         return columns.long().gather(1, order).masked_fill_(scores == -torch.inf, -1), scores
 
     def _keep(self, scores: Tensor, start: int, width: int, most: int, capacity: int) -> None:
