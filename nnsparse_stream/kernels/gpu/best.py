@@ -40,21 +40,21 @@ def _score(key):
 
 
 @triton.jit
-def _above(scores, count, bound, block: tl.constexpr):
+def _above(scores, count, bound, BLOCK: tl.constexpr):
     """How many of the first `count` scores exceed a bound; NaN never does."""
-    found = tl.zeros((block,), tl.int32)
-    for begin in range(0, count, block):
-        lane = begin + tl.arange(0, block)
+    found = tl.zeros((BLOCK,), tl.int32)
+    for begin in range(0, count, BLOCK):
+        lane = begin + tl.arange(0, BLOCK)
         found += (tl.load(scores + lane, mask=lane < count, other=float("-inf")) > bound).to(tl.int32)
     return tl.sum(found, 0)
 
 
 @triton.jit
-def _range_above(scores, count, bound, block: tl.constexpr):
+def _range_above(scores, count, bound, BLOCK: tl.constexpr):
     """The lowest and the highest of the scores that exceed a bound; inf and -inf where none does."""
-    low, high = tl.full((block,), float("inf"), tl.float32), tl.full((block,), float("-inf"), tl.float32)
-    for begin in range(0, count, block):
-        lane = begin + tl.arange(0, block)
+    low, high = tl.full((BLOCK,), float("inf"), tl.float32), tl.full((BLOCK,), float("-inf"), tl.float32)
+    for begin in range(0, count, BLOCK):
+        lane = begin + tl.arange(0, BLOCK)
         score = tl.load(scores + lane, mask=lane < count, other=float("-inf"))
         passing = score > bound
         low = tl.minimum(low, tl.where(passing, score, float("inf")))
@@ -87,7 +87,7 @@ def _append(score, column, bound, ties, held, columns, kept):
 def _keep_best(
     scores, start, width, eligible, offsets, known,
     held, columns, held_stride, counts, bounds, k, most, capacity,
-    block: tl.constexpr, held_block: tl.constexpr,
+    BLOCK: tl.constexpr, HELD_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Takes a row's scores at `width` columns from `start` on into its candidates; see `GpuBest`.
 
@@ -106,8 +106,8 @@ def _keep_best(
         k: how many columns are wanted.
         most: how many candidates a cut leaves, k or more.
         capacity: cut where there would be more.
-        block: scores read at once.
-        held_block: candidates read at once.
+        BLOCK: scores read at once.
+        HELD_BLOCK: candidates read at once.
     """
     row = tl.program_id(0).to(tl.int64)
     scores += row * width
@@ -115,15 +115,15 @@ def _keep_best(
     columns += row * held_stride
     count, bound = tl.load(counts + row), tl.load(bounds + row)
     first, last = tl.load(offsets + row), tl.load(offsets + row + 1)
-    for begin in range(first, last, block):
-        entry = begin + tl.arange(0, block)
+    for begin in range(first, last, BLOCK):
+        entry = begin + tl.arange(0, BLOCK)
         column = tl.load(known + entry, mask=entry < last, other=-1) - start
         tl.store(scores + column, float("-inf"), mask=(column >= 0) & (column < width))
     # Other threads read what is written to the tile; and `counts`, which is written below, is read by all above.
     tl.debug_barrier()
-    exceeds = tl.zeros((block,), tl.int32)
-    for begin in range(0, width, block):
-        lane = begin + tl.arange(0, block)
+    exceeds = tl.zeros((BLOCK,), tl.int32)
+    for begin in range(0, width, BLOCK):
+        lane = begin + tl.arange(0, BLOCK)
         score = tl.load(scores + lane, mask=lane < width, other=float("-inf"))
         able = tl.load(eligible + start + lane, mask=lane < width, other=True)
         exceeds += ((score > bound) & able).to(tl.int32)
@@ -134,8 +134,8 @@ def _keep_best(
     if count + passing > capacity:
         # Of scores in the order of their keys: more than `most` candidates exceed that of `low`, unless it is just
         # below the lowest one; fewer than k, `above`, exceed that of `high`.
-        lowest, highest = _range_above(scores, width, bound, block)
-        held_lowest, held_highest = _range_above(held, count, float("-inf"), held_block)
+        lowest, highest = _range_above(scores, width, bound, BLOCK)
+        held_lowest, held_highest = _range_above(held, count, float("-inf"), HELD_BLOCK)
         low, high = _key(tl.minimum(lowest, held_lowest)) - 1, _key(tl.maximum(highest, held_highest))
         left, above, step = count + passing, 0, 0
         while (left > most) & (low + 1 < high):
@@ -143,7 +143,7 @@ def _keep_best(
             middle = (low >> 1) + (high >> 1) + (low & high & 1)
             mean = _key(_score(low) * 0.5 + _score(high) * 0.5)
             middle = tl.where((step % 2 == 0) & (mean > low) & (mean < high), mean, middle)
-            found = _above(held, count, _score(middle), held_block) + _above(scores, width, _score(middle), block)
+            found = _above(held, count, _score(middle), HELD_BLOCK) + _above(scores, width, _score(middle), BLOCK)
             if found < k:
                 high, above = middle, found
             else:
@@ -154,14 +154,14 @@ def _keep_best(
         else:
             bound = _score(low)
         kept = 0
-        for begin in range(0, count, held_block):
-            lane = begin + tl.arange(0, held_block)
+        for begin in range(0, count, HELD_BLOCK):
+            lane = begin + tl.arange(0, HELD_BLOCK)
             score = tl.load(held + lane, mask=lane < count, other=float("-inf"))
             column = tl.load(columns + lane, mask=lane < count, other=0)
             kept, ties = _append(score, column, bound, ties, held, columns, kept)
     if passing > 0:
-        for begin in range(0, width, block):
-            lane = begin + tl.arange(0, block)
+        for begin in range(0, width, BLOCK):
+            lane = begin + tl.arange(0, BLOCK)
             score = tl.load(scores + lane, mask=lane < width, other=float("-inf"))
             kept, ties = _append(score, start + lane, bound, ties, held, columns, kept)
     tl.store(counts + row, kept)
@@ -209,5 +209,5 @@ class GpuBest:
             _keep_best[(self._rated.num_rows,)](
                 scores, start, width, self._eligible, self._rated.offsets, self._rated.columns,
                 self._scores, self._columns, self._capacity, self._counts, self._bounds, self._k, most, capacity,
-                block=_BLOCK, held_block=held_block,
+                BLOCK=_BLOCK, HELD_BLOCK=held_block,
             )  # fmt: skip
