@@ -111,18 +111,11 @@ class AutoencoderConfig(ModelConfig):
 
 
 class _Decodable(NamedTuple):
-    """What predictions of rows are made of.
+    """What predictions of rows are made of; all but the code are (rows, 1)."""
 
-    Attributes:
-        code: (rows, decoded units).
-        inner: (rows, 1), what is added to a row's outputs before their activation; None for nothing.
-        outer: (rows, 1), what is added to them after it, in rating units.
-        means: (rows, 1), the rows' means.
-    """
-
-    code: Tensor
-    inner: Tensor | None
-    outer: Tensor
+    code: Tensor  # (rows, decoded units)
+    inner: Tensor | None  # what is added to a row's outputs before their activation; None for nothing
+    outer: Tensor  # what is added after it, in rating units
     means: Tensor
 
 
