@@ -1,1 +1,1 @@
-"""The kernels on a GPU, in Triton."""
+"""The backend of GPUs: kernels by Triton, for matrices in float32 and bfloat16."""
