@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nnsparse_stream.kernels.backend import Factors
 from nnsparse_stream.kernels.gpu import products, segments, transposition, updates
+from nnsparse_stream.kernels.gpu.best import GpuBest
 from nnsparse_stream.kernels.reference.backend import ReferenceBackend
 from nnsparse_stream.kernels.rules import Rule
 from nnsparse_stream.kernels.transposed import Transposed
@@ -87,6 +88,10 @@ class GpuBackend(ReferenceBackend):
         gradient, short = _gradient(factors)
         with torch.cuda.device_of(matrix):
             updates.update(rule, matrix, factors.by.columns, gradient, decays, state, unit_rows, generator, short)
+
+    def best(self, rated: SparseRows, eligible: Tensor, k: int) -> GpuBest:
+        """See `Backend.best`."""
+        return GpuBest(rated, eligible, k)
 
 
 def _gradient(factors: Factors) -> tuple[segments.Segments, bool]:
