@@ -56,6 +56,7 @@ class AutoencoderConfig(ModelConfig):
         rating_max: highest.
         storage: dtype of the matrices that have a row for each column, "float32" or "bfloat16"; all arithmetic
             is in float32.
+        num_rows: rows of the data set that it was trained on; 0 where that is not known.
     """
 
     hidden: tuple[int, ...]
@@ -74,6 +75,7 @@ class AutoencoderConfig(ModelConfig):
     rating_min: float = -1.0
     rating_max: float = 1.0
     storage: str = "float32"
+    num_rows: int = 0
 
     @property
     def rating_range(self) -> tuple[float, float]:
