@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.training.ranking_recipe import RankingRecipe
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
 
@@ -21,13 +22,18 @@ def scaled(recipe: StepRecipe, factor: int) -> StepRecipe:
 
     The learning rate of SGD is multiplied by the factor (Goyal et al., "Accurate, Large Minibatch SGD", 2017), that of
     the optimisers that divide by the gradient's size by its root (Malladi et al., "On the SDEs and Scaling Rules for
-    Adaptive Gradient Algorithms", 2022). L2 stays that of the smaller minibatches (`decay_rows`): `ranking` decays each
-    column alike anyway, whatever share of the minibatches touches it.
+    Adaptive Gradient Algorithms", 2022). The L2 of ratings' recipes stays that of the smaller minibatches
+    (`decay_rows`); `ranking` decays each column alike anyway, whatever share of the minibatches touches it. Its sampled
+    columns stand for all rows of a minibatch, so that more rows make their noise no smaller: there are more of them, by
+    the root.
     """
-    rate = recipe.learning_rate * (factor if recipe.optimizer == "sgd" else math.sqrt(factor))
+    root = math.sqrt(factor)
+    rate = recipe.learning_rate * (factor if recipe.optimizer == "sgd" else root)
     larger: StepRecipe = replace(recipe, batch_rows=recipe.batch_rows * factor, learning_rate=rate)
     if isinstance(larger, RatingRecipe):
-        larger = replace(larger, decay_rows=larger.decay_rows or recipe.batch_rows)
+        return replace(larger, decay_rows=larger.decay_rows or recipe.batch_rows)
+    if isinstance(larger, RankingRecipe):
+        return replace(larger, sampled_columns=round(larger.sampled_columns * root))
     return larger
 
 

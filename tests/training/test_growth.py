@@ -51,6 +51,9 @@ def test_a_grown_recipe_has_the_most_rows_that_are_allowed_and_keeps_all_that_ne
         if factor > 1 and usual.objective == "rating":
             assert larger.decay_rows == usual.batch_rows
             followed["decay_rows"] = 0
+        if usual.objective == "ranking":
+            assert larger.sampled_columns == round(usual.sampled_columns * math.sqrt(factor))
+            followed["sampled_columns"] = usual.sampled_columns
         assert replace(larger, **followed) == usual
 
 
