@@ -41,7 +41,7 @@ class TrainingRequest:
         grow: where a new run's device is a GPU, take the recipe as `nnsparse_stream.training.growth.grown` makes it of
             the data set; a run that goes on keeps its own, whatever the device.
         seed: decides initial weights, order and corruption.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda" or "cuda:N"; see `nnsparse_stream.nn.devices.pick_device`.
         threads: threads of torch on the CPU; its own choice where None.
         max_steps: end after so many minibatches, if the recipe's epochs have not ended before.
         validation_metric: the metric of the validation fold by which an epoch is the best, `ndcg@100` for instance; the
