@@ -6,9 +6,15 @@ For MovieLens-1M, rows are items:
 
 For a synthetic log of 40,000 users, 4,000 items and 3.6 million ratings:
 
-    python benchmarks/batch_rows.py --synthetic --preset best-user --factors 1 4 8 16 --recipe hidden='[256]'
+    python benchmarks/batch_rows.py --synthetic ratings --preset best-user --factors 1 4 8 --recipe hidden='[256]'
 
-Each figure is the last epoch's on the validation fold of 90/5/5, trained on the CPU with one thread.
+For one of 30,000 x 41,000 with .8M interactions:
+
+    python benchmarks/batch_rows.py --synthetic interactions --preset ranking-sparse --metric ndcg@100 --factors 1 4 \
+        --recipe epochs=8 sampled_columns=500 units=64 batch_rows=128
+
+Each figure is the last epoch's on the validation fold (90/5/5, interactions 80/10/10), trained on the CPU with one
+thread.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ import pyarrow.parquet as pq
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.pipelines import cli
-from nnsparse_stream.ratings.synthetic import make_ratings
+from nnsparse_stream.ratings.synthetic import make_interactions, make_ratings
 from nnsparse_stream.training.growth import scaled
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.recipe import StepRecipe
@@ -46,7 +52,7 @@ def variants(usual: StepRecipe, factors: list[int]) -> dict[str, StepRecipe]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ratings", nargs="?", help="rating file; or --synthetic")
-    parser.add_argument("--synthetic", action="store_true", help="a log that is drawn")
+    parser.add_argument("--synthetic", choices=("ratings", "interactions"), help="a log that is drawn")
     parser.add_argument("--axis", default="user")
     parser.add_argument("--preset", default="best-user")
     parser.add_argument("--factors", type=int, nargs="+", default=[1, 4, 8], help="of the recipe's batch_rows")
@@ -59,12 +65,18 @@ def main() -> None:
     given: dict[str, Any] = {name: json.loads(value) for name, value in (one.split("=") for one in arguments.recipe)}
     usual = recipe(arguments.preset, **{n: tuple(v) if isinstance(v, list) else v for n, v in given.items()})
     assert isinstance(usual, StepRecipe)
+    interactions = arguments.synthetic == "interactions"
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.synthetic:
             arguments.ratings = str(Path(scratch) / "log.parquet")
-            pq.write_table(make_ratings(40_000, 4_000, 4_400_000, 0.9, seed=0).ratings, arguments.ratings)
+            if interactions:
+                log = make_interactions(30_000, 41_000, 1_040_000, num_groups=400, seed=0)
+            else:
+                log = make_ratings(40_000, 4_000, 4_400_000, 0.9, seed=0).ratings
+            pq.write_table(log, arguments.ratings)
         data = str(Path(scratch) / "data")
-        source = ["--input", arguments.ratings, "--axis", arguments.axis, "--folds", "90,5,5"]
+        folds = ["80,10,10", "--feedback", "implicit"] if interactions else ["90,5,5"]
+        source = ["--input", arguments.ratings, "--axis", arguments.axis, "--folds", *folds]
         assert cli.main(["prepare", "--output", data, *source]) == 0
         rows = Manifest.read(data).num_rows
         print(
