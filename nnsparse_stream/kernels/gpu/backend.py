@@ -15,10 +15,11 @@ from nnsparse_stream.sparse.rows import SparseRows
 
 
 class GpuBackend(ReferenceBackend):
-    """Triton's kernels; what has none, torch operations do.
+    """Triton's kernels; what has none, the sums of an item model, torch operations do.
 
-    No method waits for the device, and no shape depends on what a block holds. Indices are not checked: one that is out
-    of range reads or writes foreign memory. Two runs on one kind of GPU give the same bits.
+    No method with a kernel waits for the device, and no shape depends on what a block holds. Indices are not checked:
+    one that is out of range reads or writes foreign memory. On one kind of GPU, with one version of Triton, results are
+    the same bit by bit.
     """
 
     name = "gpu"
@@ -89,7 +90,7 @@ class GpuBackend(ReferenceBackend):
         with torch.cuda.device_of(matrix):
             updates.update(rule, matrix, factors.by.columns, gradient, decays, state, unit_rows, generator, short)
 
-    def best(self, rated: SparseRows, eligible: Tensor, k: int) -> GpuBest:
+    def best(self, rated: SparseRows, eligible: Tensor, k: int) -> GpuBest:  # type: ignore[override]
         """See `Backend.best`."""
         return GpuBest(rated, eligible, k)
 
