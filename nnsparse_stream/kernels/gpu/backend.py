@@ -90,7 +90,7 @@ class GpuBackend(ReferenceBackend):
         with torch.cuda.device_of(matrix):
             updates.update(rule, matrix, factors.by.columns, gradient, decays, state, unit_rows, generator, short)
 
-    def best(self, rated: SparseRows, eligible: Tensor, k: int) -> GpuBest:  # type: ignore[override]
+    def best(self, rated: SparseRows, eligible: Tensor, k: int) -> GpuBest:
         """See `Backend.best`."""
         return GpuBest(rated, eligible, k)
 
