@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
+from nnsparse_stream.kernels.operations import decode_at, encode, transpose
 from nnsparse_stream.nn.optimisers import RowAdam, RowSGD
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -64,7 +64,7 @@ def our_step(num_columns: int, units: int, optimiser: str) -> Callable[[SparseRo
 
     def step(rows: SparseRows) -> None:
         optimizer.zero_grad()
-        transposed = Transposed.of(rows)
+        transposed = transpose(rows)
         code = torch.tanh(encode(encoder, rows, transposed) + hidden)
         output = decode_at(code, decoder, bias, rows, transposed)
         ((output - rows.values).square().sum() / rows.num_rows).backward()

@@ -69,7 +69,7 @@ def everything_below(room: str) -> set[str]:
 
 def modules_of(*rooms: str) -> Iterator[Path]:
     for room in rooms:
-        yield from (LIBRARY / room).glob("*.py")
+        yield from (LIBRARY / room).rglob("*.py")
 
 
 def test_every_room_has_its_line() -> None:

@@ -4,88 +4,80 @@
 Neither makes anything of size rows x columns, and the gradient of either matrix is a `RowGradient`: the batch is
 transposed once, by a stable sort of its columns, and that `Transposed` serves both.
 
-On the CPU the loops are compiled (`cpu_kernels`); elsewhere they are torch operations with the same results.
-
 A matrix may be stored in bfloat16, which halves what a large catalogue takes: its rows that occur in the batch are
 widened when they are read, and all arithmetic is that of the rows' or codes' own dtype.
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nnsparse_stream.kernels import cpu as cpu_kernels
-from nnsparse_stream.kernels.bag_sums import bag_sums
-from nnsparse_stream.kernels.parts import by_rows
-from nnsparse_stream.kernels.row_gradient import RowGradient, Transposed, is_compiled
+from nnsparse_stream.kernels.backends import backend_of
+from nnsparse_stream.kernels.row_gradient import RowGradient
+from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.sparse.rows import SparseRows
 
-# A sum of so many products takes some ten milliseconds, and is worth a start of threads.
-_MANY_PRODUCTS = 1 << 25
 
-# torch warns once in a process that CSR tensors are in beta; we use two of their operations, and test both.
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", UserWarning)
-    torch.sparse_csr_tensor(
-        torch.zeros(1, dtype=torch.int32), torch.zeros(0, dtype=torch.int32), torch.zeros(0), (0, 0)
-    )
+def transpose(rows: SparseRows) -> Transposed:
+    """The column-wise view of a block, in which rows ascend within a column; O(entries), whatever the columns.
 
-
-def weighted_sums(rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
-    """For each row the sum of `weights[e] * matrix[column of e]` over its entries, (rows, units)."""
-    if is_compiled(matrix):
-        out = matrix.new_empty(rows.num_rows, matrix.shape[1])
-        arrays = (rows.columns.numpy(), weights.numpy(), matrix.detach().numpy())
-        offsets, sums = rows.offsets.numpy(), out.numpy()
-
-        def add(first: int, last: int) -> None:
-            cpu_kernels.weighted_sums(offsets[first : last + 1], *arrays, sums[first:last])
-
-        if rows.num_entries * matrix.shape[1] >= _MANY_PRODUCTS:
-            by_rows(add, rows.num_rows)
-        else:
-            add(0, rows.num_rows)
-        return out
-    if not rows.num_entries:
-        return matrix.new_zeros(rows.num_rows, matrix.shape[1])
-    return bag_sums(matrix, rows.columns, rows.offsets, weights)
-
-
-def products_at(at: SparseRows, code: Tensor, matrix: Tensor) -> Tensor:
-    """`code @ matrix.T` at the entries of `at` only, (entries,)."""
-    if is_compiled(matrix):
-        out = matrix.new_empty(at.num_entries)
-        cpu_kernels.products_at(
-            at.offsets.numpy(), at.columns.numpy(), code.detach().numpy(), matrix.detach().numpy(), out.numpy()
-        )
-        return out
-    zeros = code.new_zeros(at.num_entries)
-    if not at.num_entries:
-        return zeros
-    structure = torch.sparse_csr_tensor(at.offsets, at.columns, zeros, at.shape, check_invariants=False)
-    return torch.sparse.sampled_addmm(structure, code, matrix.t(), beta=0.0).values()
-
-
-def _in_use(rows: SparseRows, matrix: Tensor, dtype: torch.dtype, by: Transposed | None) -> tuple[SparseRows, Tensor]:
-    """The matrix in the dtype of the arithmetic, and the block that indexes it.
-
-    A narrower matrix is cut to its rows that occur, (distinct, units), and the block's columns are counted among them.
+    Raises:
+        ValueError: the block's offsets or columns are out of range; on a GPU that is not checked.
     """
-    if matrix.dtype == dtype:
-        return rows, matrix
-    by = by or Transposed.of(rows)
-    distinct = len(by.columns)
-    places = torch.empty_like(rows.columns)
-    places[by.order.long()] = torch.arange(distinct, dtype=torch.int32, device=rows.device).repeat_interleave(
-        by.offsets.diff()
-    )
-    local = SparseRows(rows.offsets, places, rows.values, distinct)
-    return local, matrix.detach()[by.columns.long()].to(dtype)
+    if rows.device.type == "cpu":
+        rows.validate()
+    return backend_of(rows.values).transpose(rows)
+
+
+class _RowSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: SparseRows, values: Tensor) -> Tensor:
+        ctx.rows = rows
+        return backend_of(values).row_sums(rows, values.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0].index_select(0, ctx.rows.row_indices())
+
+
+def row_sums(rows: SparseRows, values: Tensor) -> Tensor:
+    """The sum of each row's values, (rows,), in their dtype; in float64 within, in a fixed order.
+
+    Args:
+        rows: says which entries are a row's; its own values are not read.
+        values: (entries,).
+    """
+    return _RowSums.apply(rows, values)
+
+
+class _AtEntries(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: SparseRows, values: Tensor) -> Tensor:
+        ctx.rows = rows
+        return values.index_select(0, rows.row_indices())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, backend_of(grads[0]).row_sums(ctx.rows, grads[0].contiguous())
+
+
+def at_entries(rows: SparseRows, values: Tensor) -> Tensor:
+    """The value of each entry's row, (entries,).
+
+    It is `values[row]`, but that its gradient is `row_sums`: torch's own adds up atomically on a GPU, so that two runs
+    differ, and in float32.
+
+    Args:
+        rows: says which entries are a row's; its own values are not read.
+        values: (rows,).
+    """
+    return _AtEntries.apply(rows, values)
 
 
 def _check(rows: SparseRows, matrix: Tensor, other: Tensor, transposed: Transposed | None) -> None:
@@ -101,7 +93,7 @@ def _check(rows: SparseRows, matrix: Tensor, other: Tensor, transposed: Transpos
         raise ValueError(f"{other.dtype} on {other.device} does not go with {matrix.dtype} on {matrix.device}")
     if transposed is not None and len(transposed.order) != rows.num_entries:
         raise ValueError(f"a transpose of {len(transposed.order)} entries is not that of {rows.num_entries}")
-    if is_compiled(matrix):  # elsewhere this would wait for the device, and torch checks there
+    if matrix.device.type == "cpu":  # elsewhere this would wait for the device
         rows.validate()
 
 
@@ -109,13 +101,12 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rows: SparseRows, transposed: Transposed | None) -> Tensor:
         ctx.rows, ctx.transposed, ctx.shape, ctx.dtype = rows, transposed, weight.shape, weight.dtype
-        block, matrix = _in_use(rows, weight, rows.dtype, transposed)
-        return weighted_sums(block, rows.values.detach(), matrix)
+        return backend_of(weight).weighted_sums(rows, rows.values.detach(), weight.detach())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        transposed = ctx.transposed or Transposed.of(ctx.rows)
+        transposed = ctx.transposed or transpose(ctx.rows)
         values = ctx.rows.values.detach()
         return RowGradient(transposed, grads[0].contiguous(), values, ctx.shape, ctx.dtype), None, None
 
@@ -150,29 +141,27 @@ class _DecodeAt(torch.autograd.Function):
         dense_gradients: bool,
     ) -> Tensor:
         code = code.contiguous()
-        block, matrix = _in_use(at, weight, code.dtype, transposed)
-        ctx.save_for_backward(code, matrix)
-        ctx.at, ctx.block, ctx.transposed, ctx.dense_gradients = at, block, transposed, dense_gradients
-        ctx.shape, ctx.dtype = weight.shape, weight.dtype
-        output = products_at(block, code, matrix)
+        ctx.save_for_backward(code, weight)
+        ctx.at, ctx.transposed, ctx.dense_gradients = at, transposed, dense_gradients
+        output = backend_of(weight).products_at(at, code.detach(), weight.detach())
         return output if bias is None else output.add_(bias.index_select(0, at.columns))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        code, matrix = ctx.saved_tensors
-        code, grad = code.detach(), grads[0].contiguous()
+        code, weight = (tensor.detach() for tensor in ctx.saved_tensors)
+        grad = grads[0].contiguous()
         for_code, for_weight, for_bias = ctx.needs_input_grad[:3]
-        code_grad = weighted_sums(ctx.block, grad, matrix) if for_code else None
+        code_grad = backend_of(weight).weighted_sums(ctx.at, grad, weight) if for_code else None
         weight_grad: Tensor | None = None
         bias_grad: Tensor | None = None
         if for_weight or for_bias:
-            transposed = ctx.transposed or Transposed.of(ctx.at)
+            transposed = ctx.transposed or transpose(ctx.at)
             if for_weight:
-                weight_grad = RowGradient(transposed, code, grad, ctx.shape, ctx.dtype)
+                weight_grad = RowGradient(transposed, code, grad, weight.shape, weight.dtype)
             if for_bias:
                 ones = code.new_ones(len(code), 1)
-                bias_grad = RowGradient(transposed, ones, grad, ctx.shape[:1], code.dtype)
+                bias_grad = RowGradient(transposed, ones, grad, weight.shape[:1], code.dtype)
             if ctx.dense_gradients:
                 weight_grad, bias_grad = (g if g is None else g.to_dense() for g in (weight_grad, bias_grad))
         return code_grad, weight_grad, bias_grad, None, None, None

@@ -2,72 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nnsparse_stream.kernels import cpu as cpu_kernels
-from nnsparse_stream.kernels.bag_sums import bag_sums
-from nnsparse_stream.sparse.indices import offsets_of
-from nnsparse_stream.sparse.rows import SparseRows
-
-
-def is_compiled(tensor: Tensor) -> bool:
-    """Whether the compiled kernels take a tensor; torch operations with the same results take the others."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
-
-
-@dataclass(frozen=True)
-class Transposed:
-    """The column-wise view of a block of sparse rows, which the backward passes and the optimisers read.
-
-    Attributes:
-        order: int32 (entries,), the permutation that sorts the entries by column; rows ascend within a column.
-        rows: int32 (entries,), the row of each entry in that order.
-        columns: int32 (distinct,), the columns that occur, ascending.
-        offsets: int32 (distinct + 1,), entries `offsets[i]:offsets[i + 1]` in that order belong to `columns[i]`.
-    """
-
-    order: Tensor
-    rows: Tensor
-    columns: Tensor
-    offsets: Tensor
-
-    @classmethod
-    def of(cls, rows: SparseRows) -> Transposed:
-        """Transposes a block; O(entries), whatever the number of columns.
-
-        Raises:
-            ValueError: the block's offsets or columns are out of range.
-        """
-        if is_compiled(rows.values):
-            rows.validate()
-            arrays = cpu_kernels.transpose(rows.offsets.numpy(), rows.columns.numpy(), rows.num_columns)
-            return cls(*map(torch.from_numpy, arrays))
-        sorted_columns, order = torch.sort(rows.columns, stable=True)
-        columns, counts = torch.unique_consecutive(sorted_columns, return_counts=True)
-        return cls(order.to(torch.int32), rows.row_indices()[order], columns, offsets_of(counts))
-
-    @classmethod
-    def of_rows(cls, columns: Tensor) -> Transposed:
-        """The view of a block in which row i has the one entry `columns[i]`; int32, ascending, distinct."""
-        places = torch.arange(len(columns) + 1, dtype=torch.int32, device=columns.device)
-        return cls(places[:-1], places[:-1], columns, places)
-
-    def followed_by(self, other: Transposed, num_rows: int) -> Transposed:
-        """The view of this block of `num_rows` rows and another one behind it, as one; O(entries) on the CPU."""
-        rows, order = other.rows + num_rows, other.order + len(self.order)
-        if self.columns.device.type == "cpu":
-            parts = (self.columns, self.offsets, self.rows, self.order, other.columns, other.offsets, rows, order)
-            return Transposed(*map(torch.from_numpy, cpu_kernels.merge(*(part.numpy() for part in parts))))
-        blocks = (self, other)
-        columns = torch.cat([block.columns.repeat_interleave(block.offsets.diff()) for block in blocks])
-        columns, places = torch.sort(columns, stable=True)
-        distinct, counts = torch.unique_consecutive(columns, return_counts=True)
-        rows, order = torch.cat([self.rows, rows])[places], torch.cat([self.order, order])[places]
-        return Transposed(order, rows, distinct, offsets_of(counts))
+from nnsparse_stream.kernels.backend import Factors
+from nnsparse_stream.kernels.backends import backend_of
+from nnsparse_stream.kernels.transposed import Transposed
 
 
 class RowGradient(Tensor):
@@ -143,56 +85,39 @@ class RowGradient(Tensor):
 
     @property
     def columns(self) -> Tensor:
-        """The distinct columns that have a gradient, int32 (distinct,), ascending."""
+        """The columns that have a gradient, int32 (places,), ascending; see `Transposed.columns`."""
         return self.transposed.columns
 
     def counts(self) -> Tensor:
-        """The number of the minibatch's entries in each distinct column, int32 (distinct,)."""
-        return self.transposed.offsets.diff()
+        """The number of the minibatch's entries of each place, int32 (places,)."""
+        return self.transposed.counts()
+
+    def factors(self) -> Factors:
+        """What a backend takes."""
+        return Factors(self.transposed, self.vectors, self.weights)
 
     def rows(self) -> Tensor:
-        """The gradient rows, (distinct, units), computed now."""
-        units = self.vectors.shape[1]
-        if not len(self.columns):
-            return self.vectors.new_zeros(0, units)
-        if is_compiled(self.vectors):
-            out = self.vectors.new_empty(len(self.columns), units)
-            cpu_kernels.gradient_rows(self.factors(), out.numpy())
-            return out
-        by = self.transposed
-        return bag_sums(self.vectors, by.rows, by.offsets, self.weights[by.order])
+        """The gradient rows, (places, units), computed now."""
+        return backend_of(self.vectors).gradient_rows(self.factors())
 
     def to_dense(self, dtype: torch.dtype | None = None, *, masked_grad: bool | None = None) -> Tensor:
         """The gradient as a plain tensor of the matrix's shape, 0 in untouched rows."""
         dense = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
-        dense.view(self.shape[0], -1)[self.columns.long()] = self.rows().to(self.dtype)
+        touched = self.counts() > 0
+        dense.view(self.shape[0], -1)[self.columns[touched].long()] = self.rows()[touched].to(self.dtype)
         return dense if dtype is None else dense.to(dtype)
 
     def squared_norm(self) -> Tensor:
-        """The sum of the squares of all rows, a 0-d tensor; on the CPU no row is kept for it."""
-        if is_compiled(self.vectors):
-            return torch.tensor(cpu_kernels.squared_norm(self.factors()), dtype=self.vectors.dtype)
-        return self.rows().square().sum()
+        """The sum of the squares of all rows, a 0-d tensor."""
+        return backend_of(self.vectors).squared_norm(self.factors())
 
     def scale_(self, factor: float | Tensor) -> RowGradient:
         """Multiplies the gradient by a number, in place; O(entries)."""
         self.weights = self.weights * factor
         return self
 
-    def factors(self) -> cpu_kernels.Factors:
-        """The factors as arrays that share their memory, for the compiled kernels."""
-        by = self.transposed
-        return cpu_kernels.Factors(
-            by.columns.numpy(),
-            by.offsets.numpy(),
-            by.order.numpy(),
-            by.rows.numpy(),
-            self.weights.numpy(),
-            self.vectors.numpy(),
-        )
-
     def _plus(self, other: RowGradient) -> RowGradient:
         """The sum: the minibatches of both, one after the other, as one."""
-        merged = self.transposed.followed_by(other.transposed, len(self.vectors))
+        merged = backend_of(self.vectors).merge(self.transposed, other.transposed, len(self.vectors))
         vectors, weights = torch.cat([self.vectors, other.vectors]), torch.cat([self.weights, other.weights])
         return RowGradient(merged, vectors, weights, self.shape, self.dtype)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nnsparse_stream.kernels import cpu as cpu_kernels
-from nnsparse_stream.kernels.operations import products_at, weighted_sums
-from nnsparse_stream.kernels.row_gradient import RowGradient, Transposed, is_compiled
+from nnsparse_stream.kernels.backends import backend_of
+from nnsparse_stream.kernels.row_gradient import RowGradient
+from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.sparse.rows import SparseRows
 
 
@@ -118,8 +118,10 @@ class _FromOthers(torch.autograd.Function):
         columns: Tensor,
         transposed: Transposed,
     ) -> tuple[Tensor, Tensor]:
-        code = weighted_sums(rows, rows.values, encoder)
-        products = products_at(rows, code, decoder) - rows.values * _own_products(encoder, decoder, transposed)
+        backend = backend_of(encoder)
+        code = backend.weighted_sums(rows, rows.values, encoder.detach())
+        products = backend.products_at(rows, code, decoder.detach())
+        products -= rows.values * backend.own_products(transposed, encoder.detach(), decoder.detach())
         matrix = decoder.detach()[columns.long()]
         ctx.save_for_backward(encoder, decoder, bias, code, matrix, ratios)
         ctx.rows, ctx.columns, ctx.transposed = rows, columns, transposed
@@ -132,13 +134,14 @@ class _FromOthers(torch.autograd.Function):
         encoder, decoder, bias, code, matrix, ratios = ctx.saved_tensors
         rows, columns, by = ctx.rows, ctx.columns, ctx.transposed
         at_entries, at_columns = grads[0] * ratios, grads[1]
-        code_grad = weighted_sums(rows, at_entries, decoder) + at_columns @ matrix
+        backend = backend_of(encoder)
+        code_grad = backend.weighted_sums(rows, at_entries, decoder.detach()) + at_columns @ matrix
         # What is taken out: less so much of each other's row, one more entry a column, behind those of the minibatch.
         # Summed in float64, in which many equal numbers do not stand still.
         shares = (at_entries * rows.values).double()[by.order.long()]
         own = -torch.segment_reduce(shares, "sum", offsets=by.offsets.long(), unsafe=True).to(code.dtype)
         distinct, num_rows = by.columns.long(), len(code)
-        with_own = by.followed_by(Transposed.of_rows(by.columns), num_rows)
+        with_own = backend.merge(by, Transposed.of_rows(by.columns), num_rows)
         sampled = Transposed.of_rows(columns)
         ones = code.new_ones(len(columns))
 
@@ -156,14 +159,14 @@ class _FromOthers(torch.autograd.Function):
                 with_own, vectors(code_grad, decoder), torch.cat([rows.values, own]), encoder.shape, encoder.dtype
             ),
             RowGradient(
-                with_own.followed_by(sampled, num_rows + len(distinct)),
+                backend.merge(with_own, sampled, num_rows + len(distinct)),
                 decoder_vectors,
                 torch.cat([at_entries, own, ones]),
                 decoder.shape,
                 decoder.dtype,
             ),
             RowGradient(
-                by.followed_by(sampled, num_rows),
+                backend.merge(by, sampled, num_rows),
                 torch.cat([code.new_ones(num_rows), at_columns.sum(0)])[:, None],
                 torch.cat([grads[0], ones]),
                 bias.shape,
@@ -201,16 +204,3 @@ def from_others(
         (entries,) and (rows, sampled).
     """
     return _FromOthers.apply(encoder, decoder, bias, rows, ratios, columns, transposed)
-
-
-def _own_products(encoder: Tensor, decoder: Tensor, by: Transposed) -> Tensor:
-    """The product of the encoder's and the decoder's row of each entry's column, (entries,)."""
-    out = encoder.new_empty(len(by.order))
-    if is_compiled(encoder):
-        arrays = (by.columns, by.offsets, by.order, encoder.detach(), decoder.detach(), out)
-        cpu_kernels.own_products(*(array.numpy() for array in arrays))
-        return out
-    index = by.columns.long()
-    products = torch.linalg.vecdot(encoder.detach()[index], decoder.detach()[index])
-    out[by.order.long()] = products.repeat_interleave(by.offsets.diff(), output_size=len(by.order))
-    return out

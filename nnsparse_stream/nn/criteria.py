@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnsparse_stream.kernels.row_values import at_entries, row_sums
+from nnsparse_stream.kernels.operations import at_entries, row_sums
 from nnsparse_stream.nn.corruption import Corruption
 from nnsparse_stream.sparse.rows import SparseRows
 

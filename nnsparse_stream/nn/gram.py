@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnsparse_stream.kernels import item_weights as kernels
-from nnsparse_stream.kernels.row_gradient import Transposed
+from nnsparse_stream.kernels.cpu import item_weights as kernels
+from nnsparse_stream.kernels.operations import transpose
 from nnsparse_stream.sparse.indices import ascend_strictly, places
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -110,7 +110,7 @@ class GramMatrix:
             raise ValueError("a column of these rows has no entry by the sums of all rows")
         weights = (_weights(rows.lengths().numpy(), self._power) >> self._shift).astype(np.int32)
         block = SparseRows(rows.offsets, columns, rows.values, len(self.matrix))
-        by = Transposed.of(block)
+        by = transpose(block)
         kernels.add_co_occurrences(
             block.offsets.numpy(), block.columns.numpy(), weights, by.order.numpy(), by.rows.numpy(),
             by.columns.numpy(), by.offsets.numpy(), self.matrix.numpy(),

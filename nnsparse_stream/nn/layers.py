@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nnsparse_stream.kernels.bag_sums import bag_sums
 from nnsparse_stream.kernels.operations import decode_at, encode
+from nnsparse_stream.kernels.reference.bag_sums import bag_sums
 from nnsparse_stream.sparse.original import densify, sparsify
 from nnsparse_stream.sparse.rows import SparseRows
 

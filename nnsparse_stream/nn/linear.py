@@ -11,18 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnsparse_stream.kernels import item_weights as kernels
-from nnsparse_stream.kernels.parts import by_rows
-from nnsparse_stream.kernels.row_gradient import Transposed, is_compiled
+from nnsparse_stream.kernels.backends import backend_of
 from nnsparse_stream.nn.gram import column_places
 from nnsparse_stream.nn.model import Model, ModelConfig
 from nnsparse_stream.nn.ranking import ScoreTile
 from nnsparse_stream.sparse.indices import offsets_of
 from nnsparse_stream.sparse.rows import SparseRows
-
-# Rows that are scored together: their sums stay in a processor's cache. Where scores are a dense product, those of so
-# many rows and all columns are in memory at once.
-_ROWS = 64
 
 
 def item_weights(gram: Tensor, l2: float, hide_ratio: float = 0.0) -> float:
@@ -112,29 +106,18 @@ class LinearItemModel(Model):
         """
         self.check_pair(known, at)
         places = self._places()[at.columns.long()]
-        scores = self.weights.new_zeros(at.num_entries)
-        if is_compiled(self.weights):
-            trained = self._trained(known)
-            kernels.weight_sums_at(
-                trained.offsets.numpy(), trained.columns.numpy(), self.weights.numpy(), at.validate().offsets.numpy(),
-                places.numpy(), scores.numpy(),
-            )  # fmt: skip
-        else:
-            for start in range(0, at.num_rows, _ROWS):
-                block = at[start : start + _ROWS]
-                first, last = at.offsets[[start, start + block.num_rows]].tolist()
-                dense = self.tiles(known[start : start + _ROWS])(0, self.num_columns)
-                scores[first:last] = dense[block.row_indices().long(), block.columns.long()]
-            return scores
+        trained = self._trained(known)
+        here = SparseRows(at.offsets, places, at.values, self.config.trained_columns)
+        scores = backend_of(self.weights).item_sums_at(trained, self.weights, here)
         cold = (trained.lengths() == 0)[at.row_indices().long()]
-        return torch.where(cold, self._popularity()[at.columns.long()], scores.masked_fill_(places < 0, 0.0))
+        return torch.where(cold, self._popularity()[at.columns.long()], scores)
 
     @torch.no_grad()
     def tiles(self, known: SparseRows) -> ScoreTile:
         """Scores of rows at ranges of columns; see `Model.tiles`. O(known entries x columns)."""
         trained, places, popularity = self._trained(known), self._places(), self._popularity()
         cold = (trained.lengths() == 0).nonzero()[:, 0]
-        sums = self._sums(trained)
+        sums = backend_of(self.weights).item_sums(trained, self.weights)
 
         def tile(start: int, stop: int) -> Tensor:
             here = places[start:stop]
@@ -187,28 +170,3 @@ class LinearItemModel(Model):
         kept = places >= 0
         lengths = torch.zeros_like(known.offsets[1:]).index_add_(0, known.row_indices().long(), kept.to(torch.int32))
         return SparseRows(offsets_of(lengths), places[kept], known.values[kept], self.config.trained_columns)
-
-    def _sums(self, trained: SparseRows) -> ScoreTile:
-        """The sums of weights of rows, over their columns, to ranges of the trained columns."""
-        if is_compiled(self.weights):
-            blocks = range(0, trained.num_rows, _ROWS)
-            transposed = [Transposed.of(trained[start : start + _ROWS]) for start in blocks]
-
-            def sums(first: int, last: int) -> Tensor:
-                out = self.weights.new_empty(trained.num_rows, last - first)
-
-                def add(start: int, stop: int) -> None:
-                    for block in range(start, stop):
-                        by, rows = transposed[block], out[block * _ROWS : (block + 1) * _ROWS]
-                        kernels.weight_sums(
-                            by.rows.numpy(), by.columns.numpy(), by.offsets.numpy(), self.weights.numpy(), first,
-                            rows.numpy(),
-                        )  # fmt: skip
-
-                by_rows(add, len(transposed))
-                return out
-
-            return sums
-        dense = torch.zeros(trained.shape, dtype=self.weights.dtype, device=trained.device)
-        dense[trained.row_indices().long(), trained.columns.long()] = 1.0
-        return lambda first, last: dense @ self.weights[:, first:last]

@@ -13,9 +13,8 @@ Where a group has `decay_scales`, a tensor (rows,), d is also multiplied by the 
 decayed as much in all as what is touched always. Where a group has `unit_rows`, its rows have norm 1 and keep it: what
 of the gradient lies along the row is taken out, and the row is normalised after its update.
 
-On the CPU the gradient's rows are computed and applied in one pass and never stored; elsewhere torch operations do the
-same. The state is tensors only, of the parameter's dtype, so that `state_dict` fits into safetensors and a resumed run
-continues bit for bit.
+The compiled backends compute and apply the gradient's rows in one pass and never store them. The state is tensors only,
+of the parameter's dtype, so that `state_dict` fits into safetensors and a resumed run continues bit for bit.
 
 A bfloat16 parameter is updated in float32, with float32 state, and rounded up or down at random, with probabilities by
 the distances (stochastic rounding; Gupta et al., "Deep Learning with Limited Numerical Precision", 2015): most updates
@@ -31,9 +30,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nnsparse_stream.kernels import cpu_updates
-from nnsparse_stream.kernels.cpu import Factors
-from nnsparse_stream.kernels.row_gradient import RowGradient, is_compiled
+from nnsparse_stream.kernels.backends import backend_of
+from nnsparse_stream.kernels.rounding import rounded, wide
+from nnsparse_stream.kernels.row_gradient import RowGradient
+from nnsparse_stream.kernels.rules import SGD, Adagrad, Adam, Rule, apply_rule
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -79,28 +79,8 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
         return state
 
     @abstractmethod
-    def _update(
-        self, rows: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]
-    ) -> None:  # pragma: no cover
-        """Updates rows and their state in place.
-
-        Args:
-            rows: (rows, units).
-            gradient: (rows, units), with the L2 term.
-            state: the rows' state, each (rows, ...).
-            group: the parameter's group.
-        """
-
-    @abstractmethod
-    def _update_fused(
-        self,
-        matrix: Tensor,
-        factors: Factors,
-        decays: Tensor,
-        state: dict[str, Tensor],
-        group: dict[str, Any],
-    ) -> None:  # pragma: no cover
-        """Updates the touched rows of `matrix` (rows, units) and of its state in place, by a compiled kernel."""
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """What a step does to the rows of a group's parameters."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -122,42 +102,25 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
     def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         if gradient.layout != torch.strided:
             raise ValueError(f"a gradient must be dense or by rows, got one of layout {gradient.layout}")
-        matrix = _as_matrix(parameter)
+        matrix, rule, unit_rows = _as_matrix(parameter), self.rule(group), group["unit_rows"]
         state = {name: _as_matrix(value) for name, value in self._state_of(parameter, group).items()}
         if not isinstance(gradient, RowGradient):
-            rows = _wide(matrix)
+            rows = wide(matrix)
             decays = rows.new_full((len(rows),), group["weight_decay"])
             if group["decay_scales"] is not None:
                 decays *= group["decay_scales"]
-            self._update_rows(rows, _wide(_as_matrix(gradient)), decays, state, group)
+            apply_rule(rule, rows, wide(_as_matrix(gradient)), decays, state, unit_rows)
             if rows is not matrix:
-                matrix.copy_(_rounded(rows, self.generator))
+                matrix.copy_(rounded(rows, self.generator))
             return
         decays = gradient.vectors.new_full(gradient.columns.shape, group["weight_decay"])
         if group["decay_by_count"]:
             counts = gradient.counts().to(decays.dtype)
-            decays *= (counts / counts.mean()).sqrt()
+            mean = counts.sum() / (counts > 0).sum()
+            decays *= (counts / mean).sqrt()
         if group["decay_scales"] is not None:
             decays *= group["decay_scales"][gradient.columns.long()]
-        if is_compiled(matrix):
-            self._update_fused(matrix, gradient.factors(), decays, state, group)
-            return
-        index = gradient.columns.long()
-        touched = {name: value[index] for name, value in state.items()}
-        rows = _wide(matrix[index])
-        self._update_rows(rows, gradient.rows(), decays, touched, group)
-        matrix[index] = rows if rows.dtype == matrix.dtype else _rounded(rows, self.generator)
-        for name, value in touched.items():
-            state[name][index] = value
-
-    def _update_rows(
-        self, rows: Tensor, gradient: Tensor, decays: Tensor, state: dict[str, Tensor], group: dict[str, Any]
-    ) -> None:
-        if group["unit_rows"]:
-            gradient = gradient - torch.linalg.vecdot(gradient, rows)[:, None] * rows
-        self._update(rows, gradient.addcmul(rows, decays[:, None]), state, group)
-        if group["unit_rows"]:
-            rows.copy_(torch.nn.functional.normalize(rows))
+        backend_of(matrix).update(rule, matrix, gradient.factors(), decays, state, unit_rows, self.generator)
 
 
 class RowSGD(RowOptimizer):
@@ -193,21 +156,9 @@ class RowSGD(RowOptimizer):
         """The velocity's, as the parameter; none without momentum."""
         return {"velocity": tuple(parameter.shape)} if group["momentum"] else {}
 
-    def _update(self, rows: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        velocity = state["velocity"].mul_(group["momentum"]).add_(gradient) if state else gradient
-        rows.sub_(velocity, alpha=group["lr"])
-
-    def _update_fused(
-        self,
-        matrix: Tensor,
-        factors: Factors,
-        decays: Tensor,
-        state: dict[str, Tensor],
-        group: dict[str, Any],
-    ) -> None:
-        velocity = state["velocity"] if state else matrix.new_empty(0, 0)
-        how = (group["unit_rows"], group["lr"], group["momentum"])
-        cpu_updates.sgd(matrix.numpy(), factors, decays.numpy(), *how, velocity.numpy())
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """See `RowOptimizer.rule`."""
+        return SGD(group["lr"], group["momentum"])
 
 
 class RowAdagrad(RowOptimizer):
@@ -242,21 +193,9 @@ class RowAdagrad(RowOptimizer):
         """The sum of squares', as the parameter."""
         return {"squares": tuple(parameter.shape)}
 
-    def _update(self, rows: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        squares = state["squares"].addcmul_(gradient, gradient)
-        rows.addcdiv_(gradient, squares.sqrt().add_(group["eps"]), value=-group["lr"])
-
-    def _update_fused(
-        self,
-        matrix: Tensor,
-        factors: Factors,
-        decays: Tensor,
-        state: dict[str, Tensor],
-        group: dict[str, Any],
-    ) -> None:
-        squares = state["squares"].numpy()
-        how = (group["unit_rows"], group["lr"], group["eps"])
-        cpu_updates.adagrad(matrix.numpy(), factors, decays.numpy(), *how, squares)
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """See `RowOptimizer.rule`."""
+        return Adagrad(group["lr"], group["eps"])
 
 
 class RowAdam(RowOptimizer):
@@ -319,47 +258,15 @@ class RowAdam(RowOptimizer):
         second = shape if group["second_moment"] == "element" else (rows, 1)
         return {"first": shape, "second": second, "updates": (rows,)}
 
-    def _update(self, rows: Tensor, gradient: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """See `RowOptimizer.rule`."""
         beta1, beta2 = group["betas"]
-        updates = state["updates"].add_(1).double()
-        first = state["first"].mul_(beta1).add_(gradient, alpha=1 - beta1)
-        squares = gradient.square()
-        if group["second_moment"] == "row":
-            squares = squares.mean(1, keepdim=True)
-        second = state["second"].mul_(beta2).add_(squares, alpha=1 - beta2)
-        rate = (group["lr"] / (1 - beta1**updates)).to(rows.dtype)
-        scale = (1 - beta2**updates).rsqrt().to(rows.dtype)
-        rows.sub_(rate * first / (second.sqrt() * scale + group["eps"]))
-
-    def _update_fused(
-        self,
-        matrix: Tensor,
-        factors: Factors,
-        decays: Tensor,
-        state: dict[str, Tensor],
-        group: dict[str, Any],
-    ) -> None:
-        first, second, updates = (state[name].numpy() for name in ("first", "second", "updates"))
-        beta1, beta2 = group["betas"]
-        how = (group["unit_rows"], group["lr"], beta1, beta2, group["eps"])
-        cpu_updates.adam(matrix.numpy(), factors, decays.numpy(), *how, first, second, updates)
+        return Adam(group["lr"], beta1, beta2, group["eps"])
 
 
 def _as_matrix(parameter: Tensor) -> Tensor:
     """A tensor as (rows, units), with the same memory; a number is one row."""
     return parameter.detach().view(parameter.shape[0] if parameter.dim() else 1, -1)
-
-
-def _wide(values: Tensor) -> Tensor:
-    """The values in the dtype of the arithmetic: float32 for bfloat16, otherwise they themselves."""
-    return values.float() if values.dtype == torch.bfloat16 else values
-
-
-def _rounded(values: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Float32 values as bfloat16, rounded up or down at random so that the mean is kept."""
-    # A bfloat16 is the upper half of a float32: what is added to the lower half carries over in proportion to it.
-    noise = torch.randint(0, 1 << 16, values.shape, generator=generator, dtype=torch.int32, device=values.device)
-    return ((values.view(torch.int32) + noise) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from nnsparse_stream.kernels.operations import Transposed
+from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.nn.ranking_model import Estimates
 from nnsparse_stream.sparse.rows import SparseRows
 

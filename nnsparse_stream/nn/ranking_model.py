@@ -9,9 +9,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
-from nnsparse_stream.kernels.row_values import at_entries, row_sums
+from nnsparse_stream.kernels.operations import at_entries, decode_at, encode, row_sums
 from nnsparse_stream.kernels.sampled import bias_at, decode_columns, from_others
+from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.nn.model import FactorModel, ModelConfig
 from nnsparse_stream.nn.ranking import ScoreTile
 from nnsparse_stream.sparse.rows import SparseRows

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nnsparse_stream.data.manifest import Manifest
-from nnsparse_stream.kernels.operations import Transposed
+from nnsparse_stream.kernels.operations import transpose
 from nnsparse_stream.kernels.sampled import sample_columns
 from nnsparse_stream.nn.model import Model
 from nnsparse_stream.nn.ranking_losses import LOSSES, Negatives
@@ -60,7 +60,7 @@ class RankingObjective(StepObjective):
 
     def train_batch(self, rows: SparseRows, progress: float) -> dict[str, Tensor]:
         """One step; returns the sums of weighted losses, `loss`, and of the weights, `weight`."""
-        recipe, transposed = self._recipe, Transposed.of(rows)
+        recipe, transposed = self._recipe, transpose(rows)
         drawn = sample_columns(len(self._trained), recipe.sampled_columns, self._noise)
         columns = self._trained[drawn.long()]
         visible, weights = self._hidden(rows)

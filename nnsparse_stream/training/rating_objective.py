@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from nnsparse_stream.data.manifest import Manifest
-from nnsparse_stream.kernels.operations import Transposed
-from nnsparse_stream.kernels.row_values import row_sums
+from nnsparse_stream.kernels.operations import row_sums, transpose
 from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
 from nnsparse_stream.nn.criteria import DenoisingCriterion, SDAECriterion, SDAESparseCriterion, prepare_input
 from nnsparse_stream.nn.model import Model
@@ -100,7 +99,7 @@ class RatingObjective(StepObjective):
         targets, clean = self._model.residuals(rows, means), self._model.inputs(rows, means)
         if self._is_inner:
             return self._train_inner(clean)
-        transposed = Transposed.of(targets)
+        transposed = transpose(targets)
         inputs = prepare_input(self.criterion, clean)
         visible = None if self.criterion.corrupted is None else ~self.criterion.corrupted
         if self._recipe.rescale:
@@ -153,7 +152,7 @@ class RatingObjective(StepObjective):
         at = SparseRows(offsets, columns, nothing, width, targets.features)
         with torch.no_grad():
             dense = self._model.estimate(targets, at)
-        transposed = Transposed.of(dense)
+        transposed = transpose(dense)
         again = self._model.estimate(dense, dense, transposed=transposed)
         loss = nn.functional.mse_loss(again.values, dense.values, reduction="sum")
         self._step(loss / (dense.num_rows if self._recipe.loss_average == "rows" else dense.num_entries))

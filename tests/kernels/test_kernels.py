@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from paths import PATHS, path
 from strategies import random_rows, sparse_rows
 
-from nnsparse_stream.kernels import cpu as cpu_kernels
-from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
+from nnsparse_stream.kernels.cpu import loops as cpu_kernels
+from nnsparse_stream.kernels.operations import decode_at, encode, transpose
 from nnsparse_stream.kernels.row_gradient import RowGradient
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -32,7 +32,7 @@ def test_forward_and_gradients_equal_those_of_dense_layers(name, rows, seed):
     weights_of_outputs = torch.randn(rows.num_entries, dtype=torch.float64)
     row, column = rows.row_indices().long(), rows.columns.long()
     with path(name):
-        transposed = Transposed.of(rows)
+        transposed = transpose(rows)
         sparse = decode_at(torch.tanh(encode(weight, rows, transposed)), decoder, bias, rows, transposed)
         gradients = torch.autograd.grad((sparse * weights_of_outputs).sum(), (weight, decoder, bias))
         dense = (torch.tanh(rows.to_dense() @ weight) @ decoder.t() + bias)[row, column]
@@ -69,9 +69,9 @@ def test_gradcheck_of_the_codes(name):
 def test_the_radix_sort_is_the_stable_sort(num_columns):
     per_row = min(num_columns, 300)
     rows = random_rows(20, num_columns, per_row)
-    compiled = Transposed.of(rows)
-    with path("torch"):
-        sorted_by_torch = Transposed.of(rows)
+    compiled = transpose(rows)
+    with path("reference"):
+        sorted_by_torch = transpose(rows)
     for field in ("order", "rows", "columns", "offsets"):
         ours, theirs = getattr(compiled, field), getattr(sorted_by_torch, field)
         assert ours.dtype == torch.int32
@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused_before_memory_is_touched():
     for call in (
         lambda: encode(weight, wrong),
         lambda: decode_at(code, decoder, bias, wrong),
-        lambda: Transposed.of(wrong),
+        lambda: transpose(wrong),
     ):
         with pytest.raises(ValueError, match="row 0 holds column 4, but there are 4 columns"):
             call()
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused_before_memory_is_touched():
     with pytest.raises(ValueError, match=r"the bias must be \(4,\), got \(3,\)"):
         decode_at(code, decoder, bias[:3], rows)
     with pytest.raises(ValueError, match="a transpose of 1 entries is not that of 2"):
-        encode(weight, rows, Transposed.of(one_entry()))
+        encode(weight, rows, transpose(one_entry()))
 
 
 def one_entry():
@@ -264,7 +264,7 @@ def test_a_sum_of_millions_of_equal_numbers_is_right(name):
         gradient = weight.grad.rows()
         # One row of the gradient, whose entries come from as many rows of the block.
         single = SparseRows(torch.arange(many + 1), rows.columns[:many], rows.values[:many], 1)
-        of_column = RowGradient(Transposed.of(single), torch.ones(many, 1), single.values, (1, 1), torch.float32)
+        of_column = RowGradient(transpose(single), torch.ones(many, 1), single.values, (1, 1), torch.float32)
         found = [*sums.flatten().tolist(), gradient.item(), of_column.rows().item()]
     expected = [0, 4.7 * many, 9.4, 0, 4.7 * (many + 2), 4.7 * many]
     assert found == pytest.approx(expected, rel=1e-5)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import PATHS, path
 
-from nnsparse_stream.nn import linear as module
 from nnsparse_stream.nn.linear import LinearConfig, LinearItemModel, item_weights
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -65,13 +65,11 @@ def test_a_matrix_that_is_not_positive_definite_is_refused():
         item_weights(torch.ones(3, 3), 0.0)
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("name", PATHS)
 @given(cuts=st.sets(st.integers(1, 5)))
-def test_scores_are_sums_of_weights_and_popularity_where_there_is_nothing_to_sum(compiled, cuts):
+def test_scores_are_sums_of_weights_and_popularity_where_there_is_nothing_to_sum(name, cuts):
     model = make_model()
-    with pytest.MonkeyPatch.context() as patch:
-        if not compiled:
-            patch.setattr(module, "is_compiled", lambda tensor: False)
+    with path(name):
         dense, bounds = expected(model), [0, *sorted(cuts), 6]
         tile = model.tiles(KNOWN)
         tiles = [tile(start, stop) for start, stop in pairwise(bounds)]

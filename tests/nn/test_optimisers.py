@@ -7,7 +7,7 @@ from paths import PATHS, path
 from strategies import random_rows
 from torch import nn
 
-from nnsparse_stream.kernels.operations import Transposed, decode_at, encode
+from nnsparse_stream.kernels.operations import decode_at, encode, transpose
 from nnsparse_stream.kernels.row_gradient import RowGradient
 from nnsparse_stream.nn.optimisers import RowAdagrad, RowAdam, RowSGD, clip_grad_norm_
 from nnsparse_stream.sparse.rows import SparseRows
@@ -41,7 +41,7 @@ class Autoencoder(nn.Module):
         self.decoder, self.bias = draw(COLUMNS, UNITS), draw(COLUMNS)
 
     def forward(self, rows):
-        by = Transposed.of(rows)
+        by = transpose(rows)
         code = torch.tanh(torch.tanh(encode(self.encoder, rows, by) + self.hidden) @ self.inner)
         return decode_at(code, self.decoder, self.bias, rows, by)
 

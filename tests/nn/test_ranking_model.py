@@ -4,7 +4,7 @@ from paths import PATHS, path
 from strategies import random_rows
 from torch.nn.functional import normalize
 
-from nnsparse_stream.kernels.operations import Transposed
+from nnsparse_stream.kernels.operations import transpose
 from nnsparse_stream.kernels.row_gradient import RowGradient
 from nnsparse_stream.nn.ranking_losses import LOSSES, Negatives
 from nnsparse_stream.nn.ranking_model import RankingAutoencoder, RankingConfig
@@ -95,7 +95,7 @@ def test_losses_and_gradients_equal_those_of_each_row_without_its_entry(kind, lo
     visible = torch.arange(rows.num_entries) % 3 > 0 if hidden else torch.ones(rows.num_entries, dtype=torch.bool)
     of_rows = torch.linspace(1, 2, rows.num_rows, dtype=torch.float64)
     with path(name):
-        transposed = Transposed.of(rows)
+        transposed = transpose(rows)
         estimates = model.estimate(rows, SAMPLED, transposed, visible if hidden else None)
         observed, sampled = dense_estimates(model, rows, visible)
         torch.testing.assert_close(estimates.observed, observed)
@@ -139,7 +139,7 @@ def test_one_entry_is_foretold_by_nothing_in_float32_too():
     """The code without it is 0, of which rounding must not make a direction."""
     model = model_of("cosine").float()
     rows = random_rows(1, COLUMNS, 1, dtype=torch.float32)
-    observed = model.estimate(rows, SAMPLED, Transposed.of(rows)).observed
+    observed = model.estimate(rows, SAMPLED, transpose(rows)).observed
     assert torch.equal(observed, model.decoder_bias[rows.columns.long()])
 
 

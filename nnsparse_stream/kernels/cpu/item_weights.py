@@ -5,7 +5,7 @@ As those of `cpu`, they run on one thread, release the interpreter's lock, and c
 
 from __future__ import annotations
 
-from nnsparse_stream.kernels.cpu import Array, compiled
+from nnsparse_stream.kernels.cpu.loops import Array, compiled
 
 # Columns whose scores are summed at once.
 _SUMS = 1024

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnsparse_stream.kernels.cpu import AHEAD, Array, Factors, compiled, gradient_row, prefetch_row
+from nnsparse_stream.kernels.cpu.loops import AHEAD, Array, Factors, compiled, gradient_row, prefetch_row
 
 
 @compiled

@@ -12,8 +12,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from nnsparse_stream.kernels.cpu import Array, compiled
+from nnsparse_stream.kernels.cpu.loops import Array, compiled
+from nnsparse_stream.kernels.cpu.parts import by_rows
+from nnsparse_stream.sparse.rows import SparseRows
 
 # What the buffer of a row holds beside its 2k candidates.
 _ROOM = 256
@@ -164,3 +168,36 @@ def cut_best(k: int, best: Best) -> None:
         if best.counts[row] > k:
             _cut(best.scores[row], best.columns[row], best.counts[row], k, scratch)
             best.counts[row] = k
+
+
+class CpuBest:
+    """The best columns of tiles of scores; see `kernels.backend.Best`."""
+
+    def __init__(self, rated: SparseRows, eligible: Tensor, k: int) -> None:
+        keys = rated.validate().row_indices().long() * rated.num_columns + rated.columns
+        if (keys.diff() < 0).any():
+            rated = rated.sort_by_column()
+        self._offsets, self._known, self._k = rated.offsets.numpy(), rated.columns.numpy(), k
+        self._eligible = eligible
+        self._best = Best.empty(self._offsets, rated.num_columns, k, rated.values.numpy().dtype)
+
+    def add(self, start: int, stop: int, scores: Tensor) -> None:
+        """See `Best.add`."""
+        tile = scores.contiguous().numpy()
+        eligible = self._eligible[start:stop]
+        # Where all are, the kernel need not look.
+        mask = eligible[: 0 if eligible.all() else None].numpy()
+
+        def keep(first: int, last: int) -> None:
+            keep_best(tile[first:last], start, first, mask, self._offsets, self._known, self._k, self._best)
+
+        by_rows(keep, len(tile))
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """See `Best.result`."""
+        cut_best(self._k, self._best)
+        scores, columns = (torch.from_numpy(part[:, : self._k]) for part in (self._best.scores, self._best.columns))
+        missing = torch.arange(self._k) >= torch.from_numpy(self._best.counts)[:, None]
+        # A stable sort: among equal scores the lower columns, which come first, stay first.
+        scores, order = scores.masked_fill(missing, -torch.inf).sort(stable=True, dim=1, descending=True)
+        return columns.long().gather(1, order).masked_fill_(scores == -torch.inf, -1), scores

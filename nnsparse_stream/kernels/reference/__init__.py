@@ -1,0 +1,1 @@
+"""The reference: torch operations, on any device and for any dtype, which the other backends must equal."""
