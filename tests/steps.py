@@ -47,8 +47,8 @@ CASES: dict[str, tuple[Recipe, int | None]] = {
 }  # fmt: skip
 
 _MANIFEST = Manifest(
-    "user", "int64", "int64", _COLUMNS, _ROWS, 0, {}, {}, {"mean": 3.0, "min": 1.0, "max": 5.0, "std": 1.0}, {}, "error",
-    (), (), features=FeaturesFile("", _FEATURES, 0, "", ()),
+    "user", "int64", "int64", _COLUMNS, _ROWS, 0, {}, {}, {"mean": 3.0, "min": 1.0, "max": 5.0, "std": 1.0}, {},
+    "error", (), (), features=FeaturesFile("", _FEATURES, 0, "", ()),
 )  # fmt: skip
 
 

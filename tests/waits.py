@@ -19,8 +19,9 @@ from nnsparse_stream.sparse.rows import SparseRows
 
 # Numbers for the host, shapes that depend on data, and tensors of the host's numbers.
 _WAITING = {
-    "_local_scalar_dense", "item", "is_nonzero", "equal", "allclose", "nonzero", "argwhere", "masked_select", "bincount",
-    "histc", "unique_dim", "_unique", "_unique2", "unique_consecutive", "unique_dim_consecutive", "lift_fresh",
+    "_local_scalar_dense", "item", "is_nonzero", "equal", "allclose", "nonzero", "argwhere", "masked_select",
+    "bincount", "histc", "unique_dim", "_unique", "_unique2", "unique_consecutive", "unique_dim_consecutive",
+    "lift_fresh",
 }  # fmt: skip
 # Sums that a GPU adds up atomically, in any order.
 _ATOMIC = {
@@ -82,7 +83,7 @@ def _kernel(name: str) -> Callable[..., Any]:
     original = getattr(ReferenceBackend, name)
 
     def call(self: PaddedBackend, *arguments: Any) -> Any:
-        NeverWaiting.within_kernel = True
+        outer, NeverWaiting.within_kernel = NeverWaiting.within_kernel, True
         try:
             exact = [_exact(argument) for argument in arguments]
             if name == "update":
@@ -96,7 +97,7 @@ def _kernel(name: str) -> Callable[..., Any]:
                 return pad(found, (0, 0, 0, len(arguments[0].by.columns) - len(found)))
             return found
         finally:
-            NeverWaiting.within_kernel = False
+            NeverWaiting.within_kernel = outer
 
     return call
 
