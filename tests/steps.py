@@ -21,11 +21,11 @@ CASES: dict[str, tuple[Recipe, int | None]] = {
     "cfn": (recipe("cfn", hidden=(6,), momentum=0.5), None),
     "outer layer": (recipe("cfn-stacked", hidden=(6, 4)), 1),
     "inner layer": (recipe("cfn-stacked", hidden=(6, 4)), 2),
-    "all layers": (recipe("cfn-stacked", hidden=(6, 4), hide_ratio=0.0, clip_norm=0.1), None),
+    "all layers": (recipe("cfn-stacked", hidden=(6, 4), hide_ratio=0.0, clip_norm=0.1, inner_precision="tf32"), None),
     "best": (recipe("best", hidden=(6,), optimizer="row_adam", clip_norm=0.1), None),
     "best in bfloat16": (recipe("best", hidden=(6,), storage="bfloat16", clip_norm=0.1), None),
     "presence": (recipe("best-small", hidden=(6,), optimizer="adam", second_moment=0.9), None),
-    "deep": (recipe("deep", hidden=(6, 4)), None),
+    "deep": (recipe("deep", hidden=(6, 4), inner_precision="bfloat16"), None),
     "refeed": (recipe("best", hidden=(6,), optimizer="adagrad", refeed_columns=7, presence=True), None),
     "linear squared": (recipe("ranking-dense", units=6, sampled_columns=9, clip_norm=0.1), None),
     "linear logistic": (
