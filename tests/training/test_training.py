@@ -24,14 +24,11 @@ from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.evaluation.metrics import parse_metrics
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training import step_run
 from nnsparse_stream.training.checkpoint import Checkpoint, load_model
 from nnsparse_stream.training.presets import recipe
-from nnsparse_stream.training.progress import Progress
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.start import train
 from nnsparse_stream.training.state import checkpoints_of, read_state
-from nnsparse_stream.training.step_run import StepRun
 from nnsparse_stream.training.steps import Trainer
 
 
@@ -362,28 +359,6 @@ def test_divergence_is_an_error_that_says_what_to_do_and_leaves_nothing(trained,
     assert cli.main(["train", "--data", trained.data, "--output", str(tmp_path / "run"), *flags]) == 2
     assert "lower --learning_rate" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_losses_are_read_every_so_many_steps_and_sum_up_to_the_same_however_often(trained, tmp_path, monkeypatch):
-    """Before a checkpoint, too, and where progress is to be told of."""
-
-    class Telling(Progress):
-        def batch_trained(self, sums, figures):
-            figures()
-
-    read, readings = StepRun._read, []
-    monkeypatch.setattr(StepRun, "_read", lambda self: (readings.append(self.checkpoint.state["step"]), read(self)))
-    plan = recipe("cfn", hidden=(8,), batch_rows=20, epochs=2)
-    steps = {}
-    for name, every, fields in (("rare", 7, {"checkpoint_steps": 9}), ("each", 1, {}), ("told", 1000, {})):
-        readings.clear()
-        monkeypatch.setattr(step_run, "READ_STEPS", every)
-        train(request(trained, tmp_path / name, recipe=plan, **fields), progress=Telling() if name == "told" else None)
-        steps[name] = sorted({*readings})
-        assert_same_run(tmp_path / name, tmp_path / "rare")
-    (epoch, end) = (json.loads(line)["step"] for line in (tmp_path / "rare" / "metrics.jsonl").read_text().splitlines())
-    assert steps["rare"] == [step for step in range(1, end + 1) if not step % 7 or not step % 9 or step in (epoch, end)]
-    assert steps["each"] == steps["told"] == [*range(1, end + 1)]
 
 
 def test_divergence_of_what_reads_no_ratings_does_not_name_any(trained, tmp_path):
