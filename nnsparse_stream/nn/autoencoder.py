@@ -9,9 +9,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from nnsparse_stream.kernels.dense import PRECISIONS
 from nnsparse_stream.kernels.operations import decode_at, encode
 from nnsparse_stream.kernels.transposed import Transposed
-from nnsparse_stream.nn.inner_linear import PRECISIONS, InnerLinear
+from nnsparse_stream.nn.inner_linear import InnerLinear
 from nnsparse_stream.nn.model import FactorModel, ModelConfig
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -58,7 +59,7 @@ class AutoencoderConfig(ModelConfig):
         storage: dtype of the matrices that have a row for each column, "float32" or "bfloat16"; all arithmetic
             is in float32.
         inner_precision: of the products of inner layers, "float32", "tf32" or "bfloat16"; see
-            `nnsparse_stream.nn.inner_linear.InnerLinear`.
+            `nnsparse_stream.kernels.dense.product`.
     """
 
     hidden: tuple[int, ...]
