@@ -141,15 +141,17 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
-    check_hints(args, beam_flags)
     if beam_flags:
         from nnsparse_stream.pipelines.running import run_pipeline
         from nnsparse_stream.transforms.train import TrainAutoencoder
 
-        request, worker = _request(args), model_worker(args, beam_flags)
+        worker = model_worker(args, beam_flags)
+        request = _request(args)
         run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request, worker), beam_flags)
-    elif not _train_here(args):
-        raise StoppedError(f"stopped; a checkpoint is in {args.output}; --resume goes on from there")
+    else:
+        check_hints(args, beam_flags)
+        if not _train_here(args):
+            raise StoppedError(f"stopped; a checkpoint is in {args.output}; --resume goes on from there")
     print(f"the model is in {args.output}")
 
 
