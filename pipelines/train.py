@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto, a GPU where there is one)"
     )
+    run.add_argument(
+        "--cache",
+        choices=("device", "host", "none"),
+        help="where the training ratings stay after the first epoch: in the GPU's memory, in the host's, or nowhere, "
+        "read anew in each epoch (default: the first of them half of whose free memory they fit into)",
+    )
     run.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: torch's choice)")
     run.add_argument("--steps", type=positive_int, metavar="N", help="end after so many minibatches (default: epochs)")
     run.add_argument(
@@ -191,6 +197,7 @@ def _request(args: argparse.Namespace) -> TrainingRequest:
         preset=preset,
         seed=args.seed,
         device=args.device,
+        cache=args.cache,
         threads=args.threads,
         max_steps=args.steps,
         validation_metric=args.validation_metric,

@@ -1,4 +1,4 @@
-"""What `train` shows of a run in this process: a bar while an epoch goes on, a line when it has ended."""
+"""What `train` shows of a run in this process: where its data stays, a bar while an epoch goes on, a line after it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnsparse_stream.training.progress import Progress, epoch_line, sums_text
+from nnsparse_stream.training.progress import Progress, cache_line, epoch_line, sums_text
 
 
 class Shown(Progress):
-    """Shows a bar on standard error where that is a terminal, and prints a line an epoch.
+    """Shows a bar on standard error where that is a terminal; prints where the data stays, and a line an epoch.
 
     Args:
         output: URL of the run's directory.
@@ -21,6 +21,10 @@ class Shown(Progress):
     def __init__(self, output: str) -> None:
         self._output = output
         self._bar: tqdm | None = None
+
+    def cache_chosen(self, size: int, told: str) -> None:
+        """Prints so."""
+        print(cache_line(size, told), flush=True)
 
     def epoch_begun(self, epoch: int, entries: int, total: int) -> None:
         """Opens a bar."""

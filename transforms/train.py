@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.training.progress import Progress, epoch_line
+from nnsparse_stream.training.progress import Progress, cache_line, epoch_line
 from nnsparse_stream.transforms.closed_form import SUMS, AddUp, Count, empty_sums, read_sums
 from nnsparse_stream.transforms.list_shards import ListShards
 
@@ -24,7 +24,10 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class _Logged(Progress):
-    """A line an epoch in the worker's log."""
+    """In the worker's log: where the data stays, and a line an epoch."""
+
+    def cache_chosen(self, size: int, told: str) -> None:
+        _LOGGER.info(cache_line(size, told))
 
     def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
         _LOGGER.info(epoch_line(metrics, epochs))

@@ -15,6 +15,9 @@ from nnsparse_stream.training.recipe import Recipe
 class Progress:
     """Is told by a run what has been done; this one does nothing. A subclass overrides what it wants to hear."""
 
+    def cache_chosen(self, size: int, told: str) -> None:
+        """Where the training fold, of so many bytes, stays after the first epoch, in words."""
+
     def epoch_begun(self, epoch: int, entries: int, total: int) -> None:
         """An epoch, from 1, is trained on; so many of its `total` ratings were before the run was resumed."""
 
@@ -42,6 +45,11 @@ def peak_memory() -> int:
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def cache_line(size: int, told: str) -> str:
+    """Where the training fold stays, as a line; see `Progress.cache_chosen`."""
+    return f"training fold of {size / 1e6:,.0f} MB: {told}"
 
 
 def sums_text(sums: dict[str, Any], figures: dict[str, float]) -> str:

@@ -21,11 +21,12 @@ from nnsparse_stream.evaluation.metrics import Metric, metrics_of_model
 from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import Checkpoint, remove_checkpoint, save_checkpoint
+from nnsparse_stream.training.fold_cache import PLACES
 from nnsparse_stream.training.objectives import objective_of
+from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress, peak_memory
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.state import checkpoints_of, step_directory
-from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
 
 
@@ -40,6 +41,8 @@ class TrainingRequest:
         preset: the name of the preset that the recipe was made of, for run.json.
         seed: decides initial weights, order and corruption.
         device: "auto", "cpu" or "cuda".
+        cache: where the training fold stays after the first epoch, one of `nnsparse_stream.training.fold_cache.PLACES`;
+            what fits where None.
         threads: threads of torch on the CPU; its own choice where None.
         max_steps: end after so many minibatches, if the recipe's epochs have not ended before.
         validation_metric: the metric of the validation fold by which an epoch is the best, `ndcg@100` for instance; the
@@ -60,6 +63,7 @@ class TrainingRequest:
     preset: str | None = None
     seed: int = 0
     device: str = "auto"
+    cache: str | None = None
     threads: int | None = None
     max_steps: int | None = None
     validation_metric: str | None = None
@@ -72,10 +76,12 @@ class TrainingRequest:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if self.cache is not None and self.cache not in PLACES:
+            raise InputError(f"`cache` is one of {', '.join(PLACES)}, not {self.cache}")
         if isinstance(self.recipe, StepRecipe):
             return
         of_steps = {"steps": self.max_steps, "patience": self.patience, "checkpoint_steps": self.checkpoint_steps,
-                    "checkpoint_minutes": self.checkpoint_minutes}  # fmt: skip
+                    "checkpoint_minutes": self.checkpoint_minutes, "cache": self.cache}  # fmt: skip
         for name, value in of_steps.items():
             if value is not None:
                 raise InputError(f"the objective {self.recipe.objective} has no steps but one: leave out `{name}`")

@@ -19,6 +19,7 @@ from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
 from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
 from nnsparse_stream.training.objective import ClosedForm
 from nnsparse_stream.training.objectives import objective_of
+from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress, run_report
 from nnsparse_stream.training.run import Run, TrainingRequest, no_sums
 from nnsparse_stream.training.state import (
@@ -31,7 +32,6 @@ from nnsparse_stream.training.state import (
 )
 from nnsparse_stream.training.step_run import StepRun
 from nnsparse_stream.training.steps import pick_device
-from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
 #: Sums over the rows that workers have added up for this run; removed at its end.
