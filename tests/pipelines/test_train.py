@@ -82,7 +82,7 @@ def test_a_signal_stops_a_run_that_is_resumed_to_the_same_end(
     assert signal.getsignal(number) is before
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == f"stopped; a checkpoint is in {run}; --resume goes on from there"
-    assert len(said) == epochs + 1
+    assert len(said) == epochs + 2
     assert not (run / "run.json").exists()
     assert cli.main(flags_of(trained, run, "--resume")) == 0
     assert_same_run(run, whole)
@@ -157,7 +157,7 @@ def test_the_bar_is_shown_on_a_terminal_only(
     assert cli.main(flags) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    assert [line[:11] for line in said.out.splitlines()[:-1]] == [f"epoch   {epoch}/4" for epoch in (1, 2, 3, 4)]
+    assert [line[:11] for line in said.out.splitlines()[1:-1]] == [f"epoch   {epoch}/4" for epoch in (1, 2, 3, 4)]
     for stream in (Terminal(), None):
         monkeypatch.setattr(sys, "stderr", stream)
         assert cli.main(flags) == 0
