@@ -64,7 +64,8 @@ class TrainingStream:
     are drawn anew each epoch.
 
     Each reader reads a row group at a time, and as many threads put minibatches together, of the block that is trained
-    on; a thread that knows the order gives them their work, and looks at rows, never at entries.
+    on. One thread knows the order and gives them their work; it goes through rows, and through entries only to draw a
+    number for each where a row is sampled.
 
     Memory: the block that is trained on, and of the next ones `shuffle_entries`, or two row groups for each reader if
     that is more; `prefetch_bytes` of minibatches; the row group that each reader decodes; the footers of the shards
