@@ -40,7 +40,7 @@ class TrainingRequest:
         recipe: what to train, and how.
         preset: the name of the preset that the recipe was made of, for run.json.
         seed: decides initial weights, order and corruption.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda" or "cuda:N"; see `nnsparse_stream.nn.devices.pick_device`.
         cache: where the training fold stays after the first epoch, one of `nnsparse_stream.training.fold_cache.PLACES`;
             what fits where None.
         threads: threads of torch on the CPU; its own choice where None.
