@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -120,8 +122,7 @@ class HostStore(Store):
 
     def __init__(self, capacity: int, num_columns: int, feed: Feed) -> None:
         super().__init__(capacity, num_columns, feed)
-        self._columns = torch.empty(capacity, dtype=torch.int32).numpy()
-        self._values = torch.empty(capacity, dtype=torch.float32).numpy()
+        self._columns, self._values = _pages(capacity, np.int32), _pages(capacity, np.float32)
 
     def _put(self, start: int, count: int, copy: Callable[[tuple[Any, Any]], NDArray[np.int64]]) -> NDArray[np.int64]:
         return copy((self._columns[start : start + count], self._values[start : start + count]))
@@ -140,6 +141,19 @@ class HostStore(Store):
             return _view(buffer, [head, columns, values], self._num_columns, _made(pieces.features, buffer, features))
 
         return self._feed.send(size, write, make)
+
+
+def _pages(size: int, dtype: type) -> NDArray[Any]:
+    """An array whose memory is the process's as long as the array is used, and not longer.
+
+    Of blocks that one thread takes and another gives up the usual allocator keeps pieces: with two readers, 220 MB after
+    72 million entries.
+    """
+    pages = mmap.mmap(-1, max(size, 1) * np.dtype(dtype).itemsize)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, dtype)[:size]
 
 
 class DeviceStore(Store):
