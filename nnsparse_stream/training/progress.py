@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from nnsparse_stream.training import report
+from nnsparse_stream.training.presets import PRESETS
 from nnsparse_stream.training.recipe import Recipe
 
 
 class Progress:
     """Is told by a run what has been done; this one does nothing. A subclass overrides what it wants to hear."""
+
+    def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
+        """A run is begun, or goes on, with this recipe, made of a preset, on a device of torch."""
 
     def cache_chosen(self, size: int, told: str) -> None:
         """Where the training fold, of so many bytes, stays after the first epoch, in words."""
@@ -45,6 +49,17 @@ def peak_memory() -> int:
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def recipe_line(preset: str | None, recipe: Recipe, device: str) -> str:
+    """What a run does, as a line: the preset, and what of the recipe is not the preset's; see `Progress.begun`."""
+    usual = (PRESETS[preset] if preset in PRESETS else type(recipe)()).to_json()
+    other = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in recipe.to_json().items()
+        if value != usual.get(name)
+    ]
+    return f"recipe {preset or recipe.objective}{' with ' if other else ''}{', '.join(other)}; on {device}"
 
 
 def cache_line(size: int, told: str) -> str:
