@@ -146,8 +146,8 @@ class HostStore(Store):
 def _pages(size: int, dtype: type) -> NDArray[Any]:
     """An array whose memory is the process's as long as the array is used, and not longer.
 
-    Of blocks that one thread takes and another gives up the usual allocator keeps pieces: with two readers 220 MB, after
-    72 million entries.
+    Of blocks that one thread takes and another gives up, the usual allocator keeps pieces: 220 MB after 72 million
+    entries, with two readers.
     """
     pages = mmap.mmap(-1, max(size, 1) * np.dtype(dtype).itemsize)
     if hasattr(mmap, "MADV_HUGEPAGE"):

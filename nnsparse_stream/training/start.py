@@ -148,12 +148,12 @@ def train(
         return _ended(request)
     found = survey(dataset)
     checkpoint = load_tensors(resumed) if resumed else _fresh(request, dataset, found, metric)
+    progress.begun(request.preset, request.recipe, str(device))
     run: Run
     if issubclass(objective_of(request.recipe), ClosedForm):
         run = ClosedFormRun(request, checkpoint, dataset, found, device, progress, stop, summed_up)
     else:
         run = StepRun(request, checkpoint, dataset, found, device, progress, stop)
-    progress.begun(request.preset, request.recipe, str(device))
     directory.begin(resume=request.resume)
     try:
         # The run's models are to be used without the data set.
