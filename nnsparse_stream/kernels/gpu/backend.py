@@ -15,10 +15,11 @@ from nnsparse_stream.sparse.rows import SparseRows
 
 
 class GpuBackend(ReferenceBackend):
-    """Triton's kernels; what has none, torch operations do.
+    """Triton's kernels; what has none, the sums of an item model, torch operations do.
 
-    No method waits for the device, and no shape depends on what a block holds. Indices are not checked: one that is out
-    of range reads or writes foreign memory. Two runs on one kind of GPU give the same bits.
+    No method with a kernel waits for the device, and no shape depends on what a block holds. Indices are not checked:
+    one that is out of range reads or writes foreign memory. On one kind of GPU, with one version of Triton, results are
+    the same bit by bit.
     """
 
     name = "gpu"
