@@ -28,10 +28,8 @@ class CpuBackend(Backend):
 
     def transpose(self, rows: SparseRows) -> Transposed:
         """See `Backend.transpose`."""
-        rows.validate()
-        return Transposed(
-            *map(torch.from_numpy, loops.transpose(rows.offsets.numpy(), rows.columns.numpy(), rows.num_columns))
-        )
+        found = loops.transpose(rows.offsets.numpy(), rows.columns.numpy(), rows.num_columns)
+        return Transposed(*map(torch.from_numpy, found))
 
     def merge(self, first: Transposed, second: Transposed, num_rows: int) -> Transposed:
         """See `Backend.merge`."""
