@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nnsparse_stream.kernels.operations import decode_at, encode
 from nnsparse_stream.kernels.transposed import Transposed
+from nnsparse_stream.nn.inner_linear import PRECISIONS, InnerLinear
 from nnsparse_stream.nn.model import FactorModel, ModelConfig
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -56,6 +57,8 @@ class AutoencoderConfig(ModelConfig):
         rating_max: highest.
         storage: dtype of the matrices that have a row for each column, "float32" or "bfloat16"; all arithmetic
             is in float32.
+        inner_precision: of the products of inner layers, "float32", "tf32" or "bfloat16"; see
+            `nnsparse_stream.nn.inner_linear.InnerLinear`.
     """
 
     hidden: tuple[int, ...]
@@ -74,6 +77,7 @@ class AutoencoderConfig(ModelConfig):
     rating_min: float = -1.0
     rating_max: float = 1.0
     storage: str = "float32"
+    inner_precision: str = "float32"
 
     @property
     def rating_range(self) -> tuple[float, float]:
@@ -83,6 +87,8 @@ class AutoencoderConfig(ModelConfig):
     def __post_init__(self) -> None:
         if self.storage not in _STORAGE:
             raise ValueError(f"there is no storage {self.storage!r}; there are {', '.join(_STORAGE)}")
+        if self.inner_precision not in PRECISIONS:
+            raise ValueError(f"there is no inner_precision {self.inner_precision!r}; there are {', '.join(PRECISIONS)}")
         for name in (self.activation, self.output_activation):
             if name not in _ACTIVATIONS:
                 raise ValueError(f"there is no activation {name!r}; there are {', '.join(_ACTIVATIONS)}")
@@ -158,7 +164,7 @@ class RatingAutoencoder(FactorModel):
         self.encoder_bias = bias(sizes[0], inputs=max(config.num_columns, 1))
         self.inner = nn.ModuleList()
         for inputs, outputs in [*pairwise(sizes), *(pairwise(sizes[::-1]) if config.mirrored else ())]:
-            layer = nn.Linear(inputs, outputs)
+            layer = InnerLinear(inputs, outputs, config.inner_precision)
             layer.weight = weight(outputs, inputs, inputs=inputs)
             if inner_gain is not None:
                 layer.weight.data.normal_(0, inner_gain * inputs**-0.5, generator=generator)
