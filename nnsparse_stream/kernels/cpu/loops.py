@@ -156,7 +156,9 @@ def transpose(offsets: Array, columns: Array, num_columns: int) -> tuple[Array, 
         `order` and `rows` (entries,), distinct columns and their offsets, all int32, as `Transposed` describes them.
     """
     num_entries = len(columns)
-    keys, order = columns, np.arange(num_entries).astype(np.int32)
+    keys, order = columns, np.empty(num_entries, np.int32)
+    for entry in range(num_entries):
+        order[entry] = entry
     starts = np.empty(1 << _RADIX_BITS, np.int64)
     shift = 0
     while shift == 0 or (num_columns - 1) >> shift > 0:
