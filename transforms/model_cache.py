@@ -42,7 +42,7 @@ class _Handle(Generic[_T]):
 
 
 class CheckpointHandle(_Handle["Checkpoint"]):
-    """A checkpoint on a device; all handles of one in a process share it.
+    """A checkpoint on a device; all handles of one in a process, and its threads, share it.
 
     Args:
         url: a checkpoint's directory (not a run's, whose last checkpoint may change while the job runs).
