@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         recipe.add_argument(f"--{name}", type=_TYPES[kind], metavar="X", help=told)
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, order and corruption (default: 0)")
+    run.add_argument(
+        "--cache",
+        choices=("device", "host", "none"),
+        help="where the training ratings stay after the first epoch: in the GPU's memory, in the host's, or nowhere, "
+        "read anew in each epoch (default: the first of them half of whose free memory they fit into)",
+    )
     run.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: torch's choice)")
     run.add_argument("--steps", type=positive_int, metavar="N", help="end after so many minibatches (default: epochs)")
     run.add_argument(
@@ -194,6 +200,7 @@ def _request(args: argparse.Namespace) -> TrainingRequest:
         grow=(args.batch_rows, args.batch_entries, args.learning_rate) == (None, None, None),
         seed=args.seed,
         device=args.device,
+        cache=args.cache,
         threads=args.threads,
         max_steps=args.steps,
         validation_metric=args.validation_metric,
