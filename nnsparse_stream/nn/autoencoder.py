@@ -63,7 +63,6 @@ class AutoencoderConfig(ModelConfig):
             is in float32.
         inner_precision: of the products of inner layers, "float32", "tf32" or "bfloat16"; see
             `nnsparse_stream.kernels.dense.product`.
-            `nnsparse_stream.nn.inner_linear.InnerLinear`.
         num_rows: rows of the data set that it was trained on; 0 where that is not known.
     """
 
