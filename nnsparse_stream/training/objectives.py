@@ -38,10 +38,10 @@ def objective_of(recipe: Recipe) -> type[Objective]:
 
 
 def recipe_from_json(value: dict[str, Any]) -> Recipe:
-    """The recipe that `Recipe.to_json` wrote.
+    """The recipe that `Recipe.to_json` wrote; a field that is missing has its default.
 
     Raises:
-        ValueError: there is no such objective, or a field is missing, not known, or has no such value.
+        ValueError: there is no such objective, or a field is not known or has no such value.
     """
     name = value.get("objective")
     if name not in OBJECTIVES:

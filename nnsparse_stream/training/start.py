@@ -21,7 +21,7 @@ from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
 from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
 from nnsparse_stream.training.growth import recipe_of_run
 from nnsparse_stream.training.objective import ClosedForm
-from nnsparse_stream.training.objectives import objective_of
+from nnsparse_stream.training.objectives import objective_of, recipe_from_json
 from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress, run_report
 from nnsparse_stream.training.run import Run, TrainingRequest, no_sums
@@ -238,7 +238,8 @@ def _last_checkpoint(request: TrainingRequest, dataset: Dataset) -> CheckpointSt
 def _resumed(request: TrainingRequest, checkpoint: CheckpointState, metric: str) -> CheckpointState:
     """The checkpoint of a run that goes on, checked to be of this one."""
     before = {
-        **checkpoint.state["recipe"],
+        # Read, not as it is written: fields that the recipe did not have then are what they are by default.
+        **recipe_from_json(checkpoint.state["recipe"]).to_json(),
         "seed": checkpoint.state["seed"],
         "validation_metric": checkpoint.state["validation_metric"],
     }

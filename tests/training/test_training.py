@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from killed_runs import CASES
-from runs import assert_same_run, request
+from runs import SMALL, assert_same_run, request
 from samples import ROOT
 
 from nnsparse_stream.data.dataset import Dataset
@@ -28,7 +29,7 @@ from nnsparse_stream.training.checkpoint import Checkpoint, load_model
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.start import train
-from nnsparse_stream.training.state import checkpoints_of, read_state
+from nnsparse_stream.training.state import checkpoints_of, read_state, write_state
 from nnsparse_stream.training.steps import Trainer
 
 
@@ -339,6 +340,19 @@ def test_what_cannot_be_resumed_is_refused_with_the_reason(trained, tmp_path):
     with pytest.raises(InputError, match="has trained 3 epochs already"):
         train(request(trained, run, resume=True, recipe=recipe("cfn", hidden=(8,), epochs=2)))
     assert weights_of(run)
+
+
+def test_a_field_that_the_recipe_did_not_have_yet_was_its_default(trained, tmp_path):
+    run = tmp_path / "run"
+    train(request(trained, run, max_steps=2, checkpoint_steps=1))
+    last = read_state(checkpoints_of(str(run))[-1])
+    del last.state["recipe"]["inner_precision"], last.state["recipe"]["decay_rows"]
+    write_state(last.url, last.state)
+    other = replace(SMALL, inner_precision="bfloat16")
+    with pytest.raises(InputError, match=r"settings: inner_precision was float32, is bfloat16$"):
+        train(request(trained, run, recipe=other, resume=True))
+    train(request(trained, run, resume=True))
+    assert read_state(checkpoints_of(str(run))[-1]).state["recipe"] == SMALL.to_json()
 
 
 def test_only_the_last_two_checkpoints_are_kept(trained):
