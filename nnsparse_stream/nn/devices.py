@@ -59,7 +59,7 @@ def take(devices: Sequence[str], directory: Path | None = None) -> tuple[int, in
     """Takes one of some devices, the first of those that the fewest processes have taken.
 
     Each process that has a device holds the lock of a file of its own, `DEVICE.N`, as long as it lives; N is the least
-    number that was free.
+    number that was free. A file that another user made counts as taken.
 
     Args:
         devices: names that are the same for all processes of the machine.
@@ -73,7 +73,7 @@ def take(devices: Sequence[str], directory: Path | None = None) -> tuple[int, in
     """
     directory = directory or _directory()
     try:
-        directory.mkdir(exist_ok=True)
+        _make(directory)
         for number in itertools.count():
             for place, device in enumerate(devices):
                 lock = _lock(directory / f"{device}.{number}")
@@ -108,9 +108,25 @@ def _directory() -> Path:
     return Path(tempfile.gettempdir()) / "nnsparse-stream-devices"
 
 
+def _make(directory: Path) -> None:
+    """Makes a directory in which every user can make files, and remove none but their own."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        if not directory.is_dir():
+            raise
+    else:
+        directory.chmod(0o1777)  # `mkdir` takes away what the umask says
+
+
 def _lock(path: Path) -> int | None:
-    """Locks a file, which is made where it is not there; None where another process has locked it."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    """Locks a file, which is made where it is not there; None where another process has it, or another user made it."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +62,33 @@ def test_where_no_lock_can_be_made_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"no GPU can be taken by a lock in .*/file: File exists; name one by"):
         take(["a"], tmp_path / "file")
+
+
+def test_every_user_may_take_a_device_and_another_ones_file_counts_as_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, opened = tmp_path / "devices", os.open
+
+    def refuse(path: Path, *how: int) -> int:
+        if path.name in ("a.0", "c.0"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *how)
+
+    before = os.umask(0o077)
+    try:
+        os.close(take(["a"], directory)[1])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o1777
+    monkeypatch.setattr(os, "open", refuse)
+    place, lock = take(["a", "b"], directory)
+    os.close(lock)
+    assert place == 1
+    os.close(take(["a"], directory)[1])
+    assert sorted(path.name for path in directory.iterdir()) == ["a.0", "a.1", "b.0"]
+    assert holders("a", directory) == 1
+    with pytest.raises(InputError, match="Permission denied"):
+        take(["c"], directory)  # no file is there: the directory is another user's
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:", "cuda:x", "cpu:0", "cuda:-1", "auto:1"])
