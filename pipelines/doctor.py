@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -83,10 +84,11 @@ def _devices() -> list[str]:
 
 def _kernels() -> str:
     """What the loops of training run by on a GPU."""
-    from nnsparse_stream.kernels.backends import gpu_backend
-
-    if gpu_backend() is None:
-        return "kernels for cuda: triton cannot be imported, torch operations serve (right, and several times slower)"
+    try:
+        importlib.import_module("nnsparse_stream.kernels.gpu.backend")
+    except ImportError as error:
+        why = " ".join(str(error).split())
+        return f"kernels for cuda: torch operations (right, and several times slower), not triton's: {why}"
     return f"kernels for cuda: triton {importlib.metadata.version('triton')}"
 
 

@@ -1,4 +1,6 @@
-from nnsparse_stream.pipelines import cli
+import sys
+
+from nnsparse_stream.pipelines import cli, doctor
 
 
 def test_the_doctor_writes_to_and_reads_from_a_url(tmp_path, capsys):
@@ -7,8 +9,13 @@ def test_the_doctor_writes_to_and_reads_from_a_url(tmp_path, capsys):
     assert text.count("written to and read back") == 2
     assert "a test pipeline ran" in text
     assert "torch" in text
-    assert "kernels for cuda: triton " in text or "torch operations serve" in text
+    assert "kernels for cuda: triton " in text or "kernels for cuda: torch operations" in text
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_it_says_why_triton_does_not_serve(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nnsparse_stream.kernels.gpu.backend", None)
+    assert "not triton's: import of nnsparse_stream.kernels.gpu.backend halted" in doctor._kernels()
 
 
 def test_a_url_that_is_not_usable_is_named(tmp_path, capsys):
