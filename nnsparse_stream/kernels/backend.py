@@ -74,9 +74,10 @@ class Backend(ABC):
     def own_products(self, by: Transposed, left: Tensor, right: Tensor) -> Tensor:
         """The products `left[column of e] . right[column of e]`, (entries,), in the order of the block."""
 
-    @abstractmethod
     def row_sums(self, rows: SparseRows, values: Tensor) -> Tensor:
         """The sum of each row's values (entries,), (rows,); in float64 within."""
+        sums = torch.segment_reduce(values.double(), "sum", offsets=rows.offsets.long(), unsafe=True)
+        return sums.to(values.dtype)
 
     @abstractmethod
     def fill_at(self, at: SparseRows, places: Tensor, matrix: Tensor, value: float) -> None:

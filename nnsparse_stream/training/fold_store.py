@@ -179,9 +179,7 @@ class DeviceStore(Store):
 
     def _send(self, pieces: Kept, offsets: NDArray[np.int32]) -> Sent[SparseRows]:
         entries, number = int(offsets[-1]), len(pieces.starts)
-        size, (head, lengths, shifts, *features) = _parts(
-            len(offsets), number, 2 * number, *_sizes(pieces.features)
-        )  # fmt: skip
+        size, (head, lengths, shifts, *features) = _parts(len(offsets), number, 2 * number, *_sizes(pieces.features))
 
         def write(buffer: NDArray[np.int32]) -> None:
             buffer[head], buffer[lengths] = offsets, pieces.lengths
@@ -195,9 +193,8 @@ class DeviceStore(Store):
             at = torch.repeat_interleave(shift, buffer[lengths], output_size=entries)
             at += torch.arange(entries, device=at.device)
             columns, values = self._columns.index_select(0, at), self._values.index_select(0, at)
-            return SparseRows(
-                buffer[head], columns, values, self._num_columns, _made(pieces.features, buffer, features)
-            )  # fmt: skip
+            made = _made(pieces.features, buffer, features)
+            return SparseRows(buffer[head], columns, values, self._num_columns, made)
 
         return self._feed.send(size, write, make)
 

@@ -58,11 +58,6 @@ class CpuBackend(Backend):
         share(loops.own_products, *(array.numpy() for array in arrays), cost=_cost(len(by.columns), left))
         return out
 
-    def row_sums(self, rows: SparseRows, values: Tensor) -> Tensor:
-        """See `Backend.row_sums`."""
-        sums = torch.segment_reduce(values.double(), "sum", offsets=rows.offsets.long(), unsafe=True)
-        return sums.to(values.dtype)
-
     def fill_at(self, at: SparseRows, places: Tensor, matrix: Tensor, value: float) -> None:
         """See `Backend.fill_at`."""
         loops.fill_at(at.offsets.numpy(), places.numpy(), value, matrix.detach().numpy())
@@ -92,31 +87,15 @@ class CpuBackend(Backend):
         """See `Backend.update`; a gradient row is summed in a buffer and applied at once, never stored."""
         what = (matrix.numpy(), _arrays(factors), decays.numpy(), unit_rows)
         held = {name: value.numpy() for name, value in state.items()}
+        cost = _cost(len(factors.weights), factors.vectors)
         if isinstance(rule, SGD):
             velocity = held["velocity"] if held else matrix.new_empty(0, 0).numpy()
-            share(
-                updates.sgd, *what, rule.lr, rule.momentum, velocity, cost=_cost(len(factors.weights), factors.vectors)
-            )
+            share(updates.sgd, *what, rule.lr, rule.momentum, velocity, cost=cost)
         elif isinstance(rule, Adagrad):
-            share(
-                updates.adagrad,
-                *what,
-                rule.lr,
-                rule.eps,
-                held["squares"],
-                cost=_cost(len(factors.weights), factors.vectors),
-            )
+            share(updates.adagrad, *what, rule.lr, rule.eps, held["squares"], cost=cost)
         elif isinstance(rule, Adam):
             how = (rule.lr, rule.beta1, rule.beta2, rule.eps)
-            share(
-                updates.adam,
-                *what,
-                *how,
-                held["first"],
-                held["second"],
-                held["updates"],
-                cost=_cost(len(factors.weights), factors.vectors),
-            )
+            share(updates.adam, *what, *how, held["first"], held["second"], held["updates"], cost=cost)
         else:
             raise TypeError(f"there is no loop for {type(rule).__name__}")
 

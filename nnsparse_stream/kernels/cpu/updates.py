@@ -43,7 +43,7 @@ def sgd(
     momentum: float,
     buffer: Array,
 ) -> None:
-    """Updates the touched rows of `weight` in place; `optim.RowSGD` has the formula.
+    """Updates the touched rows of `weight` in place; `nn.optimisers.RowSGD` has the formula.
 
     Args:
         claimed: see `loops`.
@@ -91,7 +91,7 @@ def adagrad(
     eps: float,
     squares: Array,
 ) -> None:
-    """Updates the touched rows of `weight` and `squares` (columns, units) in place; see `optim.RowAdagrad`."""
+    """Updates the touched rows of `weight` and `squares` (columns, units) in place; see `nn.optimisers.RowAdagrad`."""
     lr, eps = weight.dtype.type(lr), weight.dtype.type(eps)
     gradient = np.empty(weight.shape[1], weight.dtype)
     start, stop = next_piece(factors.offsets, claimed)
@@ -127,7 +127,7 @@ def adam(
     second: Array,
     updates: Array,
 ) -> None:
-    """Updates the touched rows of `weight` and of its state in place; see `optim.RowAdam`.
+    """Updates the touched rows of `weight` and of its state in place; see `nn.optimisers.RowAdam`.
 
     Args:
         claimed: see `loops`.

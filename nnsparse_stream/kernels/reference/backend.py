@@ -74,11 +74,6 @@ class ReferenceBackend(Backend):
         out[by.order.long()] = products.repeat_interleave(by.counts(), output_size=len(by.order))
         return out
 
-    def row_sums(self, rows: SparseRows, values: Tensor) -> Tensor:
-        """See `Backend.row_sums`."""
-        sums = torch.segment_reduce(values.double(), "sum", offsets=rows.offsets.long(), unsafe=True)
-        return sums.to(values.dtype)
-
     def fill_at(self, at: SparseRows, places: Tensor, matrix: Tensor, value: float) -> None:
         """See `Backend.fill_at`."""
         # Entries without a place mark one behind the end.
