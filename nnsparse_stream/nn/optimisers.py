@@ -13,9 +13,9 @@ Where a group has `decay_scales`, a tensor (rows,), d is also multiplied by the 
 decayed as much in all as what is touched always. Where a group has `unit_rows`, its rows have norm 1 and keep it: what
 of the gradient lies along the row is taken out, and the row is normalised after its update.
 
-The compiled loops and Triton's kernels compute and apply the gradient's rows in one pass and never store them. The state
-is tensors only, of the parameter's dtype, so that `state_dict` fits into safetensors and a resumed run continues bit for
-bit.
+The compiled loops and Triton's kernels compute and apply the gradient's rows in one pass and never store them. The
+state is tensors only, of the parameter's dtype, so that `state_dict` fits into safetensors and a resumed run continues
+bit for bit.
 
 A bfloat16 parameter is updated in float32, with float32 state, and rounded up or down at random, with probabilities by
 the distances (stochastic rounding; Gupta et al., "Deep Learning with Limited Numerical Precision", 2015): most updates

@@ -103,8 +103,8 @@ def train(
             here where None.
 
     Returns:
-        What run.json holds: preset, recipe, seed, checkpoint (relative to the run), epochs, steps, the last metrics,
-        and the job where there is one. Where the run was stopped before it was over, only {"stopped": True,
+        What run.json holds: preset, recipe, seed, device, checkpoint (relative to the run), epochs, steps, the best
+        epoch, the last metrics, and the job where there is one. Where the run was stopped before it was over, only {"stopped": True,
         "checkpoint", "epochs", "steps"}: run.json is not written, and the run can be resumed.
 
     Raises:

@@ -15,7 +15,7 @@ from nnsparse_stream.sparse.rows import SparseRows
 
 
 class GpuBackend(ReferenceBackend):
-    """Triton's kernels; what has none, the sums of an item model, torch operations do.
+    """Triton's kernels; what has none, as the sums of an item model, torch operations do.
 
     No method with a kernel waits for the device, and no shape depends on what a block holds. Indices are not checked:
     one that is out of range reads or writes foreign memory. On one kind of GPU, with one version of Triton, results are
