@@ -104,8 +104,8 @@ def train(
 
     Returns:
         What run.json holds: preset, recipe, seed, device, checkpoint (relative to the run), epochs, steps, the best
-        epoch, the last metrics, and the job where there is one. Where the run was stopped before it was over, only {"stopped": True,
-        "checkpoint", "epochs", "steps"}: run.json is not written, and the run can be resumed.
+        epoch, the last metrics, and the job where there is one. Where the run was stopped before it was over, only
+        {"stopped": True, "checkpoint", "epochs", "steps"}: run.json is not written, and the run can be resumed.
 
     Raises:
         InputError: the data set or the output cannot be used, the run to resume is another one, or it diverged.
