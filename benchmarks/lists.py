@@ -15,6 +15,8 @@ memory is the peak of the process's resident memory during the first `top_k` les
 `score`: the whole command in a process of its own, wall and processor seconds, from a data set of so many rows and a
 model of one epoch to the Parquet files; and the same product.
 
+On a GPU: `benchmarks/gpu_lists.py`.
+
 implicit is no dependency of the project: `pip install implicit==0.7.3` beside it; without it that side is left out.
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/lists.py --json lists.json
@@ -40,13 +42,14 @@ import torch
 from torch import Tensor
 
 from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
-from nnsparse_stream.nn.ranking import ROWS_AT_ONCE, TILE_COLUMNS, best_columns
+from nnsparse_stream.nn.ranking import TILE_COLUMNS, Eligible, best_columns, rows_at_once
 from nnsparse_stream.sparse.rows import SparseRows
 
 Side = Callable[[], object]
 BIASES = {"random": (0.0, 0.0), "falling": (3.0, 0.0), "rising": (0.0, 3.0)}
 # Bytes of the largest result of the product that is made whole.
 _WHOLE = 2 << 30
+ROWS_AT_ONCE = rows_at_once(torch.device("cpu"))
 
 
 def known_entries(num_rows: int, num_columns: int, entries: int) -> SparseRows:
@@ -83,7 +86,7 @@ def product_by_tiles(codes: Tensor, matrix: Tensor) -> Side:
 
 
 def ranked(codes: Tensor, matrix: Tensor, bias: Tensor, known: SparseRows, k: int) -> Side:
-    able = torch.ones(len(matrix), dtype=torch.bool)
+    able = Eligible.of(torch.ones(len(matrix), dtype=torch.bool), matrix.device)
 
     def run() -> None:
         for first in range(0, len(codes), ROWS_AT_ONCE):

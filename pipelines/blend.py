@@ -7,12 +7,13 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.pipelines.options import urls
+from nnsparse_stream.pipelines.options import add_worker_arguments, model_worker, urls
 
 if TYPE_CHECKING:
     from nnsparse_stream.scoring.blend import Blend, Fit, NamedModels
     from nnsparse_stream.scoring.combination import Combination, PredictionMoments
     from nnsparse_stream.storage.output_directory import OutputDirectory
+    from nnsparse_stream.transforms.model_worker import ModelWorker
 
 DESCRIPTION = """\
 Make one model of several: a weighted sum of their predictions and an intercept, fitted to the validation fold.
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an earlier blend, whose weights are taken as they are; its models stand in the same order",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier blend in --output")
+    add_worker_arguments(parser)
 
 
 def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
@@ -86,8 +88,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     earlier = _earlier(args.weights_of, models) if args.weights_of else None
     if earlier is None:
         _check_fold(models)
+    worker = model_worker(args, beam_flags)
     with written_by_job(output, beam_flags):
-        combination, fit = (earlier.combination, earlier.fit) if earlier else _fitted(models, output, beam_flags)
+        combination, fit = (
+            (earlier.combination, earlier.fit) if earlier else _fitted(models, output, worker, beam_flags)
+        )
         members = []
         for position, (checkpoint, data) in enumerate(zip(models.checkpoints, models.data, strict=True)):
             folder = storage.join("members", str(position))
@@ -167,7 +172,9 @@ def _earlier(url: str, models: NamedModels) -> Blend:
     return blend
 
 
-def _fitted(models: NamedModels, output: OutputDirectory, beam_flags: list[str]) -> tuple[Combination, Fit]:
+def _fitted(
+    models: NamedModels, output: OutputDirectory, worker: ModelWorker, beam_flags: list[str]
+) -> tuple[Combination, Fit]:
     """The combination of least squared error on the validation fold, and its figures."""
     import apache_beam as beam
 
@@ -182,7 +189,7 @@ def _fitted(models: NamedModels, output: OutputDirectory, beam_flags: list[str])
 
     def build(pipeline: beam.Pipeline) -> None:
         checkpoints = [checkpoint.url for checkpoint in models.checkpoints]
-        moments = pipeline | FitBlend(checkpoints, models.data, models.checkpoints[0].state["axis"])
+        moments = pipeline | FitBlend(checkpoints, models.data, models.checkpoints[0].state["axis"], worker)
         _ = moments | "Write" >> beam.Map(_write_fit, url)
 
     run_pipeline(build, beam_flags)

@@ -64,13 +64,30 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
 def _devices() -> list[str]:
     import torch
 
+    from nnsparse_stream.nn.devices import users
+
     lines = [f"cpu: {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
     if not torch.cuda.is_available():
-        return [*lines, f"cuda: no usable GPU (torch {torch.__version__})"]
+        return [*lines, f"cuda: no usable GPU (torch {torch.__version__})", _kernels()]
     for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        lines.append(f"cuda:{index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    return lines
+        held = torch.cuda.get_device_properties(index)
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
+        precision = "bfloat16 and TF32" if held.major >= 8 else "no TF32, and bfloat16 only as storage"
+        used = f", {users(index)} processes of ours use it" if users(index) else ""
+        lines.append(
+            f"cuda:{index}: {held.name}, compute capability {held.major}.{held.minor}, {free:.0f} of {total:.0f} GiB "
+            f"free, {precision}{used}"
+        )
+    return [*lines, _kernels()]
+
+
+def _kernels() -> str:
+    """What the loops of training run by on a GPU."""
+    from nnsparse_stream.kernels.backends import gpu_backend
+
+    if gpu_backend() is None:
+        return "kernels for cuda: triton cannot be imported, torch operations serve (right, and several times slower)"
+    return f"kernels for cuda: triton {importlib.metadata.version('triton')}"
 
 
 def _runners(beam_flags: list[str]) -> list[str]:

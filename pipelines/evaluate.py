@@ -7,7 +7,7 @@ import json
 import tempfile
 from typing import Any
 
-from nnsparse_stream.pipelines.options import add_weights_argument, urls
+from nnsparse_stream.pipelines.options import add_weights_argument, add_worker_arguments, model_worker, urls
 
 DESCRIPTION = """\
 Judge a model on one fold of a data set: over all its entries, and by how many entries of a row the model knows.
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to judge by: rmse, mae; of lists of any length K ndcg@K, ndcg_graded@K, recall@K, recall_all@K, "
         "precision@K, hit@K, mrr@K, map@K, coverage@K, popularity@K, gini@K (default: those of the model's objective)",
     )
+    add_worker_arguments(parser)
     parser.add_argument(
         "--json",
         metavar="FILE",
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.training.objectives import objective_of, recipe_from_json
 
+    worker = model_worker(args, beam_flags)
     if args.json:
         storage.check_regular(args.json)
         if storage.exists(args.json) and not _is_evaluation(args.json):
@@ -110,11 +112,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         def build(pipeline: beam.Pipeline) -> None:
             checkpoints = [checkpoint.url for checkpoint in models.checkpoints]
             if len(checkpoints) == 1:
-                report = pipeline | EvaluateRatings(checkpoints[0], models.data[0], args.fold, metrics)
+                report = pipeline | EvaluateRatings(checkpoints[0], models.data[0], args.fold, metrics, worker)
             else:
                 axis = models.checkpoints[0].state["axis"]
                 report = pipeline | EvaluateBlend(
-                    checkpoints, models.data, models.combination, args.fold, axis, metrics
+                    checkpoints, models.data, models.combination, args.fold, axis, metrics, worker
                 )
             _ = report | beam.Map(_write, result)
 

@@ -12,12 +12,56 @@ import math
 import os
 from typing import TYPE_CHECKING, Any
 
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.feedback_options import add_feedback_arguments
 
 if TYPE_CHECKING:
     from nnsparse_stream.ratings.dialect import Dialect
+    from nnsparse_stream.transforms.model_worker import ModelWorker
 
 FORMATS = ("auto", "parquet", "csv", "tsv", "movielens", "jsonl")
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say where a model runs: the commands that run one share them."""
+    group = parser.add_argument_group("workers", "where the model runs")
+    group.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:N or auto, a GPU where there is one (the default); of several, one that no other process "
+        "of this machine has taken",
+    )
+    for name, example in (("accelerator", "type:nvidia-l4;count:1;install-nvidia-driver"), ("min_ram", "16GB")):
+        group.add_argument(
+            f"--{name}",
+            metavar="HINT",
+            help=f"what an engine that knows Beam's resource hints, as Dataflow, gives the workers that run the model, "
+            f"and no others: {example}",
+        )
+
+
+def check_hints(args: argparse.Namespace, beam_flags: list[str]) -> None:
+    """Refuses hints that nobody reads.
+
+    Raises:
+        InputError: there are hints, and the run is in this process.
+    """
+    for name in ("accelerator", "min_ram"):
+        if getattr(args, name) is not None and not beam_flags:
+            raise InputError(f"--{name} is for the workers of an engine: name one by --runner, or leave it out")
+
+
+def model_worker(args: argparse.Namespace, beam_flags: list[str]) -> ModelWorker:
+    """What `add_worker_arguments` was given, for the steps of a pipeline that run a model.
+
+    Raises:
+        InputError: hints that nobody reads.
+    """
+    from nnsparse_stream.transforms.model_worker import ModelWorker
+
+    check_hints(args, beam_flags)
+    return ModelWorker(args.device, args.accelerator, args.min_ram)
 
 
 def add_format_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,9 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.options import (
     add_format_arguments,
     add_weights_argument,
+    add_worker_arguments,
     chosen_dialect,
+    model_worker,
     positive_int,
     urls,
 )
@@ -135,6 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "tell",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the scores that lie in --output")
+    add_worker_arguments(parser)
     add_format_arguments(parser)
 
 
@@ -155,6 +158,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.scoring.blend import is_blend, named_models
 
     _check_lists(args)
+    worker = model_worker(args, beam_flags)
     if (args.data and args.input) or not (args.data or args.input or is_blend(args.model[0])):
         raise InputError("pass either --data or --input: where the rows' known ratings come from")
 
@@ -216,6 +220,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             candidates=candidates,
             num_shards=num_shards,
             features=features,
+            worker=worker,
         )
         run_pipeline(build, beam_flags)
         summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nnsparse_stream.scoring.blend import NamedModels
     from nnsparse_stream.scoring.list_rules import ListRules
     from nnsparse_stream.training.state import CheckpointState
+    from nnsparse_stream.transforms.model_worker import ModelWorker
 
 #: Where, in the output, the workers leave what the driver needs to know.
 SUMMARY = "_summary.json"
@@ -31,7 +32,8 @@ def build_scoring(
     rows: list[IdFile] | None,
     candidates: list[IdFile] | None,
     num_shards: int,
-    features: Sequence[ColumnsFile] = (),
+    features: Sequence[ColumnsFile],
+    worker: ModelWorker,
 ) -> None:
     """Applies everything that `score` does to a pipeline; leaves SUMMARY at the output.
 
@@ -45,6 +47,7 @@ def build_scoring(
         candidates: how to read the ids of the columns that may be listed; None for all.
         num_shards: of the first model's rows.
         features: of the rows of raw files, see `ScoreRatings`.
+        worker: what the steps that run a model ask for.
     """
     import apache_beam as beam
 
@@ -65,7 +68,7 @@ def build_scoring(
         ids = pipeline | "ReadCandidates" >> ReadIds(candidates)
         named = ids | "Candidates" >> Candidates(models.checkpoints[0].url)
         listed, counts = named.columns, named.counts
-    lists: dict[str, Any] = {"rules": list_rules(args), "candidates": listed}
+    lists: dict[str, Any] = {"rules": list_rules(args), "candidates": listed, "worker": worker}
     if len(models.checkpoints) > 1:
         written = _blended(pipeline, args, models, read_pairs, folds, lists, selected)
     else:
@@ -98,7 +101,7 @@ def _blended(
 
     what = ([checkpoint.url for checkpoint in models.checkpoints], models.data, models.combination, args.output)
     if read_pairs is not None:
-        return read_pairs.ratings | "BlendPairs" >> BlendPairs(*what, folds=folds)
+        return read_pairs.ratings | "BlendPairs" >> BlendPairs(*what, folds=folds, worker=lists["worker"])
     rank = RankBlend(*what, top_k=args.top_k or DEFAULT_TOP_K, folds=folds, selected=selected, **lists)
     return pipeline | "RankBlend" >> rank
 

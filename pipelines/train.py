@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.cli import StoppedError
-from nnsparse_stream.pipelines.options import positive_int
+from nnsparse_stream.pipelines.options import add_worker_arguments, check_hints, model_worker, positive_int
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest
@@ -52,9 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         recipe.add_argument(f"--{name}", type=_TYPES[kind], metavar="X", help=told)
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, order and corruption (default: 0)")
-    run.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto, a GPU where there is one)"
-    )
     run.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: torch's choice)")
     run.add_argument("--steps", type=positive_int, metavar="N", help="end after so many minibatches (default: epochs)")
     run.add_argument(
@@ -81,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to OUTPUT/tensorboard")
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --output")
+    add_worker_arguments(parser)
 
 
 def _recipe_fields() -> dict[str, tuple[str, str]]:
@@ -143,12 +141,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
+    check_hints(args, beam_flags)
     if beam_flags:
         from nnsparse_stream.pipelines.running import run_pipeline
         from nnsparse_stream.transforms.train import TrainAutoencoder
 
-        request = _request(args)
-        run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request), beam_flags)
+        request, worker = _request(args), model_worker(args, beam_flags)
+        run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request, worker), beam_flags)
     elif not _train_here(args):
         raise StoppedError(f"stopped; a checkpoint is in {args.output}; --resume goes on from there")
     print(f"the model is in {args.output}")

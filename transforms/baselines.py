@@ -48,7 +48,7 @@ class JudgeBaselines(beam.PTransform):
                 | f"Biases {number}" >> AddUpColumns(baselines.num_columns)
             )
             sums = beam.pvalue.AsList(added)
-        return unpacked(shards | "Judge" >> judging(_Judge(baselines, self._fold, self._metrics), sums))
+        return unpacked(shards | "Judge" >> judging(beam.ParDo(_Judge(baselines, self._fold, self._metrics), sums)))
 
 
 class _ColumnResiduals(beam.DoFn):

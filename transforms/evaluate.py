@@ -20,6 +20,7 @@ from nnsparse_stream.transforms.baselines import JudgeBaselines
 from nnsparse_stream.transforms.judging import CompareJudged, judge_shard, judging, part_sums, unpacked
 from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.model_worker import ModelWorker
 from nnsparse_stream.transforms.predict_fold import PredictFold
 
 
@@ -54,6 +55,7 @@ class EvaluateBlend(beam.PTransform):
         fold: "train", "validation" or "test".
         axis: the axis of the first model's rows, whose training ratings make the buckets.
         metrics: names of the metrics of predicted ratings to judge by.
+        worker: what the steps that run a model ask for.
 
     Returns:
         A PCollection of one dictionary, as that of `EvaluateRatings`.
@@ -71,9 +73,10 @@ class EvaluateBlend(beam.PTransform):
         fold: str,
         axis: str,
         metrics: Sequence[str] = ("rmse", "mae"),
+        worker: ModelWorker = ModelWorker(),  # noqa: B008 (immutable)
     ) -> None:
         super().__init__()
-        self._predict = PredictFold(checkpoints, data, fold, axis)
+        self._predict = PredictFold(checkpoints, data, fold, axis, worker)
         self._data, self._combination, self._fold, self._axis = data, combination, fold, axis
         self._metrics = parse_metrics(metrics)
         of_lists = [metric.name for metric in self._metrics if metric.k]
@@ -84,7 +87,7 @@ class EvaluateBlend(beam.PTransform):
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
-        judge = judging(_JudgePart(self._combination, self._axis, self._metrics))
+        judge = judging(beam.ParDo(_JudgePart(self._combination, self._axis, self._metrics)))
         judged = unpacked(begin | self._predict | "Judge" >> judge)
         return (*judged, begin | ListShards(self._data[0])) | _BesideBaselines(self._data[0], self._fold, self._metrics)
 
@@ -100,6 +103,7 @@ class EvaluateRatings(beam.PTransform):
         data: URL of a data set of the checkpoint's axis and vocabulary.
         fold: "train", "validation" or "test".
         metrics: names of the metrics to judge by, such as "rmse" and "ndcg@100"; see `evaluation.metrics.METRICS`.
+        worker: what the steps that run a model ask for.
 
     Returns:
         A PCollection of one dictionary: what `evaluation.comparison.compare` returns.
@@ -108,8 +112,16 @@ class EvaluateRatings(beam.PTransform):
         InputError: there is no such metric, or it is one of lists and the fold is "train".
     """
 
-    def __init__(self, checkpoint: str, data: str, fold: str, metrics: Sequence[str] = ("rmse", "mae")) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        data: str,
+        fold: str,
+        metrics: Sequence[str] = ("rmse", "mae"),
+        worker: ModelWorker = ModelWorker(),  # noqa: B008 (immutable)
+    ) -> None:
         super().__init__()
+        self._worker = worker
         self._checkpoint, self._data, self._fold = checkpoint, data, fold
         self._metrics = parse_metrics(metrics)
         check_metrics(self._metrics, fold)
@@ -117,8 +129,10 @@ class EvaluateRatings(beam.PTransform):
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
         shards = begin | ListShards(self._data)
-        judge = _JudgeShard(CheckpointHandle(self._checkpoint), FOLDS.index(self._fold), self._metrics)
-        judged = unpacked(shards | "Judge" >> judging(judge))
+        judge = _JudgeShard(
+            CheckpointHandle(self._checkpoint, self._worker.device), FOLDS.index(self._fold), self._metrics
+        )
+        judged = unpacked(shards | "Judge" >> judging(self._worker.runs(judge)))
         return (*judged, shards) | _BesideBaselines(self._data, self._fold, self._metrics)
 
 

@@ -10,6 +10,7 @@ import apache_beam as beam
 import pyarrow as pa
 
 from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.transforms.model_worker import ModelWorker
 from nnsparse_stream.transforms.predict_fold import PredictFold
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class FitBlend(beam.PTransform):
         checkpoints: URLs of checkpoints' directories.
         data: URLs of their data sets, in the same order.
         axis: the axis of the first model's rows.
+        worker: what the steps that run a model ask for.
 
     Returns:
         A PCollection of one `PredictionMoments`, whose `fit` is the combination.
@@ -33,9 +35,15 @@ class FitBlend(beam.PTransform):
         InputError: in a worker, where the data sets hold other ratings in the fold.
     """
 
-    def __init__(self, checkpoints: Sequence[str], data: Sequence[str], axis: str) -> None:
+    def __init__(
+        self,
+        checkpoints: Sequence[str],
+        data: Sequence[str],
+        axis: str,
+        worker: ModelWorker = ModelWorker(),  # noqa: B008 (immutable)
+    ) -> None:
         super().__init__()
-        self._predict = PredictFold(checkpoints, data, "validation", axis)
+        self._predict = PredictFold(checkpoints, data, "validation", axis, worker)
         self._models = len(checkpoints)
         self._origin = Manifest.read(data[0]).ratings["mean"] or 0.0
 

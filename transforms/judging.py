@@ -54,9 +54,9 @@ def part_sums(name: str, part: int, sums: MetricSums) -> Iterator[PartSums | bea
     yield name, part, dataclasses.replace(sums, listed={})
 
 
-def judging(do: beam.DoFn, *sides: Any) -> beam.ParDo:
-    """A ParDo of a DoFn that yields `part_sums`; gives `Judged`, with `unpacked`."""
-    return beam.ParDo(do, *sides).with_outputs(_LISTED, main="parts")
+def judging(step: beam.ParDo) -> beam.PTransform:
+    """A step of a DoFn that yields `part_sums`; gives `Judged`, with `unpacked`."""
+    return step.with_outputs(_LISTED, main="parts")
 
 
 def unpacked(outputs: Any) -> Judged:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from apache_beam.utils.shared import Shared
 
 if TYPE_CHECKING:
+    from nnsparse_stream.ids.vocabulary import Vocabulary
     from nnsparse_stream.scoring.predictors import ColumnPredictor
     from nnsparse_stream.training.checkpoint import Checkpoint
 
 _T = TypeVar("_T")
 # The checkpoints that any handle of this process holds.
-_LOADED: weakref.WeakValueDictionary[tuple[str, str], Checkpoint] = weakref.WeakValueDictionary()
+_LOADED: weakref.WeakValueDictionary[tuple[str, str, str], Checkpoint] = weakref.WeakValueDictionary()
 _LOADING = threading.Lock()
 
 
@@ -41,30 +42,48 @@ class _Handle(Generic[_T]):
 
 
 class CheckpointHandle(_Handle["Checkpoint"]):
-    """A checkpoint, on the GPU where the worker has one; all handles of one in a process share it.
+    """A checkpoint on a device; all handles of one in a process, and its threads, share it.
 
     Args:
         url: a checkpoint's directory (not a run's, whose last checkpoint may change while the job runs).
+        device: of the worker; see `nnsparse_stream.nn.devices.pick_device`.
+    """
+
+    def __init__(self, url: str, device: str = "auto") -> None:
+        super().__init__()
+        self._url, self._device = url, device
+
+    def _load(self) -> Checkpoint:
+        from nnsparse_stream.nn.devices import pick_device
+        from nnsparse_stream.training.checkpoint import load_tensors
+        from nnsparse_stream.training.state import read_state
+
+        state, device = read_state(self._url), pick_device(self._device)
+        # Also by what it holds: a process may live longer than a run.
+        key = (state.url, state.state["tensors"]["model"]["sha256"], str(device))
+        with _LOADING:
+            checkpoint = _LOADED.get(key)
+            if checkpoint is None:
+                checkpoint = _LOADED[key] = load_tensors(state)
+                checkpoint.model.to(device)
+        return checkpoint
+
+
+class VocabularyHandle(_Handle["Vocabulary"]):
+    """The vocabulary of a checkpoint, for steps that run no model.
+
+    Args:
+        url: a checkpoint's directory.
     """
 
     def __init__(self, url: str) -> None:
         super().__init__()
         self._url = url
 
-    def _load(self) -> Checkpoint:
-        from nnsparse_stream.training.checkpoint import load_tensors
+    def _load(self) -> Vocabulary:
         from nnsparse_stream.training.state import read_state
-        from nnsparse_stream.training.steps import pick_device
 
-        state = read_state(self._url)
-        # Also by what it holds: a process may live longer than a run.
-        key = (state.url, state.state["tensors"]["model"]["sha256"])
-        with _LOADING:
-            checkpoint = _LOADED.get(key)
-            if checkpoint is None:
-                checkpoint = _LOADED[key] = load_tensors(state)
-                checkpoint.model.to(pick_device("auto"))
-        return checkpoint
+        return read_state(self._url).read_vocabulary()
 
 
 class ColumnPredictorHandle(_Handle["ColumnPredictor"]):

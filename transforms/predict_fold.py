@@ -13,6 +13,7 @@ from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.ratings.folds import FOLDS
 from nnsparse_stream.transforms.list_shards import ListShards, with_position
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.model_worker import ModelWorker
 
 
 class PredictFold(beam.PTransform):
@@ -25,20 +26,29 @@ class PredictFold(beam.PTransform):
         data: URLs of their data sets, in the same order.
         fold: "train", "validation" or "test".
         axis: the axis of the first model's rows.
+        worker: what the steps that run a model ask for.
 
     Returns:
         A PCollection of (part, blocks as `predict_fold` makes them): in as many parts as the data set of the most
         shards has, all predictions for some rows of the first model.
     """
 
-    def __init__(self, checkpoints: Sequence[str], data: Sequence[str], fold: str, axis: str) -> None:
+    def __init__(
+        self,
+        checkpoints: Sequence[str],
+        data: Sequence[str],
+        fold: str,
+        axis: str,
+        worker: ModelWorker = ModelWorker(),  # noqa: B008 (immutable)
+    ) -> None:
         super().__init__()
+        self._worker = worker
         self._checkpoints, self._data, self._fold, self._axis = checkpoints, data, fold, axis
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[tuple[int, Iterable[pa.RecordBatch]]]:
         """Applies the transform to the pipeline."""
         predict = _PredictShard(
-            [CheckpointHandle(url) for url in self._checkpoints],
+            [CheckpointHandle(url, self._worker.device) for url in self._checkpoints],
             self._fold,
             self._axis,
             max(len(Dataset(url).shards) for url in self._data),
@@ -46,7 +56,7 @@ class PredictFold(beam.PTransform):
         shards = {at: begin | f"Shards of model {at}" >> ListShards(url) for at, url in enumerate(self._data)}
         return (
             with_position(shards)
-            | "Predict" >> beam.ParDo(predict).with_output_types(tuple[int, pa.RecordBatch])
+            | "Predict" >> self._worker.runs(predict).with_output_types(tuple[int, pa.RecordBatch])
             | "By row" >> beam.GroupByKey()
         )
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.ratings.id_files import IdFile, read_ids
-from nnsparse_stream.transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.model_cache import VocabularyHandle
 
 
 class ReadIds(beam.PTransform):
@@ -81,7 +81,7 @@ class Candidates(beam.PTransform):
 
     def __init__(self, checkpoint: str) -> None:
         super().__init__()
-        self._encode = _Encode(CheckpointHandle(checkpoint))
+        self._encode = _Encode(VocabularyHandle(checkpoint))
 
     def expand(self, ids: beam.PCollection[pa.RecordBatch]) -> beam.pvalue.DoOutputsTuple:
         """Applies the transform."""
@@ -89,11 +89,11 @@ class Candidates(beam.PTransform):
 
 
 class _Encode(beam.DoFn):
-    def __init__(self, checkpoint: CheckpointHandle) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, vocabulary: VocabularyHandle) -> None:
+        self._vocabulary = vocabulary
 
     def process(self, block: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
-        columns = self._checkpoint.get().vocabulary.encode(block["id"])
+        columns = self._vocabulary.get().encode(block["id"])
         known = np.unique(columns[columns >= 0])
         yield pa.record_batch([pa.array(known)], names=["column"])
         yield beam.pvalue.TaggedOutput("counts", (len(columns), int((columns < 0).sum())))

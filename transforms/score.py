@@ -18,7 +18,8 @@ from nnsparse_stream.scoring.files import FEATURES, score_schema, write_scores
 from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.storage.files import join
 from nnsparse_stream.transforms.list_shards import ListShards
-from nnsparse_stream.transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.model_cache import CheckpointHandle, VocabularyHandle
+from nnsparse_stream.transforms.model_worker import ModelWorker
 from nnsparse_stream.transforms.read_ids import candidate_columns
 from nnsparse_stream.transforms.windows import refuse_windows
 
@@ -37,7 +38,7 @@ class KnownColumns(beam.PTransform):
 
     def __init__(self, checkpoint: str, axis: str) -> None:
         super().__init__()
-        self._filter = _KnownColumns(CheckpointHandle(checkpoint), axis)
+        self._filter = _KnownColumns(VocabularyHandle(checkpoint), axis)
 
     def expand(self, ratings: beam.PCollection[pa.RecordBatch]) -> beam.pvalue.DoOutputsTuple:
         """Applies the transform."""
@@ -47,13 +48,13 @@ class KnownColumns(beam.PTransform):
 
 
 class _KnownColumns(beam.DoFn):
-    def __init__(self, checkpoint: CheckpointHandle, axis: str) -> None:
-        self._checkpoint, self._axis = checkpoint, axis
+    def __init__(self, vocabulary: VocabularyHandle, axis: str) -> None:
+        self._vocabulary, self._axis = vocabulary, axis
         self._counter = Metrics.counter("ratings", "unknown_column")
 
     def process(self, ratings: pa.RecordBatch) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput]:
         column = ratings["item" if self._axis == "user" else "user"]
-        known = self._checkpoint.get().vocabulary.encode(column) >= 0
+        known = self._vocabulary.get().encode(column) >= 0
         unknown = int(len(known) - known.sum())
         self._counter.inc(unknown)
         yield ratings.filter(pa.array(known)) if unknown else ratings
@@ -124,6 +125,7 @@ class ScoreRatings(beam.PTransform):
         only_selected: list only rows that are selected.
         features: of rows that come as blocks, a file for each shard in `_features/` of the output, as
             `nnsparse_stream.data.assembly.write_features` writes them; the caller removes them.
+        worker: what the steps that run a model ask for.
 
     Returns:
         A PCollection of one dictionary a shard: `path` (relative to the output), `rows` (of the file), `bytes`; of
@@ -148,19 +150,20 @@ class ScoreRatings(beam.PTransform):
         candidates: beam.PCollection[pa.RecordBatch] | None = None,
         only_selected: bool = False,
         features: Sequence[ColumnsFile] = (),
+        worker: ModelWorker = ModelWorker(),  # noqa: B008 (immutable)
     ) -> None:
         super().__init__()
         what = (top_k, tuple(folds), rules, only_selected, list(features))
-        self._score = _ScoreShard(CheckpointHandle(checkpoint), output, num_shards, *what)
-        self._candidates = candidates
+        self._score = _ScoreShard(CheckpointHandle(checkpoint, worker.device), output, num_shards, *what)
+        self._candidates, self._worker = candidates, worker
 
     def expand(self, blocks: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
         refuse_windows(self, blocks)
         by_shard = blocks | "By shard" >> beam.GroupByKey()
         if self._candidates is None:
-            return by_shard | "Score" >> beam.ParDo(self._score)
-        return by_shard | "Score" >> beam.ParDo(self._score, beam.pvalue.AsList(self._candidates))
+            return by_shard | "Score" >> self._worker.runs(self._score)
+        return by_shard | "Score" >> self._worker.runs(self._score, beam.pvalue.AsList(self._candidates))
 
 
 class _ScoreShard(beam.DoFn):

@@ -29,6 +29,7 @@ from nnsparse_stream.scoring.files import codes_file, codes_schema, score_schema
 from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.transforms.list_shards import ListAligned, ListShards, with_position
 from nnsparse_stream.transforms.model_cache import CheckpointHandle, ColumnPredictorHandle
+from nnsparse_stream.transforms.model_worker import ModelWorker
 from nnsparse_stream.transforms.read_ids import candidate_columns
 from nnsparse_stream.transforms.windows import refuse_windows
 
@@ -44,12 +45,12 @@ class _Member(NamedTuple):
     num_shards: int
 
 
-def _members(checkpoints: Sequence[str], data: Sequence[str]) -> list[_Member]:
+def _members(checkpoints: Sequence[str], data: Sequence[str], device: str) -> list[_Member]:
     members = []
     for checkpoint, url in zip(checkpoints, data, strict=True):
         held = Manifest.read(url)
         kinds = (held.axis, held.row_id_type, held.column_id_type)
-        members.append(_Member(CheckpointHandle(checkpoint), url, *kinds, len(held.shards)))
+        members.append(_Member(CheckpointHandle(checkpoint, device), url, *kinds, len(held.shards)))
     return members
 
 
@@ -69,6 +70,7 @@ class RankBlend(beam.PTransform):
         rules: what lists hold; without reasons.
         candidates: the columns that may be listed, from `Candidates`; all where None. A worker holds them all.
         selected: the rows that are to be listed, from `KeySelected`; all where None.
+        worker: what the steps that run a model ask for.
 
     Returns:
         A PCollection of one dictionary a shard, as that of `ScoreRatings`.
@@ -86,15 +88,17 @@ class RankBlend(beam.PTransform):
         rules: ListRules = ListRules(),  # noqa: B008 (immutable)
         candidates: beam.PCollection[pa.RecordBatch] | None = None,
         selected: beam.PCollection[tuple[int, pa.RecordBatch]] | None = None,
+        worker: ModelWorker = ModelWorker(),  # noqa: B008 (immutable)
     ) -> None:
         super().__init__()
+        self._worker = worker
         self._checkpoints, self._data, self._combination = checkpoints, data, combination
         self._output, self._top_k, self._folds = output, top_k, tuple(folds)
         self._rules, self._candidates, self._selected = rules, candidates, selected
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
-        members = _members(self._checkpoints, self._data)
+        members = _members(self._checkpoints, self._data, self._worker.device)
         others = {
             position: begin | f"Shards of model {position}" >> ListShards(member.data)
             for position, member in enumerate(members)
@@ -104,7 +108,7 @@ class RankBlend(beam.PTransform):
         encoded: beam.pvalue.AsList[str] | list[str] = []
         if others:
             encode = _EncodeShard(members, self._output, self._folds)
-            encoded = beam.pvalue.AsList(with_position(others) | "Encode" >> beam.ParDo(encode))
+            encoded = beam.pvalue.AsList(with_position(others) | "Encode" >> self._worker.runs(encode))
         shards = begin | "Shards" >> ListAligned([m.data for m in members if m.axis == members[0].axis])
         blocks = [shards | "Key shards" >> beam.Map(_key_aligned).with_output_types(tuple[int, pa.RecordBatch])]
         if self._selected is not None:
@@ -113,7 +117,7 @@ class RankBlend(beam.PTransform):
         what = (self._top_k, self._folds, self._rules, self._selected is not None)
         rank = _RankShard(members, self._combination, self._output, *what)
         by_shard = blocks | "Blocks" >> beam.Flatten() | "By shard" >> beam.GroupByKey()
-        return by_shard | "Rank" >> beam.ParDo(rank, encoded, *side)
+        return by_shard | "Rank" >> self._worker.runs(rank, encoded, *side)
 
 
 def _key_aligned(shards: list[Shard]) -> tuple[int, pa.RecordBatch]:
@@ -197,6 +201,7 @@ class BlendPairs(beam.PTransform):
         combination: of the models' predictions.
         output: URL of the directory that receives the files.
         folds: the folds of a row's ratings that the models see.
+        worker: what the steps that run a model ask for.
 
     Returns:
         A PCollection of one dictionary a file, as that of `ScoreRatings`; there is a file even where there is no pair.
@@ -213,15 +218,16 @@ class BlendPairs(beam.PTransform):
         output: str,
         *,
         folds: Sequence[int],
+        worker: ModelWorker = ModelWorker(),  # noqa: B008 (immutable)
     ) -> None:
         super().__init__()
         self._checkpoints, self._data, self._combination = checkpoints, data, combination
-        self._output, self._folds = output, tuple(folds)
+        self._output, self._folds, self._worker = output, tuple(folds), worker
 
     def expand(self, pairs: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform."""
         refuse_windows(self, pairs)
-        members = _members(self._checkpoints, self._data)
+        members = _members(self._checkpoints, self._data, self._worker.device)
         first = members[0]
         kinds = (first.row_id_type, first.column_id_type)
         keyed = tuple[int, pa.RecordBatch]
@@ -236,7 +242,7 @@ class BlendPairs(beam.PTransform):
             [pairs | "For each model" >> beam.ParDo(_KeyPairs(members)).with_output_types(placed), *shards]
             | "Rows and pairs" >> beam.Flatten()
             | "By model and shard" >> beam.GroupByKey()
-            | "Predict" >> beam.ParDo(_PredictPairs(members, self._folds)).with_output_types(keyed)
+            | "Predict" >> self._worker.runs(_PredictPairs(members, self._folds)).with_output_types(keyed)
         )
         none = pairs.pipeline | "No pairs" >> beam.Create([(0, _no_predictions(*kinds))]).with_output_types(keyed)
         return (

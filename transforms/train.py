@@ -15,6 +15,7 @@ from nnsparse_stream.storage import files as storage
 from nnsparse_stream.training.progress import Progress, epoch_line
 from nnsparse_stream.transforms.closed_form import SUMS, AddUp, Count, empty_sums, read_sums
 from nnsparse_stream.transforms.list_shards import ListShards
+from nnsparse_stream.transforms.model_worker import ModelWorker
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.objective import ClosedForm
@@ -86,6 +87,7 @@ class TrainAutoencoder(beam.PTransform):
 
     Args:
         request: data set, output, recipe, seed, device; see `nnsparse_stream.training.run.TrainingRequest`.
+        worker: the hints of the step that trains or solves; its device is the request's.
 
     Returns:
         A PCollection of one dictionary: what `run.json` holds.
@@ -95,9 +97,9 @@ class TrainAutoencoder(beam.PTransform):
             `overwrite` says what to do with it; in a worker: what `nnsparse_stream.training.start.train` raises.
     """
 
-    def __init__(self, request: TrainingRequest) -> None:
+    def __init__(self, request: TrainingRequest, worker: ModelWorker = ModelWorker()) -> None:  # noqa: B008 (immutable)
         super().__init__()
-        self._request = request
+        self._request, self._worker = request, worker
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
@@ -109,11 +111,11 @@ class TrainAutoencoder(beam.PTransform):
         job = uuid.uuid4().hex
         requests = begin | beam.Create([self._request], reshuffle=False)
         if not issubclass(objective_of(self._request.recipe), ClosedForm):
-            return requests | beam.ParDo(_Train(job))
+            return requests | self._worker.runs(_Train(job))
         shards = begin | ListShards(self._request.data)
         num_columns = Manifest.read(self._request.data).num_columns
         counts = beam.pvalue.AsSingleton(shards | Count(self._request.recipe, num_columns))
         begun = requests | "Begin" >> beam.ParDo(_Begin(job), counts)
         folder = storage.join(self._request.output, SUMS)
         parts = shards | AddUp(self._request.recipe, num_columns, counts, beam.pvalue.AsSingleton(begun), folder)
-        return begun | "Solve" >> beam.ParDo(_Solve(job), counts, beam.pvalue.AsList(parts))
+        return begun | "Solve" >> self._worker.runs(_Solve(job), counts, beam.pvalue.AsList(parts))

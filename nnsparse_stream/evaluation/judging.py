@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from nnsparse_stream.data.fold_rows import fold_rows, known_folds
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.evaluation.metrics import ErrorMetric, JudgedLists, Metric
+from nnsparse_stream.nn.ahead import ahead, sent
 from nnsparse_stream.sparse.rows import SparseRows
 
 # Rows that are encoded at once: bounds the codes to rows x hidden units, however short the rows are.
@@ -40,7 +40,8 @@ class Predictor(Protocol):
 def judge_batch(model: Predictor, batch: pa.RecordBatch, fold: int, metrics: Sequence[Metric]) -> MetricSums:
     """Judges a model on one fold of a batch of a shard; it sees the rows' known entries only.
 
-    Memory, beside the batch: the codes and the lists of at most 2,048 rows, and what ranking takes. Lists are not kept.
+    Memory, beside the batch: the codes and the lists of at most 2,048 rows, and what ranking takes. Lists are not kept;
+    of a model on a GPU those of the next rows are there meanwhile.
 
     Args:
         model: on any device.
@@ -55,15 +56,21 @@ def judge_batch(model: Predictor, batch: pa.RecordBatch, fold: int, metrics: Seq
     sums = MetricSums.of(metrics, num_columns)
     sums.add_rows(known.lengths().numpy(), judged.lengths().numpy())
     if any(isinstance(metric, ErrorMetric) for metric in metrics):
-        for rows, at in _blocks(known, judged, _ROWS_AT_ONCE):
-            with torch.no_grad():
-                predicted = model.predict_at(rows.to(device), at.to(device)).cpu()
+
+        def predict(block: tuple[SparseRows, SparseRows]) -> tuple[Tensor]:
+            return (model.predict_at(sent(block[0], device), sent(block[1], device)),)
+
+        for (rows, at), (predicted,) in ahead(_blocks(known, judged, _ROWS_AT_ONCE), predict, device):
             sums.add_errors(rows.lengths().numpy(), at.row_indices().numpy(), (predicted - at.values).numpy())
     k = min(max((metric.k or 0 for metric in metrics), default=0), num_columns)
     counts = model.column_counts.cpu().numpy()
-    for rows, at in _blocks(known, judged, min(_ROWS_AT_ONCE, _PLACES_AT_ONCE // k + 1)) if k else ():
-        columns, _ = model.top_k(rows.to(device), k)
-        sums.add_lists(rows.lengths().numpy(), JudgedLists(columns.cpu().numpy(), at, counts))
+
+    def rank(block: tuple[SparseRows, SparseRows]) -> tuple[Tensor]:
+        return model.top_k(sent(block[0], device), k)[:1]
+
+    blocks = _blocks(known, judged, min(_ROWS_AT_ONCE, _PLACES_AT_ONCE // k + 1)) if k else ()
+    for (rows, at), (columns,) in ahead(blocks, rank, device):
+        sums.add_lists(rows.lengths().numpy(), JudgedLists(columns.numpy(), at, counts))
     return sums
 
 

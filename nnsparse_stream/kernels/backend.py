@@ -109,6 +109,11 @@ class Backend(ABC):
             generator: draws the rounding of bfloat16; torch's own where None.
         """
 
+    def dense_products(self, code: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+        """All products of codes (rows, units) and rows of a matrix (n, units), plus a bias (n,): (rows, n)."""
+        # A GPU adds the bias where it writes the product.
+        return torch.addmm(bias, code, matrix.to(code.dtype).t())
+
     @abstractmethod
     def best(self, rated: SparseRows, eligible: Tensor, k: int) -> Best:
         """Takes tiles of scores, and keeps each row's best; arguments as those of `nn.ranking.best_columns`."""

@@ -116,15 +116,17 @@ class LinearItemModel(Model):
     def tiles(self, known: SparseRows) -> ScoreTile:
         """Scores of rows at ranges of columns; see `Model.tiles`. O(known entries x columns)."""
         trained, places, popularity = self._trained(known), self._places(), self._popularity()
+        host_places = self._places(self.host_counts)
         cold = (trained.lengths() == 0).nonzero()[:, 0]
         sums = backend_of(self.weights).item_sums(trained, self.weights)
 
         def tile(start: int, stop: int) -> Tensor:
-            here = places[start:stop]
-            is_trained = here >= 0
-            first = int(here[is_trained][0]) if is_trained.any() else 0
-            scores = sums(first, first + int(is_trained.sum()))
-            if scores.shape[1] < stop - start:
+            here = host_places[start:stop]
+            here = here[here >= 0]
+            first = int(here[0]) if len(here) else 0
+            scores = sums(first, first + len(here))
+            if len(here) < stop - start:
+                is_trained = places[start:stop] >= 0
                 scores = scores.new_zeros(len(scores), stop - start).masked_scatter_(is_trained, scores)
             scores[cold] = popularity[start:stop]
             return scores
@@ -154,9 +156,13 @@ class LinearItemModel(Model):
         weights = self.weights[sources[:, None].clamp(min=0).long(), targets.clamp(min=0).long()]
         return weights.masked_fill_((sources[:, None] < 0) | (targets < 0), 0.0)
 
-    def _places(self) -> Tensor:
-        """int32 (columns,), the place of each column among those that have weights; -1 where it has none."""
-        places = column_places(self.column_counts)
+    def _places(self, counts: Tensor | None = None) -> Tensor:
+        """int32 (columns,), the place of each column among those that have weights; -1 where it has none.
+
+        Args:
+            counts: `column_counts`, or a copy of them.
+        """
+        places = column_places(self.column_counts if counts is None else counts)
         return places.masked_fill_(places >= self.config.trained_columns, -1)  # all, before the model is solved for
 
     def _popularity(self) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.nn.ranking import ROWS_AT_ONCE, TILE_COLUMNS, ScoreTile, best_columns
+from nnsparse_stream.nn.ranking import Eligible, ScoreTile, best_columns, rows_at_once
 from nnsparse_stream.sparse.rows import SparseRows
 
 
@@ -56,6 +56,7 @@ class Model(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.register_buffer("column_counts", torch.zeros(config.num_columns, dtype=torch.int64))
+        self._copied_counts: tuple[Tensor, int, Tensor] | None = None
 
     @property
     def num_columns(self) -> int:
@@ -67,6 +68,27 @@ class Model(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.column_counts.device
+
+    @property
+    def host_counts(self) -> Tensor:
+        """`column_counts` on the CPU; of a model on a GPU a copy, which is waited for once they have changed."""
+        counts = self.column_counts
+        if counts.device.type == "cpu":
+            return counts
+        copied = self._copied_counts
+        if copied is None or copied[0] is not counts or copied[1] != counts._version:
+            copied = self._copied_counts = (counts, counts._version, counts.cpu())
+        return copied[2]
+
+    def untrained(self, columns: slice | Tensor) -> Tensor | None:
+        """Which columns have no training entry, bool (columns named,), on the model's device; None where all have one.
+
+        Of a model on a GPU it is not waited for columns that a tensor names: some of these may have none.
+        """
+        counts = self.host_counts
+        if (isinstance(columns, slice) or counts is self.column_counts) and bool((counts[columns] > 0).all()):
+            return None
+        return self.column_counts[columns] == 0
 
     @property
     def reads_features(self) -> bool:
@@ -106,7 +128,7 @@ class Model(nn.Module, ABC):
         """
 
     @torch.no_grad()
-    def top_k(self, known: SparseRows, k: int, tile_columns: int = TILE_COLUMNS) -> tuple[Tensor, Tensor]:
+    def top_k(self, known: SparseRows, k: int, tile_columns: int | None = None) -> tuple[Tensor, Tensor]:
         """The k columns of the highest scores that a row does not have.
 
         Scores are computed some rows and a tile of columns at a time: beside the result, memory depends neither on the
@@ -115,7 +137,7 @@ class Model(nn.Module, ABC):
         Args:
             known: the rows' known entries, raw; their columns are excluded.
             k: how many columns a row.
-            tile_columns: columns scored at once.
+            tile_columns: columns scored at once; some 2,000, and more of few rows on a GPU, where None.
 
         Returns:
             Columns int64 (rows, k) and scores (rows, k), not clipped, since clipped scores would tie; by descending
@@ -123,9 +145,12 @@ class Model(nn.Module, ABC):
             -inf. A k beyond the number of columns is cut to it.
         """
         self.check(known)
-        # At least one block, so that no rows make an empty result.
-        blocks = (known[first : first + ROWS_AT_ONCE] for first in range(0, max(len(known), 1), ROWS_AT_ONCE))
-        best = [best_columns(self.tiles(rows), rows, self.column_counts > 0, k, tile_columns) for rows in blocks]
+        size, eligible = rows_at_once(self.device), Eligible(self.column_counts > 0, self.host_counts > 0)
+        # At least one block, so that no rows make an empty result; and all before the first is scored, since to cut
+        # them waits for a GPU.
+        starts = range(0, max(len(known), 1), size)
+        blocks = [known[first : first + size] for first in starts] if len(starts) > 1 else [known]
+        best = [best_columns(self.tiles(rows), rows, eligible, k, tile_columns) for rows in blocks]
         columns, scores = zip(*best, strict=True)
         return torch.cat(columns), torch.cat(scores)
 

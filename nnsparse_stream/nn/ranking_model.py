@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nnsparse_stream.kernels.backends import backend_of
 from nnsparse_stream.kernels.operations import decode_at, encode
 from nnsparse_stream.kernels.sampled import bias_at, decode_columns, from_others
 from nnsparse_stream.kernels.transposed import Transposed
@@ -186,9 +187,11 @@ class RankingAutoencoder(FactorModel):
 
     @torch.no_grad()
     def _decode(self, codes: Tensor, columns: slice | Tensor, lowest: Tensor) -> Tensor:
-        scores = torch.mm(codes, self.output_matrix[columns].t()).add_(self.decoder_bias[columns])
-        untrained = self.column_counts[columns] == 0
-        return scores.masked_fill_(untrained, lowest) if untrained.any() else scores
+        scores = backend_of(self.output_matrix).dense_products(
+            codes, self.output_matrix[columns], self.decoder_bias[columns]
+        )
+        untrained = self.untrained(columns)
+        return scores if untrained is None else scores.masked_fill_(untrained, lowest)
 
     @torch.no_grad()
     def predict_at(self, known: SparseRows, at: SparseRows, clip: bool = True) -> Tensor:
@@ -227,8 +230,11 @@ class RankingAutoencoder(FactorModel):
         return found.mul_(weights[:, None]).masked_fill_((columns < 0)[row], 0.0)
 
     def _lowest_bias(self) -> Tensor:
-        trained = self.decoder_bias[self.column_counts > 0]
-        return trained.min() if len(trained) else self.decoder_bias.new_zeros(())
+        if not len(self.decoder_bias):
+            return self.decoder_bias.new_zeros(())
+        # Of no trained column 0; not by an index, which would wait for a GPU.
+        lowest = torch.where(self.column_counts > 0, self.decoder_bias, torch.inf).min()
+        return torch.where(lowest < torch.inf, lowest, 0.0)
 
 
 def visible_counts(rows: SparseRows, visible: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
+from torch import Tensor
 
 from nnsparse_stream.data.fold_rows import fold_rows, known_folds
 from nnsparse_stream.errors import InputError
@@ -18,6 +18,7 @@ from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.evaluation.metrics import Metric
 from nnsparse_stream.ids.ranks import rank_ids
 from nnsparse_stream.ids.vocabulary import Vocabulary
+from nnsparse_stream.nn.ahead import ahead, sent
 from nnsparse_stream.nn.model import Model
 from nnsparse_stream.scoring.combination import Combination, PredictionMoments
 
@@ -43,11 +44,13 @@ def predict_fold(
     """
     device, num_columns = model.device, model.num_columns
     known, judged = fold_rows(batch, known_folds(fold), num_columns), fold_rows(batch, (fold,), num_columns)
-    parts = [np.zeros(0, dtype=np.float32)]
-    for start in range(0, judged.num_rows, _ROWS_AT_ONCE):
+
+    def predict(start: int) -> tuple[Tensor]:
         part = slice(start, start + _ROWS_AT_ONCE)
-        with torch.no_grad():
-            parts.append(model.predict_at(known[part].to(device), judged[part].to(device)).cpu().numpy())
+        return (model.predict_at(sent(known[part], device), sent(judged[part], device)),)
+
+    starts = range(0, judged.num_rows, _ROWS_AT_ONCE)
+    parts = [np.zeros(0, dtype=np.float32), *(found.numpy() for _, (found,) in ahead(starts, predict, device))]
     rows = judged.row_indices().numpy()
     ids = {axis: batch.column("row").take(pa.array(rows)), "other": vocabulary.decode(judged.columns.numpy())}
     user, item = (ids[axis], ids["other"]) if axis == "user" else (ids["other"], ids[axis])

@@ -18,6 +18,7 @@ from torch import Tensor
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary
+from nnsparse_stream.nn.ahead import ahead, sent
 from nnsparse_stream.nn.model import FactorModel, Model
 from nnsparse_stream.nn.ranking import ScoreTile
 from nnsparse_stream.sparse.rows import SparseRows
@@ -56,7 +57,7 @@ class RowPredictor:
         """Predictions for the rows of these ids, tile by tile: in rating units, not clipped."""
         held = pa.chunked_array(self._ids, type=ids.type).combine_chunks()
         position = pc.index_in(ids, value_set=held).fill_null(len(held)).to_numpy().astype(np.int64)
-        return self._model.tiles(self._rows.select(torch.from_numpy(position)).to(self._model.device))
+        return self._model.tiles(sent(self._rows.select(torch.from_numpy(position)), self._model.device))
 
 
 class ColumnPredictor:
@@ -89,7 +90,7 @@ class ColumnPredictor:
 
     def tiles(self, ids: pa.Array) -> ScoreTile:
         """Predictions for the rows of these ids, tile by tile: in rating units, not clipped."""
-        index = torch.from_numpy(self._vocabulary.encode(ids)).long().to(self._codes.device)
+        index = sent(torch.from_numpy(self._vocabulary.encode(ids)).long(), self._codes.device)
         unknown, index = index < 0, index.clamp(min=0)
 
         def tile(start: int, stop: int) -> Tensor:
@@ -110,13 +111,20 @@ def encoded_tables(model: FactorModel, batches: Iterable[pa.RecordBatch], folds:
     Yields:
         Tables of `files.codes_schema`, in the order of the rows.
     """
-    for batch in batches:
-        ratings = fold_rows(batch, folds, model.num_columns)
-        for start in range(0, ratings.num_rows, _ENCODED_ROWS):
-            known = ratings[start : start + _ENCODED_ROWS].to(model.device)
-            codes = pa.FixedSizeListArray.from_arrays(model.codes(known).cpu().numpy().ravel(), model.code_units)
-            rows, fallback = batch.column("row").slice(start, known.num_rows), model.at_unknown(known)
-            yield pa.table([rows, fallback.cpu().numpy(), codes], names=["row", "fallback", "code"])
+
+    def blocks() -> Iterator[tuple[pa.Array, SparseRows]]:
+        for batch in batches:
+            ratings = fold_rows(batch, folds, model.num_columns)
+            for start in range(0, ratings.num_rows, _ENCODED_ROWS):
+                yield batch.column("row").slice(start, _ENCODED_ROWS), ratings[start : start + _ENCODED_ROWS]
+
+    def encode(block: tuple[pa.Array, SparseRows]) -> tuple[Tensor, Tensor]:
+        known = sent(block[1], model.device)
+        return model.codes(known), model.at_unknown(known)
+
+    for (rows, _), (codes, fallback) in ahead(blocks(), encode, model.device):
+        lists = pa.FixedSizeListArray.from_arrays(codes.numpy().ravel(), model.code_units)
+        yield pa.table([rows, fallback.numpy(), lists], names=["row", "fallback", "code"])
 
 
 def factor_model(checkpoint: Checkpoint) -> FactorModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from nnsparse_stream.data.features import RowFeatures
 from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.nn.ahead import ahead, sent
 from nnsparse_stream.nn.model import Model
-from nnsparse_stream.nn.ranking import ROWS_AT_ONCE, TILE_COLUMNS, ScoreTile, best_columns
+from nnsparse_stream.nn.ranking import TILE_COLUMNS, Eligible, ScoreTile, best_columns, rows_at_once
 from nnsparse_stream.scoring.blocks import rows_without_ratings
 from nnsparse_stream.scoring.combination import Combination
 from nnsparse_stream.scoring.list_rules import ListRules
@@ -22,8 +24,9 @@ from nnsparse_stream.scoring.reasons import reasons
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.checkpoint import Checkpoint
 
-#: Bytes that ranking takes at most, beside the models, a shard's rows and the file of their scores.
-TOP_K_BYTES = 64 << 20
+#: Bytes that ranking takes at most, beside the models, a shard's rows and the file of their scores; where the model is
+#: on a GPU, in the memory of that.
+TOP_K_BYTES, TOP_K_GPU_BYTES = 64 << 20, 1 << 30
 # What a row takes, in bytes, for each column of a tile (its score and, in a blend, those of the models) and for each
 # column of its list: amply, as allocators keep some of what was freed.
 _BYTES_PER_SCORE, _BYTES_PER_RANK = 24, 200
@@ -45,7 +48,7 @@ def top_k_tables(
         checkpoint: the model.
         batches: rows as a shard holds them, encoded by the model's vocabulary.
         k: columns a row; a row with fewer columns that may be listed gets fewer. Rows are ranked so many at once as
-            TOP_K_BYTES allow.
+            TOP_K_BYTES allow, or on a GPU TOP_K_GPU_BYTES; there the next rows are ranked while a table is used.
         folds: the folds of a row's ratings that the model sees; columns rated in another fold may be listed.
         rules: what lists hold.
         candidates: the columns that may be listed, integers (n,) each; all where None.
@@ -103,15 +106,15 @@ def blended_top_k_tables(
     return _ranked_tables(checkpoint, batches, k, folds, rules, _eligible(model, rules, candidates), tiles)
 
 
-def _eligible(model: Model, rules: ListRules, candidates: Iterable[np.ndarray] | None) -> Tensor:
-    """Whether a column may be listed, bool (columns,)."""
-    trained = model.column_counts >= max(rules.min_column_ratings, 1)
+def _eligible(model: Model, rules: ListRules, candidates: Iterable[np.ndarray] | None) -> Eligible:
+    """Which columns may be listed."""
+    trained = model.host_counts >= max(rules.min_column_ratings, 1)
     if candidates is None:
-        return trained
+        return Eligible.of(trained, model.device)
     named = torch.zeros(model.num_columns, dtype=torch.bool)
     for columns in candidates:
         named.numpy()[columns] = True
-    return trained & named.to(trained.device)
+    return Eligible.of(trained & named, model.device)
 
 
 def _ranked_tables(
@@ -120,30 +123,38 @@ def _ranked_tables(
     k: int,
     folds: Sequence[int],
     rules: ListRules,
-    eligible: Tensor,
+    eligible: Eligible,
     tiles: Callable[[pa.Array, SparseRows], ScoreTile],
 ) -> Iterator[pa.Table]:
     """Tables of the best columns by the scores that `tiles` makes of some rows' ids and known ratings."""
-    model = checkpoint.model
+    model, device = checkpoint.model, checkpoint.model.device
+    allowed = TOP_K_GPU_BYTES if device.type == "cuda" else TOP_K_BYTES
     bytes_per_row = _BYTES_PER_SCORE * TILE_COLUMNS + _BYTES_PER_RANK * min(k, model.num_columns)
-    at_once = max(1, min(TOP_K_BYTES // bytes_per_row, ROWS_AT_ONCE))
-    for batch in batches:
-        seen = fold_rows(batch, folds, model.num_columns)
-        for start in range(0, seen.num_rows, at_once):
-            ids, known = batch.column("row").slice(start, at_once), seen[start : start + at_once].to(model.device)
-            excluded = known if rules.exclude_known else _without_entries(known)
-            with torch.no_grad():
-                columns, scores = best_columns(tiles(ids, known), excluded, eligible, k)
-            row, rank = (columns >= 0).cpu().nonzero(as_tuple=True)
-            table = {
-                "row_id": ids.take(pa.array(row.numpy())),
-                "column_id": checkpoint.vocabulary.decode(columns.cpu()[row, rank].numpy()),
-                "score": scores.cpu()[row, rank].numpy(),
-                "rank": (rank + 1).int().numpy(),
-            }
-            if rules.explain:
-                table["reasons"] = _reasons(checkpoint, known, columns, rules.explain)
-            yield pa.table(table)
+    at_once = max(1, min(allowed // bytes_per_row, rows_at_once(device)))
+
+    def blocks() -> Iterator[tuple[pa.Array, SparseRows]]:
+        for batch in batches:
+            seen = fold_rows(batch, folds, model.num_columns)
+            for start in range(0, seen.num_rows, at_once):
+                yield batch.column("row").slice(start, at_once), seen[start : start + at_once]
+
+    def rank(block: tuple[pa.Array, SparseRows]) -> tuple[Tensor, Tensor]:
+        known = sent(block[1], device)
+        return best_columns(
+            tiles(block[0], known), known if rules.exclude_known else _without_entries(known), eligible, k
+        )
+
+    for (ids, known), (columns, scores) in ahead(blocks(), rank, device):
+        row, place = (columns >= 0).nonzero(as_tuple=True)
+        table = {
+            "row_id": ids.take(pa.array(row.numpy())),
+            "column_id": checkpoint.vocabulary.decode(columns[row, place].numpy()),
+            "score": scores[row, place].numpy(),
+            "rank": (place + 1).int().numpy(),
+        }
+        if rules.explain:
+            table["reasons"] = _reasons(checkpoint, known.to(device), columns.to(device), rules.explain)
+        yield pa.table(table)
 
 
 def _without_entries(rows: SparseRows) -> SparseRows:
@@ -212,24 +223,48 @@ def _predict_pairs(model: Model, known: SparseRows, column: np.ndarray, row: np.
     """
     order = np.argsort(row, kind="stable")
     row, column = row[order], column[order]
-    ordered = np.empty(len(row), dtype=np.float32)
-    for start in range(0, known.num_rows, _PAIR_ROWS):
-        first, last = np.searchsorted(row, [start, start + _PAIR_ROWS])
-        if first == last:
-            continue
-        ratings = known[start : start + _PAIR_ROWS].to(model.device)
-        rows, columns = row[first:last] - start, column[first:last]
-        scores = model.at_unknown(ratings).cpu().numpy()[rows]
-        in_vocabulary = columns >= 0
-        # Entries ascend and are distinct within a row, as decoding asks; a pair that is named twice is looked up twice.
-        width = model.num_columns
-        keys, inverse = np.unique(rows[in_vocabulary] * width + columns[in_vocabulary], return_inverse=True)
-        offsets = np.searchsorted(keys // width, np.arange(ratings.num_rows + 1))
-        at = SparseRows(torch.from_numpy(offsets), torch.from_numpy(keys % width), torch.zeros(len(keys)), width).to(
-            model.device
-        )
-        scores[in_vocabulary] = model.predict_at(ratings, at).cpu().numpy()[inverse]
-        ordered[first:last] = scores
-    predicted = np.empty_like(ordered)
-    predicted[order] = ordered
+    width = model.num_columns
+
+    def blocks() -> Iterator[_Pairs]:
+        for start in range(0, known.num_rows, _PAIR_ROWS):
+            first, last = np.searchsorted(row, [start, start + _PAIR_ROWS])
+            if first == last:
+                continue
+            ratings, rows, columns = known[start : start + _PAIR_ROWS], row[first:last] - start, column[first:last]
+            in_vocabulary = columns >= 0
+            # Entries ascend and are distinct within a row; a pair that is named twice is looked up twice.
+            keys, places = np.unique(rows[in_vocabulary] * width + columns[in_vocabulary], return_inverse=True)
+            offsets = np.searchsorted(keys // width, np.arange(ratings.num_rows + 1))
+            at = SparseRows(torch.from_numpy(offsets), torch.from_numpy(keys % width), torch.zeros(len(keys)), width)
+            yield _Pairs(ratings, at, rows, in_vocabulary, places)
+
+    def predict(pairs: _Pairs) -> tuple[Tensor, Tensor]:
+        ratings = sent(pairs.ratings, model.device)
+        return model.at_unknown(ratings), model.predict_at(ratings, sent(pairs.at, model.device))
+
+    ordered = [np.empty(0, dtype=np.float32)]
+    for pairs, (unknown, at_known) in ahead(blocks(), predict, model.device):
+        scores = unknown.numpy()[pairs.rows]
+        scores[pairs.in_vocabulary] = at_known.numpy()[pairs.places]
+        ordered.append(scores)
+    predicted = np.empty(len(row), dtype=np.float32)
+    predicted[order] = np.concatenate(ordered)
     return predicted
+
+
+class _Pairs(NamedTuple):
+    """Pairs of some rows, ascending by row.
+
+    Attributes:
+        ratings: the rows' known ratings.
+        at: the distinct columns of the pairs, those that the vocabulary holds.
+        rows: int64 (pairs,), the row of each.
+        in_vocabulary: bool (pairs,), whether it holds the pair's column.
+        places: int64, of those pairs where it does, their entries in `at`.
+    """
+
+    ratings: SparseRows
+    at: SparseRows
+    rows: np.ndarray
+    in_vocabulary: np.ndarray
+    places: np.ndarray

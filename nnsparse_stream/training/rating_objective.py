@@ -57,6 +57,7 @@ class RatingObjective(StepObjective):
             rating_min=low,
             rating_max=high,
             storage=recipe.storage,
+            inner_precision=recipe.inner_precision,
         )
         return RatingAutoencoder(config, generator, recipe.initial_std or None, recipe.inner_gain or None)
 

@@ -36,6 +36,9 @@ class RatingRecipe(StepRecipe):
         0.0, "standard deviation of the inner layers' initial weights, times sqrt(their inputs); 0: as the others"
     )
     storage: str = recipe_field("float32", "of the large matrices: float32, or bfloat16 (half the memory; for GPUs)")
+    inner_precision: str = recipe_field(
+        "float32", "of the inner layers' products: float32, tf32 or bfloat16 (faster on GPUs; on a CPU tf32 is float32)"
+    )
     alpha: float = recipe_field(1.0, "weight of the squared error at hidden entries")
     beta: float = recipe_field(1.0, "weight of the squared error at the other observed entries")
     hide_ratio: float = recipe_field(0.25, "fraction of a row's ratings that are hidden from the input")
@@ -68,6 +71,7 @@ class RatingRecipe(StepRecipe):
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **StepRecipe.choices,
         "storage": ("float32", "bfloat16"),
+        "inner_precision": ("float32", "tf32", "bfloat16"),
         "loss_average": ("rows", "entries"),
     }
 

@@ -39,7 +39,7 @@ class TrainingRequest:
         recipe: what to train, and how.
         preset: the name of the preset that the recipe was made of, for run.json.
         seed: decides initial weights, order and corruption.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda" or "cuda:N"; see `nnsparse_stream.nn.devices.pick_device`.
         threads: threads of torch on the CPU; its own choice where None.
         max_steps: end after so many minibatches, if the recipe's epochs have not ended before.
         validation_metric: the metric of the validation fold by which an epoch is the best, `ndcg@100` for instance; the

@@ -13,6 +13,7 @@ from nnsparse_stream.data.features import VOCABULARY, FeatureVocabulary
 from nnsparse_stream.data.manifest import vocabulary_fingerprint
 from nnsparse_stream.data.shard_reader import Survey, survey
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.nn.devices import pick_device
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
@@ -30,7 +31,6 @@ from nnsparse_stream.training.state import (
     step_directory,
 )
 from nnsparse_stream.training.step_run import StepRun
-from nnsparse_stream.training.steps import pick_device
 from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
@@ -174,6 +174,7 @@ def train(
         "preset": request.preset,
         "recipe": request.recipe.to_json(),
         "seed": request.seed,
+        "device": str(device),
         "best": state["best"],
         "metrics": state["history"][-1] if state["history"] else None,
         **({} if job is None else {"job": job}),

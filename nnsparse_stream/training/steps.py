@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.model import Model
 from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.sparse.rows import SparseRows
@@ -12,19 +11,6 @@ from nnsparse_stream.training.checkpoint import Checkpoint, load_optimizer
 from nnsparse_stream.training.objective import StepObjective
 from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.recipe import StepRecipe
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of "auto", "cpu" or "cuda".
-
-    Raises:
-        InputError: CUDA is asked for and not usable.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("`device` cuda: torch sees no usable GPU here; `nnsparse-stream doctor` shows what it sees")
-    return torch.device(name)
 
 
 class Trainer:

@@ -8,23 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from paths import PATHS, path
+from ranked import SPECIAL, orders, sorted_whole
 
-from nnsparse_stream.nn.ranking import best_columns
+from nnsparse_stream.nn.ranking import Eligible, best_columns
 from nnsparse_stream.sparse.rows import SparseRows
 
-SPECIAL = (-np.inf, np.inf, np.nan, -0.0, 0.0)
 
-
-def sorted_whole(scores: np.ndarray, taboo: list[set[int]], k: int) -> tuple[list[list[int]], list[list[float]]]:
-    """Columns and scores of each row, by a sort of (score, column) in plain Python."""
-    columns, values = [], []
-    for row, excluded in zip(scores.tolist(), taboo, strict=True):
-        able = [c for c in range(len(row)) if c not in excluded and row[c] > -np.inf]
-        best = sorted(able, key=lambda c: (-row[c], c))[:k]
-        missing = min(k, len(row)) - len(best)
-        columns.append(best + [-1] * missing)
-        values.append([row[c] for c in best] + [-np.inf] * missing)
-    return columns, values
+def everywhere(eligible: np.ndarray) -> Eligible:
+    return Eligible.of(torch.from_numpy(eligible), torch.device("cpu"))
 
 
 def check(name: str, scores: np.ndarray, rated: list[list[int]], eligible: np.ndarray, k: int, tile: int) -> None:
@@ -32,9 +23,7 @@ def check(name: str, scores: np.ndarray, rated: list[list[int]], eligible: np.nd
     known = SparseRows.from_rows(rows, scores.shape[1])
     dense = torch.from_numpy(scores)
     with path(name):
-        found = best_columns(
-            lambda start, stop: dense[:, start:stop].clone(), known, torch.from_numpy(eligible), k, tile
-        )
+        found = best_columns(lambda start, stop: dense[:, start:stop].clone(), known, everywhere(eligible), k, tile)
     able = set(np.flatnonzero(~eligible).tolist())
     expected = sorted_whole(scores, [able.union(columns) for columns in rated], k)
     assert found[0].tolist() == expected[0]
@@ -53,22 +42,6 @@ def test_any_scores_with_ties_in_any_tiles(name, data, k, tile, width):
     check(name, scores.reshape(rows, width), rated, np.array(eligible), k, tile)
 
 
-def orders(rng: np.random.Generator, width: int) -> dict[str, np.ndarray]:
-    noise = rng.normal(size=(3, width))
-    rising = np.linspace(0, 50, width)
-    return {
-        "random": noise,
-        "ascending": np.sort(noise),
-        "descending": -np.sort(noise),
-        "rising": noise + rising,
-        "equal": np.ones((3, width)),
-        "few values": rng.integers(0, 4, (3, width)),
-        "few values, rising": np.floor(noise + rising),
-        "a saw": np.tile(np.arange(width) % 97, (3, 1)),
-        "hardly any": np.where(rng.random((3, width)) < 0.01, noise, -np.inf),
-    }
-
-
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("kind", orders(np.random.default_rng(0), 1))
 @pytest.mark.parametrize("k", [1, 40, 2000])
@@ -82,7 +55,7 @@ def test_orders_of_scores_that_fill_the_buffer_of_candidates(name, kind, k):
 
 @pytest.mark.parametrize("name", PATHS)
 def test_tiles_without_an_eligible_column_are_not_scored(name):
-    eligible = torch.zeros(10, dtype=torch.bool)
+    eligible = np.zeros(10, dtype=bool)
     eligible[5] = True
     scored = []
 
@@ -92,7 +65,7 @@ def test_tiles_without_an_eligible_column_are_not_scored(name):
 
     with path(name):
         columns, scores = best_columns(
-            score, SparseRows.from_rows([(torch.tensor([0]), torch.ones(1))], 10), eligible, 3, 2
+            score, SparseRows.from_rows([(torch.tensor([0]), torch.ones(1))], 10), everywhere(eligible), 3, 2
         )
     assert scored == [4]
     assert columns.tolist() == [[5, -1, -1]]

@@ -29,6 +29,22 @@ def test_pairs_are_ordered_by_their_ids_whatever_order_they_come_in(trained) -> 
     assert ids == sorted((row, column) for row in rows for column in columns)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_gives_the_tables_of_the_cpu(trained) -> None:
+    dataset, on = Dataset(trained.data), {device: load_model(trained.run) for device in ("cpu", "cuda")}
+    for device, checkpoint in on.items():
+        checkpoint.model.to(device)
+    pairs = pa.table({"row": ["~nobody", *next(iter(dataset.shard_batches(0)))["row"].to_pylist()]})
+    pairs = pairs.append_column("column", pa.array([on["cpu"].vocabulary.ids[0].as_py()] * len(pairs)))
+    for make in (
+        lambda checkpoint: pa.concat_tables(top_k_tables(checkpoint, dataset.shard_batches(0), 10, (0,))),
+        lambda checkpoint: pair_table(checkpoint, dataset.shard_batches(0), pairs, (0,)),
+    ):
+        expected, found = make(on["cpu"]), make(on["cuda"])
+        assert found["row_id"].equals(expected["row_id"])
+        np.testing.assert_allclose(found["score"].to_numpy(), expected["score"].to_numpy(), rtol=1e-4)
+
+
 def memory(what: str) -> int:
     """Bytes of this process: now ("VmRSS"), or at the peak ("VmHWM")."""
     lines = Path("/proc/self/status").read_text().splitlines()

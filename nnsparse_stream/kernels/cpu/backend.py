@@ -106,6 +106,11 @@ class CpuBackend(Backend):
         else:
             raise TypeError(f"there is no loop for {type(rule).__name__}")
 
+    def dense_products(self, code: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+        """See `Backend.dense_products`."""
+        # Not by `addmm`, which spreads the bias over the result first: that takes a sixth of the product's time.
+        return torch.mm(code, matrix.t()).add_(bias)
+
     def best(self, rated: SparseRows, eligible: Tensor, k: int) -> CpuBest:
         """See `Backend.best`."""
         return CpuBest(rated, eligible, k)

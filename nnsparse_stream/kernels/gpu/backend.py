@@ -31,16 +31,15 @@ class GpuBackend(ReferenceBackend):
     def merge(self, first: Transposed, second: Transposed, num_rows: int) -> Transposed:
         """See `Backend.merge`; there are as many places as both have."""
         columns = torch.cat(
-            [
-                block.columns.repeat_interleave(block.counts(), output_size=len(block.order))
-                for block in (first, second)
-            ]
+            [block.columns.repeat_interleave(block.counts(), output_size=len(block.order)) for block in (first, second)]
         )
         columns, order = torch.sort(columns, stable=True)
         rows = torch.cat([first.rows, second.rows + num_rows])[order]
         entries = torch.cat([first.order, second.order + len(first.order)])[order]
         with torch.cuda.device_of(columns):
-            return Transposed(entries, rows, *transposition.places_of(columns, len(first.columns) + len(second.columns)))
+            return Transposed(
+                entries, rows, *transposition.places_of(columns, len(first.columns) + len(second.columns))
+            )
 
     def weighted_sums(self, rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
         """See `Backend.weighted_sums`."""

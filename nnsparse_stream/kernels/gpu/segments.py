@@ -1,10 +1,10 @@
 """Weighted sums of a matrix's rows by Triton: the one loop that encodes, and that every gradient row comes from.
 
-A *segment* is a range of places. Its sum is that of `weights[e] * matrix[index[p]]` over its places p, where the entry e
-of a place is `order[p]`, or p itself where there is no order: the rows of a block with their columns as index, or the
-columns of its transpose with their rows. One program sums one segment and keeps the whole sum in registers, a unit a
-lane, so that what follows (a store, a square, an optimiser's update) needs no second pass. With one unit, as biases
-have, a lane is a segment instead.
+A *segment* is a range of places. Its sum is that of `weights[e] * matrix[index[p]]` over its places p, where e is the
+place's entry: `order[p]`, or p itself where there is no order. The rows of a block are segments, with their columns as
+index; so are the columns of its transpose, with their rows. One program sums one segment and keeps the whole sum in
+registers, a unit a lane, so that what follows (a store, a square, an optimiser's update) needs no second pass. With one
+unit, as biases have, a lane is a segment instead.
 
 Segments of very different lengths are balanced: of those that have more than `PIECE` places, pieces of `PIECE` to
 `2 * PIECE - 1` are summed by a kernel before, each by a program of its own, and the segment's program adds up the
@@ -14,6 +14,7 @@ block alone, not on which program came first.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +46,8 @@ class Tile(NamedTuple):
     warps: int
 
 
-class Segments(NamedTuple):
+@dataclass(frozen=True)
+class Segments:
     """What is summed, as the module says.
 
     Attributes:
@@ -63,6 +65,11 @@ class Segments(NamedTuple):
     matrix: Tensor
 
     @property
+    def num_segments(self) -> int:
+        """How many there are."""
+        return len(self.offsets) - 1
+
+    @property
     def units(self) -> int:
         """Columns of the matrix."""
         return self.matrix.shape[1]
@@ -75,8 +82,7 @@ class Segments(NamedTuple):
     @property
     def grid(self) -> tuple[int]:
         """Programs of a kernel over all segments."""
-        count = len(self.offsets) - 1
-        return (count if self.units > 1 else triton.cdiv(count, LANES),)
+        return (self.num_segments if self.units > 1 else triton.cdiv(self.num_segments, LANES),)
 
 
 def tile_of(units: int, itemsize: int, most: int) -> Tile:
@@ -125,7 +131,7 @@ def sum_of_places(
     lanes = tl.arange(0, BLOCK_U)
     block = tl.arange(0, BLOCK_P)
     if UNITS == 1:
-        place, last = first[None, :] + block[:, None], last[None, :]
+        place, last = first[:, None] + block[None, :], last[:, None]
     else:
         place = first + block
     total = tl.zeros([BLOCK_U], tl.float32)
@@ -141,7 +147,7 @@ def sum_of_places(
         place += BLOCK_P
         next_weight, next_row = _load_entries(place, last, index, order, weights, ORDERED)
         if UNITS == 1:
-            total += tl.sum(weight * tile, axis=0)
+            total += tl.sum(weight * tile, axis=1)
         else:
             total += tl.sum(weight[:, None] * tile, axis=0)
         weight, row = next_weight, next_row
@@ -186,17 +192,16 @@ def sum_of_segment(
         for done in range(0, most, BLOCK_S):
             number = done + block
             if UNITS == 1:
-                inside = number[:, None] < count[None, :]
-                at = slot[None, :] + number[:, None]
+                inside = number[None, :] < count[:, None]
+                wide += tl.sum(
+                    tl.load(pieces + slot[:, None] + number[None, :], mask=inside, other=0.0).to(tl.float64), axis=1
+                )
             else:
                 inside = (number < count)[:, None] & (lanes < UNITS)[None, :]
                 at = (slot + number).to(tl.int64)[:, None] * UNITS + lanes[None, :]
-            wide += tl.sum(tl.load(pieces + at, mask=inside, other=0.0).to(tl.float64), axis=0)
+                wide += tl.sum(tl.load(pieces + at, mask=inside, other=0.0).to(tl.float64), axis=0)
         return total + wide.to(tl.float32)
-    if UNITS == 1:
-        longest = tl.max(length, axis=0)
-    else:
-        longest = length
+    longest = tl.max(length, axis=0) if UNITS == 1 else length
     # In pieces here too: a float32 sum of many equal numbers stands still where it is large.
     for done in range(0, longest, PIECE):
         start = first + done
@@ -329,7 +334,7 @@ def _store_sums(
 
 
 class Launch(NamedTuple):
-    """What a kernel over all segments is started with: its grid, the first arguments, and how it is compiled."""
+    """What a kernel over all segments is started with: its grid, its first arguments, and how it is compiled."""
 
     grid: tuple[int]
     arguments: tuple[Any, ...]
@@ -343,51 +348,43 @@ def launch_of(segments: Segments, short: bool = False) -> Launch:
         segments: at least one.
         short: whether long segments are so improbable that it does not pay to look for them.
     """
-    offsets, index, order, weights, matrix = segments
-    num_segments, num_slots = len(offsets) - 1, 0 if short else len(index) // segments.piece
-    # Vectors that a transpose's rows name are few and read again and again: they come from the cache, and soon. A tile
-    # of more places than most segments have would spend its time on masked loads.
-    most = 8 if order is None else 4
-    typical = triton.next_power_of_2(len(index) // num_segments)
-    tile = tile_of(segments.units, matrix.element_size(), most)
-    options = {
-        "ORDERED": order is not None,
-        "UNITS": segments.units,
-        "PIECE": segments.piece,
-        "BLOCK_U": tile.lanes,
-        "BLOCK_P": tile.places,
-        "num_warps": tile.warps,
-        "maxnreg": REGISTERS,
-    }
-    # Where there is no order, or there are no pieces, any pointer will do: it is not read.
-    arguments = (offsets, index, index if order is None else order, weights, matrix)
+    index, order, weights, matrix = segments.index, segments.order, segments.weights, segments.matrix
+    num_segments, units, piece = segments.num_segments, segments.units, segments.piece
+    # What a transpose's rows name is little and read again and again: it comes from the cache, and soon.
+    loads = 8 if order is None else 4
+    tile = tile_of(units, matrix.element_size(), loads)
+    # Without an order, or without pieces, any pointer will do: it is not read.
+    arguments = (segments.offsets, index, index if order is None else order, weights, matrix)
+    common = {"ORDERED": order is not None, "UNITS": units, "PIECE": piece, "maxnreg": REGISTERS}
+    num_slots = 0 if short else len(index) // piece
     pieces = weights
     if num_slots:
-        pieces = torch.empty(num_slots * segments.units, dtype=torch.float32, device=matrix.device)
-        _sum_pieces[(num_slots,)](*arguments, pieces, num_segments, **options)
-    options["CUT"] = num_slots > 0
-    if segments.units == 1:
-        options.update(BLOCK_U=LANES, BLOCK_P=8, num_warps=LANES // 32)
+        pieces = torch.empty(num_slots * units, dtype=torch.float32, device=matrix.device)
+        shape = {"BLOCK_U": tile.lanes, "BLOCK_P": tile.places, "num_warps": tile.warps}
+        _sum_pieces[(num_slots,)](*arguments, pieces, num_segments, **shape, **common)
+    if units == 1:
+        tile = Tile(LANES, 4, LANES // 32)
     else:
-        options["BLOCK_P"] = min(max(typical, 2 * tile.places // most), tile.places)
-    return Launch(segments.grid, (*arguments, pieces), options)
+        # A tile of more places than most segments have would spend its time on masked loads.
+        typical = triton.next_power_of_2(len(index) // num_segments)
+        tile = tile._replace(places=min(max(typical, 2 * tile.places // loads), tile.places))
+    shape = {"BLOCK_U": tile.lanes, "BLOCK_P": tile.places, "num_warps": tile.warps}
+    return Launch(segments.grid, (*arguments, pieces), {"CUT": num_slots > 0, **shape, **common})
 
 
 def sums(segments: Segments, short: bool = False) -> Tensor:
     """The sum of each segment, float32 (segments, units)."""
-    num_segments = len(segments.offsets) - 1
-    out = torch.empty(num_segments, segments.units, dtype=torch.float32, device=segments.matrix.device)
-    if num_segments:
+    out = torch.empty(segments.num_segments, segments.units, dtype=torch.float32, device=segments.matrix.device)
+    if segments.num_segments:
         grid, arguments, options = launch_of(segments, short)
-        _store_sums[grid](*arguments, out, num_segments, SQUARED=False, **options)
+        _store_sums[grid](*arguments, out, segments.num_segments, SQUARED=False, **options)
     return out
 
 
 def sum_of_squares(segments: Segments, short: bool = False) -> Tensor:
     """The sum of the squares of all segments' sums, float32, 0-d; over the segments in float64."""
-    num_segments = len(segments.offsets) - 1
-    out = torch.empty(segments.grid[0], dtype=torch.float32, device=segments.matrix.device)
-    if num_segments:
+    out = torch.empty(segments.grid, dtype=torch.float32, device=segments.matrix.device)
+    if segments.num_segments:
         grid, arguments, options = launch_of(segments, short)
-        _store_sums[grid](*arguments, out, num_segments, SQUARED=True, **options)
+        _store_sums[grid](*arguments, out, segments.num_segments, SQUARED=True, **options)
     return out.sum(dtype=torch.float64).float()

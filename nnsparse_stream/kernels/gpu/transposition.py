@@ -1,4 +1,4 @@
-"""Transposition of a block by torch's stable sort and one kernel by Triton; no shape depends on what the block holds."""
+"""Transposition of a block by torch's stable sort and Triton; no shape depends on what the block holds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-from nnsparse_stream.kernels.gpu.segments import last_not_above
 
 _BLOCK = 512
 _VARYING = ("sorted_columns", "before", "order", "offsets", "num_entries", "num_places", "num_rows")

@@ -22,9 +22,7 @@ _VARYING = (*VARYING, "columns", "decays", "seed")
 @triton.jit
 def _over_row(values, UNITS: tl.constexpr):
     """The sum over a row's units; with one unit the values themselves, of which each is a row's."""
-    if UNITS == 1:
-        return values
-    return tl.sum(values, axis=0)
+    return values if UNITS == 1 else tl.sum(values, axis=0)
 
 
 @triton.jit
@@ -46,8 +44,8 @@ def _one_minus_power(logarithm, exponent):
 @triton.jit
 def _rounded(values, at, seed):
     """Float32 values that are bfloat16's, rounded up or down at random so that the mean is kept; see `rounding`."""
-    low, high = at.to(tl.uint32), (at >> 32).to(tl.uint32)
-    noise = tl.philox(tl.load(seed), low, high, low * 0, low * 0)[0].to(tl.int32, bitcast=True) & 0xFFFF
+    # Seven rounds of Philox pass all tests of randomness (Salmon et al., "Parallel random numbers", 2011).
+    noise = tl.randint(tl.load(seed), at, 7).to(tl.int32, bitcast=True) & 0xFFFF
     up = ((values.to(tl.int32, bitcast=True) + noise) & -65536).to(tl.float32, bitcast=True)
     # A GPU's own NaN has all bits set: the noise would make a zero of it.
     return tl.where(values == values, up, values)
@@ -143,7 +141,7 @@ def _update(
             row -= step * moment / (tl.sqrt_rn(square) * scale + eps)
         if UNIT_ROWS:
             norm = _over_row(row * row, UNITS)
-            row = tl.where(norm > 0, row / tl.sqrt_rn(norm), row)
+            row /= tl.sqrt_rn(tl.where(norm > 0, norm, 1.0))
         if matrix.dtype.element_ty == tl.bfloat16:
             row = _rounded(row, at, seed)
 
