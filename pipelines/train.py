@@ -188,6 +188,8 @@ def _request(args: argparse.Namespace) -> TrainingRequest:
         output=args.output,
         recipe=chosen,
         preset=preset,
+        # What a flag says of minibatches or their learning rate is meant as it stands.
+        grow=(args.batch_rows, args.batch_entries, args.learning_rate) == (None, None, None),
         seed=args.seed,
         device=args.device,
         threads=args.threads,

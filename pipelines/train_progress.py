@@ -8,7 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnsparse_stream.training.progress import Progress, epoch_line, sums_text
+from nnsparse_stream.training.progress import Progress, epoch_line, recipe_line, sums_text
+from nnsparse_stream.training.recipe import Recipe
 
 
 class Shown(Progress):
@@ -21,6 +22,10 @@ class Shown(Progress):
     def __init__(self, output: str) -> None:
         self._output = output
         self._bar: tqdm | None = None
+
+    def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
+        """Prints the recipe that is used."""
+        print(recipe_line(preset, recipe, device), flush=True)
 
     def epoch_begun(self, epoch: int, entries: int, total: int) -> None:
         """Opens a bar."""

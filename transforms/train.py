@@ -12,20 +12,24 @@ import pyarrow as pa
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.training.progress import Progress, epoch_line
+from nnsparse_stream.training.progress import Progress, epoch_line, recipe_line
 from nnsparse_stream.transforms.closed_form import SUMS, AddUp, Count, empty_sums, read_sums
 from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_worker import ModelWorker
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.objective import ClosedForm
+    from nnsparse_stream.training.recipe import Recipe
     from nnsparse_stream.training.run import TrainingRequest
 
 _LOGGER = logging.getLogger(__name__)
 
 
 class _Logged(Progress):
-    """A line an epoch in the worker's log."""
+    """The recipe that is used, and a line an epoch, in the worker's log."""
+
+    def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
+        _LOGGER.info(recipe_line(preset, recipe, device))
 
     def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
         _LOGGER.info(epoch_line(metrics, epochs))
@@ -78,8 +82,8 @@ class TrainAutoencoder(beam.PTransform):
     One worker trains. Where the objective is of a closed form (`linear`), all workers add up what its solution needs,
     to files in `_sums/` of the run's directory, which are removed when it is solved.
 
-    The run's directory receives the checkpoints, `metrics.jsonl` and, last, `run.json`. The worker logs a line an epoch
-    (logger `nnsparse_stream.transforms.train`, level INFO).
+    The run's directory receives the checkpoints, `metrics.jsonl` and, last, `run.json`. The worker logs the
+    recipe that is used and a line an epoch (logger `nnsparse_stream.transforms.train`, level INFO).
 
     Where an engine makes the work again, because a worker died for instance, it goes on from the last checkpoint. What
     makes it the same run is a name that is drawn when the transform is applied: a pipeline that is built once and run

@@ -62,6 +62,7 @@ class AutoencoderConfig(ModelConfig):
             is in float32.
         inner_precision: of the products of inner layers, "float32", "tf32" or "bfloat16"; see
             `nnsparse_stream.nn.inner_linear.InnerLinear`.
+        num_rows: rows of the data set that it was trained on; 0 where that is not known.
     """
 
     hidden: tuple[int, ...]
@@ -81,6 +82,7 @@ class AutoencoderConfig(ModelConfig):
     rating_max: float = 1.0
     storage: str = "float32"
     inner_precision: str = "float32"
+    num_rows: int = 0
 
     @property
     def rating_range(self) -> tuple[float, float]:

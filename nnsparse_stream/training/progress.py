@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from nnsparse_stream.training import report
+from nnsparse_stream.training.presets import PRESETS
 from nnsparse_stream.training.recipe import Recipe
 
 
 class Progress:
     """Is told by a run what has been done; this one does nothing. A subclass overrides what it wants to hear."""
+
+    def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
+        """A run is begun, or goes on, with this recipe, made of a preset, on a device of torch."""
 
     def epoch_begun(self, epoch: int, entries: int, total: int) -> None:
         """An epoch, from 1, is trained on; so many of its `total` ratings were before the run was resumed."""
@@ -42,6 +46,17 @@ def peak_memory() -> int:
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def recipe_line(preset: str | None, recipe: Recipe, device: str) -> str:
+    """What a run does, as a line: the preset, and what of the recipe is not the preset's; see `Progress.begun`."""
+    usual = (PRESETS[preset] if preset in PRESETS else type(recipe)()).to_json()
+    other = [
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in recipe.to_json().items()
+        if value != usual.get(name)
+    ]
+    return f"recipe {preset or recipe.objective}{' with ' if other else ''}{', '.join(other)}; on {device}"
 
 
 def sums_text(sums: dict[str, Any], figures: dict[str, float]) -> str:

@@ -58,6 +58,7 @@ class RatingObjective(StepObjective):
             rating_max=high,
             storage=recipe.storage,
             inner_precision=recipe.inner_precision,
+            num_rows=manifest.num_rows,
         )
         return RatingAutoencoder(config, generator, recipe.initial_std or None, recipe.inner_gain or None)
 
@@ -176,12 +177,37 @@ def _make_optimizer(model: RatingAutoencoder, recipe: RatingRecipe, layer: int |
     decays = dict.fromkeys(encoders | {id(linear.weight) for linear in model.inner}, recipe.weight_decay)
     decays[id(model.decoder)] = recipe.decoder_weight_decay
     size = math.sqrt(max(int(model.column_counts.sum()), 1)) if recipe.decay_by_size else 1.0
+    of_columns = {id(matrix) for matrix in (model.encoder, model.presence, model.decoder)}
+    scales = _decay_scales(model, recipe) if recipe.decay_rows else None
     groups: list[dict[str, Any]] = [
         {
             "params": [parameter],
             "decay": decays.get(id(parameter), 0.0) / size,
+            "decay_scales": scales if id(parameter) in of_columns else None,
             "rate": recipe.encoder_rate if id(parameter) in encoders else 1.0,
         }
         for parameter in trained
     ]
     return make_optimizer(recipe, groups, decay_by_count=recipe.decay_by_count)
+
+
+def _decay_scales(model: RatingAutoencoder, recipe: RatingRecipe) -> torch.Tensor:
+    """What L2 of each column's rows is multiplied by: float32 (columns,).
+
+    A row is decayed when a minibatch touches it. The minibatches of an epoch, each an average over its entries, add up
+    to as much gradient of the loss whatever their size, but larger ones touch seldom columns in a larger share of them:
+    their L2 would outgrow the loss. By count, a column of n entries in a minibatch is decayed by sqrt(n / mean n),
+    whose expectation is close to sqrt(P / sum of P), with P the share of the minibatches that touch it, but for
+    factors that the size does not change.
+    """
+
+    def touching(batch_rows: int) -> torch.Tensor:
+        share = min(batch_rows / max(model.config.num_rows, 1), 1)
+        return 1 - (1 - share) ** model.column_counts.double()
+
+    few, many = touching(recipe.decay_rows), touching(recipe.batch_rows)
+    # A column without an entry is touched by nothing.
+    scales = torch.where(many > 0, few / many, 1.0)
+    if recipe.decay_by_count:
+        scales = (scales * few.sum() / many.sum()).sqrt()
+    return scales.float()

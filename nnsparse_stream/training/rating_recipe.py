@@ -54,6 +54,9 @@ class RatingRecipe(StepRecipe):
     decay_by_count: bool = recipe_field(False, "both times sqrt(a column's entries in the minibatch / their mean)")
     decay_by_size: bool = recipe_field(False, "both divided by sqrt(training entries)")
     decay_ramp: float = recipe_field(0.0, "fraction of the run in which both rise from 0")
+    decay_rows: int = recipe_field(
+        0, "both as if minibatches had so many rows, whatever the share of them that a column is in; 0: as they are"
+    )
     pretrain_epochs: int = recipe_field(
         0, "passes for each layer alone, outermost first, before all are trained together"
     )
@@ -64,7 +67,7 @@ class RatingRecipe(StepRecipe):
     least: ClassVar[Mapping[str, float]] = {
         **StepRecipe.least,
         **dict.fromkeys(("unit", "mean_damping", "input_scale", "feature_scale", "initial_std"), 0),
-        **dict.fromkeys(("inner_gain", "encoder_rate"), 0),
+        **dict.fromkeys(("inner_gain", "encoder_rate", "decay_rows"), 0),
         **dict.fromkeys(("weight_decay", "decoder_weight_decay", "pretrain_epochs", "refeed_columns"), 0),
     }
     shares: ClassVar[tuple[str, ...]] = (*StepRecipe.shares, "hide_ratio", "decay_ramp")

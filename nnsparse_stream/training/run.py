@@ -38,6 +38,8 @@ class TrainingRequest:
         output: URL of the run's directory.
         recipe: what to train, and how.
         preset: the name of the preset that the recipe was made of, for run.json.
+        grow: where a new run's device is a GPU, take the recipe as `nnsparse_stream.training.growth.grown` makes it of
+            the data set; a run that goes on keeps its own, whatever the device.
         seed: decides initial weights, order and corruption.
         device: "auto", "cpu", "cuda" or "cuda:N"; see `nnsparse_stream.nn.devices.pick_device`.
         threads: threads of torch on the CPU; its own choice where None.
@@ -58,6 +60,7 @@ class TrainingRequest:
     output: str
     recipe: Recipe
     preset: str | None = None
+    grow: bool = False
     seed: int = 0
     device: str = "auto"
     threads: int | None = None

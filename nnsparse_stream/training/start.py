@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
 from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
+from nnsparse_stream.training.growth import recipe_of_run
 from nnsparse_stream.training.objective import ClosedForm
 from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.progress import Progress, run_report
@@ -135,7 +137,12 @@ def train(
     dataset.check_files()
     for _ in dataset.vocabulary_parts():
         pass
-    resumed = _resumed(request, dataset, metric) if request.resume or attempted else None
+    last = _last_checkpoint(request, dataset) if request.resume or attempted else None
+    if request.grow:
+        before = last.state["recipe"] if last else None
+        recipe = recipe_of_run(request.recipe, dataset.manifest, device.type, before)
+        request = replace(request, recipe=recipe)
+    resumed = _resumed(request, last, metric) if last else None
     if resumed and directory.state() == "complete" and resumed.state["epoch"] == request.recipe.all_epochs:
         progress.already_over()
         return _ended(request)
@@ -146,6 +153,7 @@ def train(
         run = ClosedFormRun(request, checkpoint, dataset, found, device, progress, stop, summed_up)
     else:
         run = StepRun(request, checkpoint, dataset, found, device, progress, stop)
+    progress.begun(request.preset, request.recipe, str(device))
     directory.begin(resume=request.resume)
     try:
         # The run's models are to be used without the data set.
@@ -216,14 +224,19 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: st
     return Checkpoint(step_directory(request.output, 0), state, model)
 
 
-def _resumed(request: TrainingRequest, dataset: Dataset, metric: str) -> CheckpointState | None:
-    """The last checkpoint, checked to be of this run; None where the run was killed before its first."""
+def _last_checkpoint(request: TrainingRequest, dataset: Dataset) -> CheckpointState | None:
+    """The last checkpoint, checked to be of the data set; None where the run was killed before its first."""
     found = checkpoints_of(request.output)
     if not found:
         return None
     checkpoint = read_state(found[-1])
     if checkpoint.state["data"] != dataset.manifest.fingerprint():
         raise InputError(f"{request.output} was trained on another data set than {request.data}; it cannot be resumed")
+    return checkpoint
+
+
+def _resumed(request: TrainingRequest, checkpoint: CheckpointState, metric: str) -> CheckpointState:
+    """The checkpoint of a run that goes on, checked to be of this one."""
     before = {
         **checkpoint.state["recipe"],
         "seed": checkpoint.state["seed"],

@@ -70,9 +70,9 @@ LENGTHS = [
     [PIECE - 1, PIECE, PIECE + 1],
     [2 * PIECE, 2 * PIECE - 1, 2 * PIECE + 1, 3 * PIECE + 3],
     [PIECE, PIECE + 1, 0, PIECE + 1, 0, 0, 5 * PIECE, 1],
-    [1, PIECE + 2, PIECE - 3, 40, 2],
-    [10 * PIECE + 1],
-    [0, PIECE - 1, 9 * PIECE],
+    [1, PIECE + 2, PIECE - 3, 4 * PIECE, 2],
+    [6 * PIECE + 1],
+    [0, PIECE - 1, 4 * PIECE],
 ]
 
 
@@ -130,10 +130,9 @@ def test_a_place_without_entries_changes_nothing():
         ]
 
 
-@pytest.mark.parametrize("units", [1, 512])
-def test_bfloat16_is_rounded_at_random_so_that_the_mean_is_kept(units):
-    """From 1 up by 0.3 of the distance to the next number, 4,096 times."""
-    num_rows = 4096 // units
+@pytest.mark.parametrize(("num_rows", "units"), [(640, 1), (5, 512)])
+def test_bfloat16_is_rounded_at_random_so_that_the_mean_is_kept(num_rows, units):
+    """From 1 up by 0.3 of the distance to the next number, some times."""
     places = torch.arange(num_rows + 1, dtype=torch.int32, device=DEVICE)
     by = Transposed(places[:-1], places[:-1], places[:-1], places)
     vectors = torch.full((num_rows, units), -0.3 * 2**-7, device=DEVICE)
@@ -150,7 +149,6 @@ def test_bfloat16_is_rounded_at_random_so_that_the_mean_is_kept(units):
     assert first[0].isnan()
     assert first[1:3].tolist() == [-float("inf"), 1.0]
     assert set(first[3:].tolist()) == {1.0, 1 + 2**-7}
-    # The standard deviation of the mean is .0072.
-    assert (first[3:] > 1).float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert (first[3:] > 1).float().mean().item() == pytest.approx(0.3, abs=5 * 0.46 / (num_rows * units) ** 0.5)
     assert torch.equal(first[1:], same[1:])
     assert not torch.equal(first[1:], other[1:])

@@ -82,7 +82,7 @@ def test_a_signal_stops_a_run_that_is_resumed_to_the_same_end(
     assert signal.getsignal(number) is before
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == f"stopped; a checkpoint is in {run}; --resume goes on from there"
-    assert len(said) == epochs + 1
+    assert len(said) == epochs + 2  # the recipe comes first
     assert not (run / "run.json").exists()
     assert cli.main(flags_of(trained, run, "--resume")) == 0
     assert_same_run(run, whole)
@@ -157,7 +157,9 @@ def test_the_bar_is_shown_on_a_terminal_only(
     assert cli.main(flags) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    assert [line[:11] for line in said.out.splitlines()[:-1]] == [f"epoch   {epoch}/4" for epoch in (1, 2, 3, 4)]
+    recipe, *epochs, _ = said.out.splitlines()
+    assert recipe == "recipe cfn-stacked with epochs 2, hidden [8, 4], pretrain_epochs 1; on cpu"
+    assert [line[:11] for line in epochs] == [f"epoch   {epoch}/4" for epoch in (1, 2, 3, 4)]
     for stream in (Terminal(), None):
         monkeypatch.setattr(sys, "stderr", stream)
         assert cli.main(flags) == 0
@@ -179,3 +181,22 @@ def test_auto_says_what_it_took_and_run_json_keeps_it(
     assert cli.main(["train", "--data", trained.data, "--output", str(run), "--preset", "auto", *flags]) == 0
     assert "preset auto: best-small-user\n" in capsys.readouterr().out
     assert json.loads((run / "run.json").read_text())["preset"] == "best-small-user"
+
+
+@pytest.mark.parametrize(
+    ("flags", "grows"),
+    [
+        ([], True),
+        (["--epochs", "2"], True),
+        (["--batch_rows", "128"], False),
+        (["--batch_entries", "1000"], False),
+        (["--learning_rate", "1e-3"], False),
+    ],
+)
+def test_a_recipe_grows_unless_a_flag_says_a_size_or_the_rate(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], grows: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr("nnsparse_stream.training.start.train", lambda request, **_: asked.append(request) or {})
+    assert cli.main(["train", "--data", trained.data, "--output", str(tmp_path / "run"), *flags]) == 0
+    assert [request.grow for request in asked] == [grows]

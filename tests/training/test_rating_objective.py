@@ -65,3 +65,29 @@ def test_a_step_of_two_layers_on_raw_ratings_equals_dense_autograd():
 def test_l2_rises_over_its_ramp(progress, share):
     assert recipe("deep", decay_ramp=0.5).decay_share_at(progress) == pytest.approx(share)
     assert recipe("deep", decay_ramp=0.0).decay_share_at(progress) == 1.0
+
+
+@pytest.mark.parametrize("by_count", [False, True])
+def test_l2_is_that_of_minibatches_of_decay_rows(by_count):
+    plan = recipe("best", hidden=(4,), presence=True, batch_rows=50, decay_rows=5, decay_by_count=by_count)
+    model = RatingAutoencoder(AutoencoderConfig(4, (4,), presence=True, row_offset=True, num_rows=100))
+    model.column_counts.copy_(torch.tensor([0, 1, 10, 100]))
+    groups = RatingObjective(model, plan, torch.Generator(), None).optimizer.param_groups
+    scales = {id(group["params"][0]): group["decay_scales"] for group in groups}
+    found = [scales.pop(id(matrix)) for matrix in (model.encoder, model.presence, model.decoder)]
+    assert set(scales.values()) == {None}
+
+    # A row is in an epoch's minibatch of n rows with probability n / 100; a column is, unless all its entries are not.
+    few, many = ([1 - (1 - rows / 100) ** count for count in (1, 10, 100)] for rows in (5, 50))
+    wanted = [small / large for small, large in zip(few, many, strict=True)]
+    if by_count:
+        wanted = [math.sqrt(ratio * sum(few) / sum(many)) for ratio in wanted]
+    for scale in found:
+        torch.testing.assert_close(scale[1:], torch.tensor(wanted))
+        assert scale.isfinite().all()
+
+
+def test_without_decay_rows_l2_has_no_scale():
+    model = RatingAutoencoder(AutoencoderConfig(4, (4,), num_rows=100))
+    groups = RatingObjective(model, recipe("best", hidden=(4,)), torch.Generator(), None).optimizer.param_groups
+    assert {group["decay_scales"] for group in groups} == {None}

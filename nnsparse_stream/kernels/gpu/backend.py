@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nnsparse_stream.kernels.backend import Factors
 from nnsparse_stream.kernels.gpu import products, segments, transposition, updates
+from nnsparse_stream.kernels.gpu.best import GpuBest
 from nnsparse_stream.kernels.reference.backend import ReferenceBackend
 from nnsparse_stream.kernels.rules import Rule
 from nnsparse_stream.kernels.transposed import Transposed
@@ -14,10 +15,11 @@ from nnsparse_stream.sparse.rows import SparseRows
 
 
 class GpuBackend(ReferenceBackend):
-    """Triton's kernels; what has none, torch operations do.
+    """Triton's kernels; what has none, the sums of an item model, torch operations do.
 
-    No method waits for the device, and no shape depends on what a block holds. Indices are not checked: one that is out
-    of range reads or writes foreign memory. Two runs on one kind of GPU give the same bits.
+    No method with a kernel waits for the device, and no shape depends on what a block holds. Indices are not checked:
+    one that is out of range reads or writes foreign memory. On one kind of GPU, with one version of Triton, results are
+    the same bit by bit.
     """
 
     name = "gpu"
@@ -87,6 +89,10 @@ class GpuBackend(ReferenceBackend):
         gradient, short = _gradient(factors)
         with torch.cuda.device_of(matrix):
             updates.update(rule, matrix, factors.by.columns, gradient, decays, state, unit_rows, generator, short)
+
+    def best(self, rated: SparseRows, eligible: Tensor, k: int) -> GpuBest:
+        """See `Backend.best`."""
+        return GpuBest(rated, eligible, k)
 
 
 def _gradient(factors: Factors) -> tuple[segments.Segments, bool]:

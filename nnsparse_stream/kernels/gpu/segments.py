@@ -34,8 +34,10 @@ VARYING = ("offsets", "index", "order", "weights", "num_segments")
 
 
 # Registers of a thread at most. With no bound the assembler takes fewer and reads a tile's rows by twos and threes, so
-# that more programs fit in; a bound makes it read all rows of a tile at once. 96 hold what any kernel here needs.
+# that more programs fit in; a bound makes it read all rows of a tile at once. Without this many, values are spilled.
 REGISTERS = 96
+# Of a program of 16 warps, of which a multiprocessor holds one either way.
+REGISTERS_OF_16_WARPS = 128
 
 
 class Tile(NamedTuple):
@@ -355,7 +357,8 @@ def launch_of(segments: Segments, short: bool = False) -> Launch:
     tile = tile_of(units, matrix.element_size(), loads)
     # Without an order, or without pieces, any pointer will do: it is not read.
     arguments = (segments.offsets, index, index if order is None else order, weights, matrix)
-    common = {"ORDERED": order is not None, "UNITS": units, "PIECE": piece, "maxnreg": REGISTERS}
+    registers = REGISTERS if tile.warps < 16 else REGISTERS_OF_16_WARPS
+    common = {"ORDERED": order is not None, "UNITS": units, "PIECE": piece, "maxnreg": registers}
     num_slots = 0 if short else len(index) // piece
     pieces = weights
     if num_slots:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nnsparse_stream.kernels.backend import Backend, Factors
+from nnsparse_stream.kernels.backend import Backend, Best, Factors
 from nnsparse_stream.kernels.reference.bag_sums import bag_sums
 from nnsparse_stream.kernels.reference.best import ReferenceBest
 from nnsparse_stream.kernels.rounding import rounded, wide
@@ -109,7 +109,7 @@ class ReferenceBackend(Backend):
         for name, value in touched.items():
             state[name][index] = value
 
-    def best(self, rated: SparseRows, eligible: Tensor, k: int) -> ReferenceBest:
+    def best(self, rated: SparseRows, eligible: Tensor, k: int) -> Best:
         """See `Backend.best`."""
         return ReferenceBest(rated, eligible, k)
 
