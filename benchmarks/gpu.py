@@ -298,6 +298,8 @@ def main() -> int:
     if torch.device(arguments.device).type == "cuda" and not torch.cuda.is_available():
         print("there is no GPU that torch can use here; to try the script: --device cpu --quick", file=sys.stderr)
         return 2
+    if torch.device(arguments.device).index is not None:
+        torch.cuda.set_device(arguments.device)
     benchmark = Benchmark(arguments)
     benchmark.run()
     missed = [bar for bar in benchmark.bars if not bar.met]

@@ -1,15 +1,15 @@
 """Checks of a device's kernels for `gpu.py`, on sizes that the tests' interpreter cannot do.
 
 Each method of the backend that serves the device is compared with the reference in float64, on the same device, by
-||found - reference|| / ||reference||. Inputs are random, by a seed that is drawn for each run; memory holds NaN, or the
-largest integer, before it is written. The blocks have rows without entries, a column in every row, and a heavy row.
+||found - reference|| / ||reference||. Inputs are random, by a seed that is drawn for each run; memory holds NaN before
+it is written. The blocks have rows without entries, a column in every row, and a heavy row.
 """
 
 from __future__ import annotations
 
-import warnings
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ from nnsparse_stream.kernels.rules import SGD, Adagrad, Adam, Rule
 from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.sparse.rows import SparseRows
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from poison import Poisoned
+
 _REFERENCE = ReferenceBackend()
 #: The greatest error of float32 arithmetic, and of a matrix that is rounded to bfloat16 at random. TF32 would be 3e-4.
 FLOAT32, BFLOAT16 = 1e-5, 1e-2
@@ -34,18 +37,6 @@ RULES: dict[str, tuple[Rule, dict[str, bool]]] = {
     "adagrad": (Adagrad(0.1, 1e-3), {"squares": True}),
     "adam": (Adam(0.1, 0.9, 0.999, 1e-3), {"first": True, "second": True, "updates": False}),
 }
-
-
-@contextmanager
-def _poisoned() -> Iterator[None]:
-    """torch fills the memory that it gives."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def _uneven(size: Size, device: torch.device, seed: int) -> SparseRows:
@@ -98,11 +89,11 @@ def checks(size: Size, device: torch.device, storage: torch.dtype, seed: int) ->
     wide_rows, wide, wide_code = rows.to(dtype=torch.float64), [m.double() for m in matrices], code.double()
 
     def compare(method: Callable[[Backend, SparseRows, list[Tensor], Tensor], Tensor]) -> float:
-        with _poisoned():
+        with Poisoned():
             found = method(backend, rows, matrices, code)
         return _error(found, method(_REFERENCE, wide_rows, wide, wide_code))
 
-    with _poisoned():
+    with Poisoned():
         by = backend.transpose(rows)
         merged = backend.merge(by, by, rows.num_rows)
     exact_by = _REFERENCE.transpose(rows)
@@ -133,7 +124,7 @@ def checks(size: Size, device: torch.device, storage: torch.dtype, seed: int) ->
             states = [{label: value.clone() for label, value in start.items()}]
             states.append({label: value.double() for label, value in start.items()})
             for _ in range(2 if storage != torch.bfloat16 else 1):  # rounding at random would add up
-                with _poisoned():
+                with Poisoned():
                     decays = decay_of[by.columns.long()]
                     backend.update(rule, found, factors(backend, rows, code), decays, states[0], unit_rows, None)
                 decays = decay_of[exact_by.columns.long()].double()

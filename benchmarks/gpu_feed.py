@@ -138,7 +138,7 @@ def train(data: Path, run: Path, device: Any, epochs: int, *flags: str) -> dict[
     """A run of `train` with preset `best`, by its own figures; the first epoch apart, in which kernels compile."""
     command(
         "train", "--data", str(data), "--output", str(run), "--preset", "best", "--epochs", str(epochs),
-        "--device", device.type, *flags,
+        "--device", str(device), *flags,
     )  # fmt: skip
     first, *later = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     seconds = [epoch["seconds"] for epoch in later]

@@ -1,14 +1,13 @@
-"""The backends that this machine can run, the blocks and dense sums that they are held against, and poison."""
+"""The backends that this machine can run, and the blocks and dense sums that they are held against."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from nnsparse_stream.kernels.backend import Backend
 from nnsparse_stream.kernels.backends import gpu_backend
@@ -122,13 +121,3 @@ def segment_sums(segments: Tensor, count: int, terms: Tensor) -> Sums:
         return torch.zeros(count, *terms.shape[1:], dtype=torch.float64).index_add(0, segments, of)
 
     return Sums(added(terms), added(terms.abs()))
-
-
-class Poisoned(TorchDispatchMode):
-    """Memory that is allocated meanwhile holds NaN, or -1 or True, until it is written."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func.overloadpacket.__name__ in ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided"):
-            out.fill_(torch.nan if out.is_floating_point() else True if out.dtype == torch.bool else -1)
-        return out

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backend_cases import CASES, Case, Draw, Poisoned, block, exact, segment_sums
+from backend_cases import CASES, Case, Draw, block, exact, segment_sums
 from formulas import change
+from poison import Poisoned
 from torch import Tensor
 
 from nnsparse_stream.kernels.backend import Factors

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from backend_cases import CASES, FAST, HAS_GPU, Case, Draw, Poisoned, Sums, block, exact, segment_sums
+from backend_cases import CASES, FAST, HAS_GPU, Case, Draw, Sums, block, exact, segment_sums
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from poison import Poisoned
 from strategies import random_rows
 from torch import Tensor
 
