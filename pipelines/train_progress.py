@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,9 @@ from tqdm import tqdm
 
 from nnsparse_stream.training.progress import Progress, epoch_line, recipe_line, sums_text
 from nnsparse_stream.training.recipe import Recipe
+
+# Seconds between two drawings of the bar, each of which reads losses from the device, at least.
+_INTERVAL = 0.1
 
 
 class Shown(Progress):
@@ -22,6 +27,7 @@ class Shown(Progress):
     def __init__(self, output: str) -> None:
         self._output = output
         self._bar: tqdm | None = None
+        self._drawn_at = -math.inf
 
     def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
         """Prints the recipe that is used."""
@@ -30,16 +36,19 @@ class Shown(Progress):
     def epoch_begun(self, epoch: int, entries: int, total: int) -> None:
         """Opens a bar."""
         if sys.stderr and sys.stderr.isatty():
+            # Drawn at each update: there are none in between.
             self._bar = tqdm(
-                total=total, initial=entries, unit=" ratings", unit_scale=True, desc=f"epoch {epoch}", leave=False
-            )
+                total=total, initial=entries, unit=" ratings", unit_scale=True, desc=f"epoch {epoch}", leave=False,
+                mininterval=0, miniters=0,
+            )  # fmt: skip
+            self._drawn_at = -math.inf
 
     def batch_trained(self, sums: dict[str, Any], figures: Callable[[], dict[str, float]]) -> None:
-        """Moves the bar."""
-        if self._bar is not None:
+        """Moves the bar, where it is time to draw it anew."""
+        if self._bar is not None and time.monotonic() - self._drawn_at >= _INTERVAL:
+            self._bar.set_postfix_str(sums_text(sums, figures()), refresh=False)
             self._bar.update(sums["entries"] - self._bar.n)
-            # The first minibatch's at once, the others' when the bar is drawn next.
-            self._bar.set_postfix_str(sums_text(sums, figures()), refresh=sums["batches"] == 1)
+            self._drawn_at = time.monotonic()
 
     def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
         """Prints the epoch's line."""

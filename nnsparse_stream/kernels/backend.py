@@ -79,6 +79,17 @@ class Backend(ABC):
         """The sum of each row's values (entries,), (rows,); in float64 within."""
 
     @abstractmethod
+    def fill_at(self, at: SparseRows, places: Tensor, matrix: Tensor, value: float) -> None:
+        """Sets `matrix[row of e, places[e]]` to a value at the entries of `at` that have a place, in place.
+
+        Args:
+            at: says which entries are a row's.
+            places: int32 (entries,), each in [0, width); -1 for none.
+            matrix: (rows, width), contiguous.
+            value: the value.
+        """
+
+    @abstractmethod
     def gradient_rows(self, factors: Factors) -> Tensor:
         """The rows of a gradient, (places, units); 0 where a place has no entries."""
 

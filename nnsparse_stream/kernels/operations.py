@@ -33,9 +33,51 @@ def transpose(rows: SparseRows) -> Transposed:
     return backend_of(rows.values).transpose(rows)
 
 
+class _RowSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: SparseRows, values: Tensor) -> Tensor:
+        ctx.rows = rows
+        return backend_of(values).row_sums(rows, values.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0].index_select(0, ctx.rows.row_indices())
+
+
 def row_sums(rows: SparseRows, values: Tensor) -> Tensor:
-    """The sum of each row's values (entries,), (rows,), in float64 within; no gradient flows to the values."""
-    return backend_of(values).row_sums(rows, values)
+    """The sum of each row's values, (rows,), in their dtype; in float64 within, in a fixed order.
+
+    Args:
+        rows: says which entries are a row's; its own values are not read.
+        values: (entries,).
+    """
+    return _RowSums.apply(rows, values)
+
+
+class _AtEntries(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: SparseRows, values: Tensor) -> Tensor:
+        ctx.rows = rows
+        return values.index_select(0, rows.row_indices())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, backend_of(grads[0]).row_sums(ctx.rows, grads[0].contiguous())
+
+
+def at_entries(rows: SparseRows, values: Tensor) -> Tensor:
+    """The value of each entry's row, (entries,).
+
+    It is `values[row]`, but that its gradient is `row_sums`: torch's own adds up atomically on a GPU, so that two runs
+    differ, and in float32.
+
+    Args:
+        rows: says which entries are a row's; its own values are not read.
+        values: (rows,).
+    """
+    return _AtEntries.apply(rows, values)
 
 
 def _check(rows: SparseRows, matrix: Tensor, other: Tensor, transposed: Transposed | None) -> None:

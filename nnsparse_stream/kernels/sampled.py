@@ -17,6 +17,10 @@ from nnsparse_stream.kernels.row_gradient import RowGradient
 from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.sparse.rows import SparseRows
 
+# Draws at least: among 512 of more than 510 columns there are 255 distinct ones, and among 2n of more than 2n columns n
+# where n is more, but for less than one time in 10^20.
+_DRAWS = 512
+
 
 def sample_columns(num_columns: int, count: int, generator: torch.Generator) -> Tensor:
     """Draws distinct columns uniformly without replacement, in O(count log count) whatever the number of columns.
@@ -33,16 +37,59 @@ def sample_columns(num_columns: int, count: int, generator: torch.Generator) -> 
     if 2 * count >= num_columns:
         drawn = torch.randperm(num_columns, generator=generator, device=device)[:count]
         return drawn.sort().values.to(torch.int32)
-    # The first `count` distinct ones of independent draws; in 2 * count there are as many but for some one in e^count.
-    drawn = torch.empty(0, dtype=torch.int64, device=device)
-    first = drawn
-    while len(first) < count:
-        drawn = torch.cat([drawn, torch.randint(num_columns, (2 * count,), generator=generator, device=device)])
-        ascending, places = drawn.sort(stable=True)
-        new = torch.ones_like(ascending, dtype=torch.bool)
-        new[1:] = ascending[1:] != ascending[:-1]
-        first = places[new].sort().values
-    return drawn[first[:count]].sort().values.to(torch.int32)
+    # The first `count` distinct ones of independent draws, in shapes that depend on no draw: by a stable sort, which
+    # draws are the first of their column; of these the first `count`; they alone, in the order of the columns.
+    draws = max(2 * count, _DRAWS)
+    ascending, order = torch.randint(num_columns, (draws,), generator=generator, device=device).sort(stable=True)
+    new = torch.ones_like(ascending, dtype=torch.bool)
+    new[1:] = ascending[1:] != ascending[:-1]
+    earlier = torch.empty_like(order).scatter_(0, order, new.long()).cumsum(0)
+    taken = new & (earlier[order] <= count)
+    torch._assert_async(taken.sum() == count, "fewer distinct columns were drawn than asked for")
+    # All others are written behind the end.
+    places = torch.where(taken, taken.cumsum(0) - 1, count)
+    return ascending.new_empty(count + 1).scatter_(0, places, ascending)[:count].to(torch.int32)
+
+
+def places_among(columns: Tensor, by: Transposed) -> Tensor:
+    """The place in `columns` of each entry's column, int32 (entries,); -1 where it is not among them.
+
+    Args:
+        columns: int32 (sampled,), distinct and ascending, one or more.
+        by: the minibatch's transpose.
+    """
+    places = torch.searchsorted(columns, by.columns, out_int32=True).clamp_(max=len(columns) - 1)
+    found = torch.where(columns[places] == by.columns, places, -1)
+    in_order = found.repeat_interleave(by.counts(), output_size=len(by.order))
+    return torch.empty_like(in_order).scatter_(0, by.order.long(), in_order)
+
+
+class _Filled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, at: SparseRows, places: Tensor, value: float) -> Tensor:
+        ctx.at, ctx.places = at, places
+        ctx.mark_dirty(scores)
+        backend_of(scores).fill_at(at, places, scores, value)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        backend_of(grad).fill_at(ctx.at, ctx.places, grad, 0.0)
+        return grad, None, None, None
+
+
+def filled(scores: Tensor, at: SparseRows, places: Tensor, value: float) -> Tensor:
+    """Scores, in place, with a value wherever a row has a sampled column.
+
+    Args:
+        scores: (rows, sampled), contiguous.
+        at: the rows.
+        places: of their entries, from `places_among`.
+        value: the value; no gradient flows there.
+    """
+    return _Filled.apply(scores, at, places, value)
 
 
 def _gradient_of_rows(columns: Tensor, rows: Tensor, like: Tensor) -> RowGradient:
@@ -137,11 +184,10 @@ class _FromOthers(torch.autograd.Function):
         backend = backend_of(encoder)
         code_grad = backend.weighted_sums(rows, at_entries, decoder.detach()) + at_columns @ matrix
         # What is taken out: less so much of each other's row, one more entry a column, behind those of the minibatch.
-        # Summed in float64, in which many equal numbers do not stand still.
-        shares = (at_entries * rows.values).double()[by.order.long()]
-        own = -torch.segment_reduce(shares, "sum", offsets=by.offsets.long(), unsafe=True).to(code.dtype)
+        shares = (at_entries * rows.values)[by.order.long()]
+        own = -backend.row_sums(SparseRows(by.offsets, by.rows, shares, len(code)), shares)
         distinct, num_rows = by.columns.long(), len(code)
-        with_own = backend.merge(by, Transposed.of_rows(by.columns), num_rows)
+        with_own = backend.merge(by, by.of_places(), num_rows)
         sampled = Transposed.of_rows(columns)
         ones = code.new_ones(len(columns))
 

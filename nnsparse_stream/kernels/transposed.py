@@ -33,6 +33,15 @@ class Transposed:
         places = torch.arange(len(columns) + 1, dtype=torch.int32, device=columns.device)
         return cls(places[:-1], places[:-1], columns, places)
 
+    def of_places(self) -> Transposed:
+        """The view of a block in which row i has one entry, in the column of place i.
+
+        Rows of places without entries, which repeat the last column, have theirs there, too.
+        """
+        rows = torch.arange(len(self.columns) + 1, dtype=torch.int32, device=self.columns.device)
+        last = (self.counts() > 0).sum(dtype=torch.int32) - 1
+        return Transposed(rows[:-1], rows[:-1], self.columns, torch.where(rows <= last, rows, len(self.columns)))
+
     def counts(self) -> Tensor:
         """The number of entries of each place, int32 (places,)."""
         return self.offsets.diff()

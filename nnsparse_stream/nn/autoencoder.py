@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnsparse_stream.kernels.backends import backend_of
-from nnsparse_stream.kernels.operations import decode_at, encode
+from nnsparse_stream.kernels.operations import at_entries, decode_at, encode, row_sums
 from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.nn.inner_linear import PRECISIONS, InnerLinear
 from nnsparse_stream.nn.model import FactorModel, ModelConfig
@@ -211,8 +211,7 @@ class RatingAutoencoder(FactorModel):
 
     def row_means(self, ratings: SparseRows) -> Tensor:
         """The (damped) mean rating of each row, (rows,); the mean that is expected of it where it has none."""
-        counts, values = ratings.lengths(), ratings.values.double()  # a float32 sum stands still where it is large
-        sums = values.new_zeros(ratings.num_rows).index_add_(0, ratings.row_indices(), values)
+        counts, sums = ratings.lengths(), row_sums(ratings, ratings.values.double())
         damping, mean = self.config.mean_damping, self.expected_means(ratings).detach().double()
         means = torch.where(counts > 0, (sums + damping * mean) / (counts + damping).clamp(min=1), mean)
         return means.to(ratings.dtype)
@@ -224,7 +223,7 @@ class RatingAutoencoder(FactorModel):
             ratings: a block of raw ratings.
             means: (rows,), from `row_means` of the rows' known ratings.
         """
-        return ratings.with_values((ratings.values - means[ratings.row_indices()]) / self.config.unit)
+        return ratings.with_values((ratings.values - at_entries(ratings, means)) / self.config.unit)
 
     def inputs(self, ratings: SparseRows, means: Tensor) -> SparseRows:
         """What the layers read, in units of `config.unit`: residuals or raw ratings; arguments as in `residuals`."""
@@ -296,9 +295,7 @@ class RatingAutoencoder(FactorModel):
         code = self.code(inputs, visible, transposed, layers)
         output = decode_at(code, self.decoder, self.decoder_bias, at, transposed)
         if self.row_offset is not None:
-            # In float64, for the gradient: it is summed over a row's entries.
-            offset = (code @ self.row_offset).double()[at.row_indices()]
-            output = output + offset.to(output.dtype)
+            output = output + at_entries(at, code @ self.row_offset)
         return at.with_values(_ACTIVATIONS[self.config.output_activation](output))
 
     @torch.no_grad()
@@ -315,7 +312,7 @@ class RatingAutoencoder(FactorModel):
         estimates = self.estimate(self.inputs(known, means), at).values
         # A column without a training rating keeps its random weights, which must not predict.
         estimates = torch.where(self.column_counts[at.columns.long()] > 0, estimates, 0.0)
-        return self._ratings(estimates, means[at.row_indices()], clip)
+        return self._ratings(estimates, at_entries(at, means), clip)
 
     @torch.no_grad()
     def predict(self, known: SparseRows, clip: bool = True) -> Tensor:
@@ -387,12 +384,6 @@ class RatingAutoencoder(FactorModel):
 
 def _shares(rows: SparseRows, visible: Tensor | None) -> Tensor:
     """1 / sqrt(the row's visible entries) at each of them, 0 at the others, (entries,)."""
-    row = rows.row_indices()
-    if visible is None:
-        return _inverse_roots(rows.lengths(), rows)[row]
-    seen = torch.zeros(rows.num_rows, dtype=torch.int64, device=rows.device).index_add_(0, row, visible.long())
-    return torch.where(visible, _inverse_roots(seen, rows)[row], 0.0)
-
-
-def _inverse_roots(counts: Tensor, rows: SparseRows) -> Tensor:
-    return counts.clamp(min=1).double().rsqrt().to(rows.dtype)
+    counts = rows.lengths() if visible is None else row_sums(rows, visible.to(rows.dtype))
+    shares = at_entries(rows, counts.clamp(min=1).double().rsqrt().to(rows.dtype))
+    return shares if visible is None else torch.where(visible, shares, 0.0)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnsparse_stream.kernels.operations import at_entries, row_sums
 from nnsparse_stream.nn.corruption import Corruption
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -213,9 +214,8 @@ class MaskCriterion(SDAESparseCriterion):
         prepared = super().prepare_input(rows)
         corrupted = self.corrupted
         assert corrupted is not None  # prepare_input has just set it
-        row = rows.row_indices()
-        kept = torch.zeros(rows.num_rows, device=rows.device).index_add_(0, row, (~corrupted).float())
-        self.corrupted = corrupted & (kept[row] > 0)
+        kept = row_sums(rows, (~corrupted).to(rows.dtype))
+        self.corrupted = corrupted & (at_entries(rows, kept) > 0)
         return rows.with_values(torch.where(self.corrupted, prepared.values, rows.values))
 
 

@@ -25,15 +25,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from nnsparse_stream.kernels.backend import Factors
 from nnsparse_stream.kernels.backends import backend_of
-from nnsparse_stream.kernels.rounding import rounded, wide
+from nnsparse_stream.kernels.rounding import wide
 from nnsparse_stream.kernels.row_gradient import RowGradient
-from nnsparse_stream.kernels.rules import SGD, Adagrad, Adam, Rule, apply_rule
+from nnsparse_stream.kernels.rules import SGD, Adagrad, Adam, Rule
+from nnsparse_stream.kernels.transposed import Transposed
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
 
@@ -104,23 +107,14 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
             raise ValueError(f"a gradient must be dense or by rows, got one of layout {gradient.layout}")
         matrix, rule, unit_rows = _as_matrix(parameter), self.rule(group), group["unit_rows"]
         state = {name: _as_matrix(value) for name, value in self._state_of(parameter, group).items()}
-        if not isinstance(gradient, RowGradient):
-            rows = wide(matrix)
-            decays = rows.new_full((len(rows),), group["weight_decay"])
-            if group["decay_scales"] is not None:
-                decays *= group["decay_scales"]
-            apply_rule(rule, rows, wide(_as_matrix(gradient)), decays, state, unit_rows)
-            if rows is not matrix:
-                matrix.copy_(rounded(rows, self.generator))
-            return
-        decays = gradient.vectors.new_full(gradient.columns.shape, group["weight_decay"])
-        if group["decay_by_count"]:
-            counts = gradient.counts().to(decays.dtype)
-            mean = len(gradient.weights) / (counts > 0).sum(dtype=decays.dtype)
-            decays *= (counts / mean).sqrt()
-        if group["decay_scales"] is not None:
-            decays *= group["decay_scales"][gradient.columns.long()]
-        backend_of(matrix).update(rule, matrix, gradient.factors(), decays, state, unit_rows, self.generator)
+        factors = gradient.factors() if isinstance(gradient, RowGradient) else _all_rows(_as_matrix(gradient))
+        by, decays = factors.by, factors.vectors.new_full(factors.by.columns.shape, group["weight_decay"])
+        if group["decay_by_count"] and group["weight_decay"]:
+            counts = by.counts().to(decays.dtype)
+            decays *= (counts / (counts.sum() / (counts > 0).sum())).sqrt()
+        if group["decay_scales"] is not None and group["weight_decay"]:
+            decays *= group["decay_scales"][by.columns.long()]
+        backend_of(matrix).update(rule, matrix, factors, decays, state, unit_rows, self.generator)
 
 
 class RowSGD(RowOptimizer):
@@ -262,6 +256,17 @@ class RowAdam(RowOptimizer):
         """See `RowOptimizer.rule`."""
         beta1, beta2 = group["betas"]
         return Adam(group["lr"], beta1, beta2, group["eps"])
+
+
+def _all_rows(gradient: Tensor) -> Factors:
+    """A dense gradient (rows, units) as one by rows: so it takes one kernel, and not one for each part of a formula."""
+    vectors = wide(gradient).contiguous()
+    return Factors(_each_once(len(vectors), vectors.device), vectors, vectors.new_ones(len(vectors)))
+
+
+@lru_cache(maxsize=16)  # each step asks for the same few again
+def _each_once(rows: int, device: torch.device) -> Transposed:
+    return Transposed.of_rows(torch.arange(rows, dtype=torch.int32, device=device))
 
 
 def _as_matrix(parameter: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
+from nnsparse_stream.kernels.operations import at_entries, row_sums
+from nnsparse_stream.kernels.sampled import filled, places_among
 from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.nn.ranking_model import Estimates
 from nnsparse_stream.sparse.rows import SparseRows
@@ -37,23 +39,18 @@ class Negatives:
     num_columns: int
 
     @cached_property
-    def hits(self) -> tuple[Tensor, Tensor]:
-        """Where a row has a sampled column: rows and places in `columns`, both int64 (hits,)."""
-        by = self.transposed
-        sampled = torch.isin(by.columns, self.columns, assume_unique=True)
-        places = torch.searchsorted(self.columns, by.columns[sampled])
-        counts = by.offsets.diff()
-        entries = sampled.repeat_interleave(counts, output_size=len(by.rows))
-        return by.rows[entries].long(), places.repeat_interleave(counts[sampled])
+    def hits(self) -> Tensor:
+        """The place in `columns` of each entry's column, int32 (entries,); -1 where it was not sampled."""
+        return places_among(self.columns, self.transposed)
 
     def without_hits(self, scores: Tensor, value: float) -> Tensor:
         """The scores (rows, sampled), in place, with a value where a row has the column."""
-        return scores.index_put_(self.hits, scores.new_tensor(value))
+        return filled(scores, self.rows, self.hits, value)
 
     @cached_property
     def weights(self) -> Tensor:
         """How many columns each of a row's negatives stands for, (rows,); 0 where it has none."""
-        hits = torch.bincount(self.hits[0], minlength=self.rows.num_rows)
+        hits = row_sums(self.rows, (self.hits >= 0).to(self.rows.dtype))
         lacking = (self.num_columns - self.rows.lengths()).clamp(min=0).to(self.rows.dtype)
         left = len(self.columns) - hits
         return torch.where(left > 0, lacking / left.clamp(min=1), 0.0)
@@ -65,13 +62,13 @@ RankingLoss = Callable[[Estimates, Tensor, Negatives], Tensor]
 
 def squared(estimates: Estimates, weights: Tensor, negatives: Negatives) -> Tensor:
     """(1 - s)^2 at what a row has, s^2 at all that it lacks (Hu, Koren & Volinsky, 2008, with one confidence)."""
-    found = _row_sums(negatives.rows, weights * (1 - estimates.observed).square())
+    found = row_sums(negatives.rows, weights * (1 - estimates.observed).square())
     return found + negatives.weights * _SquaresOfRows.apply(negatives.without_hits(estimates.sampled, 0.0))
 
 
 def logistic(estimates: Estimates, weights: Tensor, negatives: Negatives) -> Tensor:
     """The binary cross entropy of each column, with the sigmoid of its score as probability."""
-    found = _row_sums(negatives.rows, weights * softplus(-estimates.observed))
+    found = row_sums(negatives.rows, weights * softplus(-estimates.observed))
     missed = negatives.without_hits(softplus(estimates.sampled), 0.0).sum(1)
     return found + negatives.weights * missed
 
@@ -84,12 +81,11 @@ def multinomial(estimates: Estimates, weights: Tensor, negatives: Negatives) -> 
     Vocabulary for Neural Machine Translation", 2015).
     """
     rows = negatives.rows
-    row = rows.row_indices().long()
     others = negatives.without_hits(estimates.sampled, -torch.inf).logsumexp(1) + negatives.weights.log()
     highest = torch.segment_reduce(estimates.observed.detach(), "max", offsets=rows.offsets.long(), unsafe=True)
-    own = _row_sums(rows, (estimates.observed - highest[row]).exp()).log() + highest
+    own = row_sums(rows, (estimates.observed - at_entries(rows, highest)).exp()).log() + highest
     partition = torch.logaddexp(own, others)
-    return _row_sums(rows, weights * (partition[row] - estimates.observed))
+    return row_sums(rows, weights * (at_entries(rows, partition) - estimates.observed))
 
 
 class _SquaresOfRows(torch.autograd.Function):
@@ -108,9 +104,3 @@ class _SquaresOfRows(torch.autograd.Function):
 
 
 LOSSES: dict[str, RankingLoss] = {"squared": squared, "logistic": logistic, "multinomial": multinomial}
-
-
-def _row_sums(rows: SparseRows, values: Tensor) -> Tensor:
-    """The sum of each row's values (entries,), (rows,); in float64 within."""
-    sums = torch.segment_reduce(values.double(), "sum", offsets=rows.offsets.long(), unsafe=True)
-    return sums.to(values.dtype)

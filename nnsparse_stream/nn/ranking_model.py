@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nnsparse_stream.kernels.backends import backend_of
-from nnsparse_stream.kernels.operations import decode_at, encode
+from nnsparse_stream.kernels.operations import at_entries, decode_at, encode, row_sums
 from nnsparse_stream.kernels.sampled import bias_at, decode_columns, from_others
 from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.nn.model import FactorModel, ModelConfig
@@ -119,7 +119,7 @@ class RankingAutoencoder(FactorModel):
         """
         counts = visible_counts(rows, visible)
         power = 0.0 if self.config.temperature is not None else self.config.code_power
-        weights = counts.clamp(min=1).to(rows.dtype).pow(-power)[rows.row_indices()]
+        weights = at_entries(rows, counts.clamp(min=1).to(rows.dtype).pow(-power))
         if self.config.popularity_power:
             of_columns = self.column_counts[rows.columns.long()].to(rows.dtype)
             # A column without a training entry keeps its random weights, which say nothing.
@@ -140,7 +140,7 @@ class RankingAutoencoder(FactorModel):
             visible: bool (entries,), which of them are not hidden from the code; all where None.
         """
         weighted = rows.with_values(self.entry_weights(rows, visible))
-        counts = visible_counts(rows, visible)[rows.row_indices()]
+        counts = at_entries(rows, visible_counts(rows, visible))
         # Without the entry itself, where it is visible, the code is one of so many entries.
         others = counts - (1 if visible is None else visible.long())
         if self.config.temperature is None:
@@ -153,7 +153,7 @@ class RankingAutoencoder(FactorModel):
         # which rounding would blow up.
         squares = code.square().sum(1)
         left = torch.where(others > 0, products - weighted.values, 0.0)
-        left_squares = squares[rows.row_indices()] + weighted.values * (weighted.values - 2 * products)
+        left_squares = at_entries(rows, squares) + weighted.values * (weighted.values - 2 * products)
         left_squares = torch.where(others > 0, left_squares, 1.0)
         observed = self.config.temperature * left * _inverse_roots(left_squares)
         observed = observed + bias_at(self.decoder_bias, rows, transposed)
@@ -241,8 +241,7 @@ def visible_counts(rows: SparseRows, visible: Tensor | None) -> Tensor:
     """How many entries of each row are visible, (rows,); all where `visible` is None."""
     if visible is None:
         return rows.lengths()
-    counts = torch.zeros(rows.num_rows, dtype=torch.int64, device=rows.device)
-    return counts.index_add_(0, rows.row_indices(), visible.long())
+    return row_sums(rows, visible.to(rows.dtype))
 
 
 def _inverse_roots(squares: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class SparseRows:
             makes other rows, as a sum does, leaves it out.
     """
 
-    __slots__ = ("columns", "features", "num_columns", "offsets", "values")
+    __slots__ = ("_row_indices", "columns", "features", "num_columns", "offsets", "values")
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class SparseRows:
         self.values = values
         self.num_columns = num_columns
         self.features = features
+        self._row_indices: Tensor | None = None
 
     def validate(self) -> SparseRows:
         """Checks everything that the tensors hold and returns the rows themselves.
@@ -129,12 +130,16 @@ class SparseRows:
         return self.offsets.diff()
 
     def row_indices(self) -> Tensor:
-        """The row of each entry, int32 ``(entries,)``."""
-        return torch.repeat_interleave(self.lengths(), output_size=self.num_entries)
+        """The row of each entry, int32 ``(entries,)``; computed once, so don't write to it."""
+        if self._row_indices is None:
+            self._row_indices = torch.repeat_interleave(self.lengths(), output_size=self.num_entries)
+        return self._row_indices
 
     def with_values(self, values: Tensor) -> SparseRows:
         """Rows of the same structure (the same offsets and columns) with other values ``(entries,)``."""
-        return SparseRows(self.offsets, self.columns, values, self.num_columns, self.features)
+        rows = SparseRows(self.offsets, self.columns, values, self.num_columns, self.features)
+        rows._row_indices = self._row_indices
+        return rows
 
     def equal(self, other: SparseRows) -> bool:
         """Whether both store the same entries in the same order with the same dtype; NaN equals NaN."""

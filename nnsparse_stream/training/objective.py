@@ -61,15 +61,15 @@ class StepObjective(Objective):
         """
 
     @abstractmethod
-    def train_batch(self, rows: SparseRows, progress: float) -> dict[str, float]:
-        """One step.
+    def train_batch(self, rows: SparseRows, progress: float) -> dict[str, Tensor]:
+        """One step, which does not wait for the device: nothing in it asks for a value, or has a shape that needs one.
 
         Args:
             rows: the raw training entries of some rows, on the model's device; each row has one or more.
             progress: share of the stage's entries that were trained on before, in [0, 1).
 
         Returns:
-            Sums over the minibatch, by name, that add up over an epoch.
+            Sums over the minibatch, by name, that add up over an epoch: 0-d float64 tensors on the model's device.
         """
 
     @classmethod

@@ -58,7 +58,7 @@ class RankingObjective(StepObjective):
         """The loss, a weighted mean over rows or entries."""
         return {"loss": sums["terms"]["loss"] / sums["terms"]["weight"]}
 
-    def train_batch(self, rows: SparseRows, progress: float) -> dict[str, float]:
+    def train_batch(self, rows: SparseRows, progress: float) -> dict[str, Tensor]:
         """One step; returns the sums of weighted losses, `loss`, and of the weights, `weight`."""
         recipe, transposed = self._recipe, transpose(rows)
         drawn = sample_columns(len(self._trained), recipe.sampled_columns, self._noise)
@@ -72,7 +72,7 @@ class RankingObjective(StepObjective):
         loss = (of_rows * losses).sum()
         weight = (of_rows * lengths if recipe.loss_average == "entries" else of_rows).sum()
         self._update(loss / weight, self._model, recipe)
-        return {"loss": float(loss.detach()), "weight": float(weight)}
+        return {"loss": loss.detach().double(), "weight": weight.double()}
 
     def _hidden(self, rows: SparseRows) -> tuple[Tensor | None, Tensor]:
         """Which entries the code is made of, bool (entries,), all where None; and what the loss at each weighs."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nnsparse_stream.data.manifest import Manifest
-from nnsparse_stream.kernels.operations import transpose
+from nnsparse_stream.kernels.operations import row_sums, transpose
 from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
 from nnsparse_stream.nn.criteria import DenoisingCriterion, SDAECriterion, SDAESparseCriterion, prepare_input
 from nnsparse_stream.nn.model import Model
@@ -90,7 +90,7 @@ class RatingObjective(StepObjective):
     def _is_inner(self) -> bool:
         return self._layer is not None and self._layer > 1
 
-    def train_batch(self, rows: SparseRows, progress: float) -> dict[str, float]:
+    def train_batch(self, rows: SparseRows, progress: float) -> dict[str, torch.Tensor]:
         """One step; returns `loss` and, in squared rating units, `squared`.
 
         An inner layer that is trained alone estimates no rating, and has no `squared`.
@@ -114,7 +114,7 @@ class RatingObjective(StepObjective):
             squared = (estimates.values - targets.values).square().sum() * self._model.config.unit**2
         if self._recipe.refeed_columns and self._layer is None:
             self._refeed(clean)
-        return {"loss": float(loss.detach()), "squared": float(squared)}
+        return {"loss": loss.detach().double(), "squared": squared.double()}
 
     def _loss_of_means(self, rows: SparseRows) -> torch.Tensor | float:
         """The squared error of the means that features foretell, averaged over rows; a mean of few ratings counts less.
@@ -125,12 +125,11 @@ class RatingObjective(StepObjective):
         if not self._model.reads_features or rows.features is None:
             return 0.0
         lengths = rows.lengths()
-        sums = torch.zeros(rows.num_rows, dtype=torch.float64, device=rows.device)
-        means = (sums.index_add_(0, rows.row_indices(), rows.values.double()) / lengths).to(rows.dtype)
+        means = (row_sums(rows, rows.values.double()) / lengths).to(rows.dtype)
         errors = (self._model.expected_means(rows) - means).square()
         return (errors * lengths / (lengths + _MEANS_DAMPING)).mean()
 
-    def _train_inner(self, targets: SparseRows) -> dict[str, float]:
+    def _train_inner(self, targets: SparseRows) -> dict[str, torch.Tensor]:
         """A step of an inner layer alone."""
         assert self._layer is not None
         with torch.no_grad():
@@ -138,7 +137,7 @@ class RatingObjective(StepObjective):
         estimates = self._model.reconstruct(prepare_input(self.criterion, codes), self._layer - 1)
         loss = self.criterion(estimates, codes)
         self._step(loss / len(codes))
-        return {"loss": float(loss.detach())}
+        return {"loss": loss.detach().double()}
 
     def _refeed(self, targets: SparseRows) -> None:
         """A second step, on the model's own estimates: an input that is dense in the drawn columns, and its target.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.shard_reader import Survey
@@ -23,6 +24,10 @@ from nnsparse_stream.training.recipe import StepRecipe
 from nnsparse_stream.training.run import Run, TrainingRequest
 from nnsparse_stream.training.steps import Trainer
 from nnsparse_stream.training.stream import Cursor, Minibatch, TrainingStream
+
+#: Steps after which losses are read from the device, at the latest. A reading waits until all steps before are done,
+#: and the device then waits for the next one: often enough to hear of a divergence, too seldom to be noticed.
+READ_STEPS = 50
 
 
 class StepRun(Run):
@@ -49,6 +54,8 @@ class StepRun(Run):
         batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
         self.stream = TrainingStream(dataset, request.seed, batchifier, device)
         self.shards = self.stream.shards
+        # The sums of what the steps of the epoch returned, on the device, where no step waits for them.
+        self._terms: dict[str, Tensor] = {}
 
     @property
     def optimizer(self) -> RowOptimizer:
@@ -74,6 +81,9 @@ class StepRun(Run):
         total = self.dataset.manifest.fold_entries["train"]
         waited_before, seconds_before = sums["waited"] - self.stream.waited, sums["seconds"]
         started = time.perf_counter()
+        self._terms = {
+            name: torch.tensor(term, dtype=torch.float64, device=self.device) for name, term in sums["terms"].items()
+        }
         self.progress.epoch_begun(epoch, sums["entries"], total)
         for minibatch in iter(minibatches.__next__, None):
             if self.stop() or self.is_over():
@@ -87,18 +97,38 @@ class StepRun(Run):
             for name, value in (("entries", rows.num_entries), ("rows", rows.num_rows), ("batches", 1)):
                 sums[name] += value
             for name, term in terms.items():
-                sums["terms"][name] = sums["terms"].get(name, 0.0) + term
+                self._terms[name] = self._terms[name] + term if name in self._terms else term
             sums["seconds"] = seconds_before + time.perf_counter() - started
             sums["waited"] = waited_before + self.stream.waited
             self.progress.batch_trained(sums, self._told)
-            if not all(map(math.isfinite, terms.values())):
-                raise self._diverged(epoch)
+            if state["step"] % READ_STEPS == 0:
+                self._read()
             if self._is_due():
                 self._save()
+        self._read()
+        self._terms = {}
+        sums["seconds"] = seconds_before + time.perf_counter() - started
         return True
+
+    def _read(self) -> None:
+        """Reads the sums of the steps so far from the device.
+
+        Raises:
+            InputError: they are not finite.
+        """
+        if self._terms:
+            state = self.checkpoint.state
+            state["sums"]["terms"] = dict(zip(self._terms, torch.stack([*self._terms.values()]).tolist(), strict=True))
+            if not all(map(math.isfinite, state["sums"]["terms"].values())):
+                raise self._diverged(state["epoch"] + 1)
+
+    def _save(self) -> None:
+        self._read()
+        super()._save()
 
     def _told(self) -> dict[str, float]:
         """What is told of the epoch so far."""
+        self._read()
         sums = self.checkpoint.state["sums"]
         fill = sums["rows"] / sums["batches"] / self.recipe.batch_rows
         return {**self.objective.figures(self.recipe, sums), "fill": fill}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from nnsparse_stream.nn.model import Model
 from nnsparse_stream.nn.optimisers import RowOptimizer
@@ -61,7 +62,7 @@ class Trainer:
         self.objective = objective(self.model, self._recipe, self._noise, layer)
         self.objective.optimizer.generator = self._noise
 
-    def train_batch(self, batch: SparseRows, learning_rate: float, progress: float = 0.0) -> dict[str, float]:
+    def train_batch(self, batch: SparseRows, learning_rate: float, progress: float = 0.0) -> dict[str, Tensor]:
         """One step on a minibatch of raw training entries.
 
         Args:
@@ -70,7 +71,7 @@ class Trainer:
             progress: share of the stage's entries that were trained on before, in [0, 1).
 
         Returns:
-            Sums over the minibatch, by name; see `StepObjective.train_batch`.
+            Sums over the minibatch, by name, on the device; see `StepObjective.train_batch`.
         """
         self.step += 1
         self.learning_rate = learning_rate

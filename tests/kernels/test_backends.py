@@ -83,6 +83,12 @@ def check_by_row(case: Case, rows: SparseRows, units: int, seed: int) -> None:
     values = exact(rows.values)
     segment_sums(row, rows.num_rows, values[:, None] * exact(matrix)[column]).check(sums, case)
     segment_sums(row, rows.num_rows, values).check(of_rows, case)
+    # Places in 4 columns, or -1 for none; what an entry fills, another of the row may fill again.
+    places = torch.randint(-1, 4, (rows.num_entries,), generator=torch.Generator().manual_seed(seed))
+    filled = draw(rows.num_rows, 4)
+    expected = exact(filled).index_put((row[places >= 0], places[places >= 0]), torch.tensor(7.0).double())
+    backend.fill_at(rows, places.int().to(case.device), filled, 7.0)
+    assert torch.equal(exact(filled), expected)
     if case.multiplies(rows):
         with Poisoned():
             products = backend.products_at(rows, code, matrix)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from paths import PATHS, path
 
-from nnsparse_stream.kernels.operations import decode_at
-from nnsparse_stream.kernels.sampled import decode_columns, sample_columns
+from nnsparse_stream.kernels.operations import decode_at, transpose
+from nnsparse_stream.kernels.sampled import decode_columns, filled, places_among, sample_columns
 from nnsparse_stream.sparse.rows import SparseRows
 
 
@@ -23,6 +23,27 @@ def test_each_column_is_drawn_equally_often(count):
     draws = torch.cat([sample_columns(10, count, generator) for _ in range(2000)])
     share = torch.bincount(draws, minlength=10) / 2000
     assert (share - count / 10).abs().max() < 0.05  # 4.5 standard deviations
+
+
+@pytest.mark.parametrize("num_columns", [513, 2001])
+def test_the_first_distinct_columns_of_a_stream_of_draws_are_taken(num_columns):
+    draws = torch.randint(num_columns, (512,), generator=torch.Generator().manual_seed(5)).tolist()
+    first = list(dict.fromkeys(draws))[:250]
+    assert sample_columns(num_columns, 250, torch.Generator().manual_seed(5)).tolist() == sorted(first)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_entries_find_their_places_among_sampled_columns_and_are_filled_there_with_no_gradient(name):
+    dense = torch.tensor([[1.0, 0, 2, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 3, 0, 4, 5]], dtype=torch.float64)
+    rows, columns = SparseRows.from_dense(dense), torch.tensor([1, 2, 5], dtype=torch.int32)
+    with path(name):
+        places = places_among(columns, transpose(rows))
+        assert places.tolist() == [-1, 1, 1, -1, 2]
+        scores = torch.arange(9, dtype=torch.float64).view(3, 3).requires_grad_()
+        out = filled(scores * 1, rows, places, -7.0)
+        assert out.tolist() == [[0, -7, 2], [3, 4, 5], [6, -7, -7]]
+        (gradient,) = torch.autograd.grad(out.square().sum(), scores)
+        assert gradient.tolist() == [[0, 0, 4], [6, 8, 10], [12, 0, 0]]
 
 
 @pytest.mark.parametrize("name", PATHS)

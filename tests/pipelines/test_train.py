@@ -14,7 +14,8 @@ import pytest
 from runs import assert_same_run
 from samples import Trained
 
-from nnsparse_stream.pipelines import cli
+from nnsparse_stream.pipelines import cli, train_progress
+from nnsparse_stream.pipelines.train_progress import Shown
 from nnsparse_stream.training.run import Run
 from nnsparse_stream.training.state import checkpoints_of
 from nnsparse_stream.training.steps import Trainer
@@ -166,6 +167,27 @@ def test_the_bar_is_shown_on_a_terminal_only(
         if stream:
             assert "epoch 4: " in stream.text
             assert "ratings/s, loss " in stream.text
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(0.0, 3), (3600.0, 1)])
+def test_figures_are_asked_for_where_the_bar_is_drawn_only(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, asked: int
+) -> None:
+    """They are read from the device, which waits for all steps."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(train_progress, "_INTERVAL", seconds)
+    shown, calls = Shown("run"), []
+
+    def figures() -> dict[str, float]:
+        calls.append(1)
+        return {"loss": len(calls) / 4, "fill": 1.0}
+
+    shown.epoch_begun(1, 0, 30)
+    for batch in (1, 2, 3):
+        shown.batch_trained({"entries": 10 * batch, "seconds": 1.0, "waited": 0.0}, figures)
+    shown.close()
+    assert len(calls) == asked
+    assert [f"loss {step / 4:.4f}" in sys.stderr.text for step in (1, 2, 3)] == [step <= asked for step in (1, 2, 3)]
 
 
 def test_training_here_needs_no_beam(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

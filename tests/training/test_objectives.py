@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from runs import assert_same_run, request
 from samples import Trained, command
 
@@ -19,6 +20,7 @@ from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.start import train
 from nnsparse_stream.training.state import read_state
 
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 #: Of each objective a recipe that is trained in a moment.
 EXAMPLES: dict[str, Recipe] = {
     "rating": recipe("best", hidden=(8,), epochs=3),
@@ -56,12 +58,15 @@ def test_a_run_is_judged_learns_and_ends_in_a_model_of_the_data_set(
     assert found.model.num_columns == len(found.vocabulary)
 
 
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(example: Recipe, trained: Trained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    example: Recipe, device: str, trained: Trained, tmp_path: Path
+) -> None:
     if not isinstance(example, StepRecipe):
         pytest.skip("a closed form is solved at once")
-    train(request(trained, tmp_path / "whole", recipe=example))
-    train(request(trained, tmp_path / "run", recipe=example, max_steps=5))
-    train(request(trained, tmp_path / "run", recipe=example, resume=True))
+    train(request(trained, tmp_path / "whole", recipe=example, device=device))
+    train(request(trained, tmp_path / "run", recipe=example, device=device, max_steps=5))
+    train(request(trained, tmp_path / "run", recipe=example, device=device, resume=True))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 

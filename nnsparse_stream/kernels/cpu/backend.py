@@ -72,6 +72,10 @@ class CpuBackend(Backend):
         sums = torch.segment_reduce(values.double(), "sum", offsets=rows.offsets.long(), unsafe=True)
         return sums.to(values.dtype)
 
+    def fill_at(self, at: SparseRows, places: Tensor, matrix: Tensor, value: float) -> None:
+        """See `Backend.fill_at`."""
+        loops.fill_at(at.offsets.numpy(), places.numpy(), value, matrix.detach().numpy())
+
     def gradient_rows(self, factors: Factors) -> Tensor:
         """See `Backend.gradient_rows`."""
         out = factors.vectors.new_empty(len(factors.by.columns), factors.vectors.shape[1])

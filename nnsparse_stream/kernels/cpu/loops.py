@@ -245,6 +245,15 @@ def own_products(columns: Array, offsets: Array, order: Array, left: Array, righ
 
 
 @compiled
+def fill_at(offsets: Array, places: Array, value: float, out: Array) -> None:
+    """Sets the places (entries,) of each row of `out` (rows, width) to a value, but for those of -1."""
+    for row in range(len(offsets) - 1):
+        for entry in range(offsets[row], offsets[row + 1]):
+            if places[entry] >= 0:
+                out[row, places[entry]] = value
+
+
+@compiled
 def _gradient_sum(factors: Factors, first: int, last: int, out: Array) -> None:
     """Adds the products of the entries at places `first:last` of the order to `out` (units,)."""
     for place in range(first, last):

@@ -79,6 +79,13 @@ class ReferenceBackend(Backend):
         sums = torch.segment_reduce(values.double(), "sum", offsets=rows.offsets.long(), unsafe=True)
         return sums.to(values.dtype)
 
+    def fill_at(self, at: SparseRows, places: Tensor, matrix: Tensor, value: float) -> None:
+        """See `Backend.fill_at`."""
+        # Entries without a place mark one behind the end.
+        index = torch.where(places >= 0, at.row_indices().long() * matrix.shape[1] + places, matrix.numel())
+        marked = torch.zeros(matrix.numel() + 1, dtype=torch.bool, device=matrix.device).index_fill_(0, index, True)
+        matrix.masked_fill_(marked[:-1].view(matrix.shape), value)
+
     def gradient_rows(self, factors: Factors) -> Tensor:
         """See `Backend.gradient_rows`."""
         by = factors.by

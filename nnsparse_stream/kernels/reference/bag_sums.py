@@ -31,7 +31,8 @@ def bag_sums(matrix: Tensor, columns: Tensor, offsets: Tensor, weights: Tensor) 
     cuts = torch.arange(0, num_entries, _SUMMANDS, dtype=torch.int32, device=columns.device)
     starts = torch.cat([offsets, cuts]).sort().values
     parts = F.embedding_bag(columns, matrix, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
-    # Of parts that begin at one entry all but the last are empty, and so are those behind the last entry.
+    # Of parts that begin at one entry all but the last are empty, and so are those behind the last entry. Not by
+    # `index_add`, which on a GPU adds up in any order.
     bag = (torch.searchsorted(offsets, starts[:-1], right=True) - 1).clamp(max=num_bags - 1)
-    sums = torch.zeros(num_bags, matrix.shape[1], dtype=torch.float64, device=columns.device)
-    return sums.index_add(0, bag, parts.double()).to(matrix.dtype)
+    bounds = torch.searchsorted(bag, torch.arange(num_bags + 1, device=columns.device))
+    return torch.segment_reduce(parts.double(), "sum", offsets=bounds, unsafe=True).to(matrix.dtype)
