@@ -69,6 +69,8 @@ def _cases() -> list[Case]:
 CASES = _cases()
 #: Those of which a kernel takes microseconds.
 FAST = [case for case in CASES if not case.is_interpreted]
+#: All, but by the interpreter in one storage only, where others show what another storage does.
+LIGHT = [case for case in CASES if not case.is_interpreted or case.storage != torch.bfloat16]
 
 
 def block(rows: Sequence[Sequence[int]], num_columns: int, case: Case, seed: int = 0) -> SparseRows:
