@@ -3,14 +3,15 @@
 The same autoencoder (columns -> units -> columns, tanh, squared error over the observed entries) by four means:
 
 - dense: rows made dense, two nn.Linear, a masked loss, torch.optim.SGD;
-- torch: our step by SGD, its kernels and update made of torch operations, as on a GPU;
-- sgd, adam: our step by RowSGD and by RowAdam with one second moment a row, by the compiled kernels.
+- torch: our step by SGD, its kernels and update made of torch operations, as on other devices;
+- sgd, adam: our step by RowSGD and by RowAdam with one second moment a row, by the compiled kernels;
+- sgd*, adam*: the same on --threads threads, all others on one.
 
-All run in the same process on one core and the same minibatches: each takes all of them one after the other, as
-training does, then the next one, in two rounds; the best step counts. Compilation, once in a machine's life, is not
-counted. The columns are drawn uniformly, the worst case: hardly any comes twice in a minibatch. Dense runs up to
---dense-columns only. The memory is the peak of a process's resident memory during three steps less what it held before
-them, with parameters and optimiser state in place; it is taken on Linux only.
+All run in the same process and on the same minibatches: each takes all of them one after the other, as training does,
+then the next one, in --rounds rounds; the best step counts. Compilation, once in a machine's life, is not counted. The
+columns are drawn uniformly, the worst case: hardly any comes twice in a minibatch. Dense runs up to --dense-columns
+only. The memory is the peak of a process's resident memory during three steps less what it held before them, with
+parameters and optimiser state in place; it is taken on Linux only.
 
     python benchmarks/train_step.py --json result.json
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -26,13 +28,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numba
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from nnsparse_stream.kernels.backends import using
 from nnsparse_stream.kernels.operations import decode_at, encode, transpose
 from nnsparse_stream.nn.optimisers import RowAdam, RowSGD
 from nnsparse_stream.sparse.rows import SparseRows
@@ -76,16 +78,11 @@ def our_step(num_columns: int, units: int, optimiser: str) -> Callable[[SparseRo
 def torch_step(num_columns: int, units: int) -> Callable[[SparseRows], None]:
     step = our_step(num_columns, units, "sgd")
 
-    def patched(rows: SparseRows) -> None:
-        names = [f"nnsparse_stream.{module}.is_compiled" for module in ("kernels", "row_gradient", "optim")]
-        with mock.patch(names[0], never), mock.patch(names[1], never), mock.patch(names[2], never):
+    def by_torch(rows: SparseRows) -> None:
+        with using("reference"):
             step(rows)
 
-    return patched
-
-
-def never(tensor: Tensor) -> bool:
-    return False
+    return by_torch
 
 
 def dense_step(num_columns: int, units: int) -> Callable[[SparseRows], None]:
@@ -102,16 +99,20 @@ def dense_step(num_columns: int, units: int) -> Callable[[SparseRows], None]:
     return step
 
 
-def milliseconds(steps: dict[str, Callable[[SparseRows], None]], batches: list[SparseRows]) -> dict[str, float]:
-    """The best time of each step; the first two minibatches warm up."""
+def milliseconds(
+    steps: dict[str, Callable[[SparseRows], None]], batches: list[SparseRows], threads: int, rounds: int
+) -> dict[str, float]:
+    """The best time of each step; the first two minibatches warm up. A name with a star is one on several threads."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(2):
+    for _ in range(rounds):
         for name, step in steps.items():
+            torch.set_num_threads(threads if name.endswith("*") else 1)
             for number, rows in enumerate(batches):
                 started = time.perf_counter()
                 step(rows)
                 if number > 1:
                     times[name].append(1e3 * (time.perf_counter() - started))
+    torch.set_num_threads(1)
     return {name: round(min(measured), 2) for name, measured in times.items()}
 
 
@@ -141,6 +142,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128, help="rows of a minibatch")
     parser.add_argument("--entries", type=int, default=150, help="entries of each row")
     parser.add_argument("--repeats", type=int, default=10, help="steps of each in a round; the best counts")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="threads of the columns with a star")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--memory-of", choices=OPTIMISERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -149,24 +152,24 @@ def main() -> None:
         memory_of_steps(arguments)
         return
     results: list[dict[str, Any]] = []
-    print(f"{'columns':>9} {'dense':>9} {'torch':>8} {'sgd':>8} {'adam':>8}  (ms)   dense/sgd  dense/adam  torch/sgd")
+    names = ("dense", "torch", "sgd", "adam", "sgd*", "adam*")
+    pairs = (("dense", "sgd"), ("dense", "adam"), ("torch", "sgd"), ("sgd", "sgd*"), ("adam", "adam*"))
+    print(
+        f"{'columns':>9}", *map("{:>8}".format, names), " (ms)", *(f"{slow}/{fast}".rjust(10) for slow, fast in pairs)
+    )
     for columns in arguments.columns:
-        steps = {"sgd": our_step(columns, arguments.units, "sgd"), "adam": our_step(columns, arguments.units, "adam")}
+        steps: dict[str, Callable[[SparseRows], None]] = {}
+        for name in OPTIMISERS:
+            steps[name] = steps[f"{name}*"] = our_step(columns, arguments.units, name)
         if columns <= arguments.dense_columns:
             steps |= {"dense": dense_step(columns, arguments.units), "torch": torch_step(columns, arguments.units)}
         batches = minibatches(arguments.repeats + 2, arguments.rows, columns, arguments.entries)
-        found: dict[str, float] = milliseconds(steps, batches)
-        ratios = {
-            f"{slow}/{fast}": round(found[slow] / found[fast], 1)
-            for slow, fast in (("dense", "sgd"), ("dense", "adam"), ("torch", "sgd"))
-            if slow in found
-        }
+        found = milliseconds(steps, batches, arguments.threads, arguments.rounds)
+        ratios = {f"{slow}/{fast}": round(found[slow] / found[fast], 2) for slow, fast in pairs if slow in found}
         results.append({"columns": columns, "milliseconds": found, "ratios": ratios})
-        shown = [f"{found[name]:.2f}" if name in found else "-" for name in ("dense", "torch", "sgd", "adam")]
-        print(
-            f"{columns:>9} {shown[0]:>9} {shown[1]:>8} {shown[2]:>8} {shown[3]:>8}       ",
-            *map("{:>10}".format, ratios.values()),
-        )
+        shown = [f"{found[name]:.2f}" if name in found else "-" for name in names]
+        shares = [ratios.get(f"{slow}/{fast}", "-") for slow, fast in pairs]
+        print(f"{columns:>9}", *map("{:>8}".format, shown), "     ", *map("{:>10}".format, shares), flush=True)
         del steps
     memory = {}
     if sys.platform == "linux":
@@ -176,7 +179,8 @@ def main() -> None:
             print(f"{name}: {memory[name]} MB above parameters and state at {arguments.memory_columns:,} columns")
     if arguments.json:
         versions = {"python": platform.python_version(), "torch": torch.__version__, "numba": numba.__version__}
-        figures = {"machine": platform.machine(), "versions": versions, "steps": results, "memory_mb": memory}
+        machine = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": arguments.threads}
+        figures = {**machine, "versions": versions, "steps": results, "memory_mb": memory}
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 

@@ -1,9 +1,10 @@
 """Peak resident memory of a training process on a synthetic data set, and on one with ten times as many rows.
 
 Both have the same columns and rows of the same kind, and both processes train the same model on as many ratings: one
-epoch of the larger data set, ten of the smaller. Before them, one epoch of a very small data set shows what any run
-takes. The data sets are written shard by shard by the library's own functions, those that `prepare` runs, in bounded
-memory. The peak is VmHWM of a process of its own, which trains by the command line with one thread; on Linux only.
+epoch of the larger data set, ten of the smaller, and read them anew in each (--cache none). Before them, one epoch of a
+very small data set shows what any run takes. The data sets are written shard by shard by the library's own functions,
+those that `prepare` runs, in bounded memory. The peak is VmHWM of a process of its own, which trains by the command
+line with one thread; on Linux only.
 
     python benchmarks/training_memory.py --json memory.json
 """
@@ -118,7 +119,7 @@ def main() -> None:
     parser.add_argument("--hidden", default="64", help="units; few, so that the model does not cover up the stream")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
-    model = ["--preset", arguments.preset, "--hidden", arguments.hidden]
+    model = ["--preset", arguments.preset, "--hidden", arguments.hidden, "--cache", "none"]
     runs: list[dict[str, Any]] = []
     print(f"{'rows':>9} {'columns':>8} {'entries':>11} {'peak':>7}  (MB) {'train':>6}  (s)")
     for ratings, epochs in (

@@ -10,6 +10,7 @@ import argparse
 import importlib
 import math
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
@@ -42,14 +43,25 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_hints(args: argparse.Namespace, beam_flags: list[str]) -> None:
-    """Refuses hints that nobody reads.
+    """Refuses hints that nobody reads, and says so where an engine may not read them.
 
     Raises:
         InputError: there are hints, and the run is in this process.
     """
-    for name in ("accelerator", "min_ram"):
-        if getattr(args, name) is not None and not beam_flags:
-            raise InputError(f"--{name} is for the workers of an engine: name one by --runner, or leave it out")
+    given = [f"--{name}" for name in ("accelerator", "min_ram") if getattr(args, name) is not None]
+    if not given:
+        return
+    from nnsparse_stream.pipelines.running import engine_of
+
+    engine = engine_of(beam_flags)
+    if engine is None:
+        raise InputError(f"{given[0]} is for the workers of an engine: name one by --runner, or leave it out")
+    if not engine.endswith("DataflowRunner"):
+        print(
+            f"{' and '.join(given)}: of Beam's runners, Dataflow's reads these; workers of {engine} have what its "
+            "operator gave them",
+            file=sys.stderr,
+        )
 
 
 def model_worker(args: argparse.Namespace, beam_flags: list[str]) -> ModelWorker:

@@ -153,18 +153,19 @@ def written_by_job(output: OutputDirectory, beam_flags: list[str]) -> Iterator[N
     try:
         yield
     except BaseException as error:
-        if isinstance(error, InputError) or not _outlives_driver(beam_flags):
+        if isinstance(error, InputError) or engine_of(beam_flags) is None:
             output.abort()
         raise
 
 
-def _outlives_driver(beam_flags: list[str]) -> bool:
-    """Whether a job with these flags may go on, and write, when this process has ended or was interrupted."""
+def engine_of(beam_flags: list[str]) -> str | None:
+    """The runner of an engine, whose job may go on, and write, when this process has ended; None for one in process."""
     if not beam_flags:
-        return False
+        return None
     from apache_beam.options.pipeline_options import StandardOptions
 
-    return bool(checked_options(beam_flags).view_as(StandardOptions).runner != IN_PROCESS_RUNNER)
+    runner: str = checked_options(beam_flags).view_as(StandardOptions).runner
+    return None if runner == IN_PROCESS_RUNNER else runner
 
 
 def _is_over(result: Any) -> bool:

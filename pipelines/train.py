@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         recipe.add_argument(f"--{name}", type=_TYPES[kind], metavar="X", help=told)
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=_seed, default=0, metavar="N", help="of weights, order and corruption (default: 0)")
+    run.add_argument(
+        "--cache",
+        choices=("device", "host", "none"),
+        help="where the training ratings stay after the first epoch: in the GPU's memory, in the host's, or nowhere, "
+        "read anew in each epoch (default: the first of them half of whose free memory they fit into)",
+    )
     run.add_argument("--threads", type=positive_int, metavar="N", help="CPU threads (default: torch's choice)")
     run.add_argument("--steps", type=positive_int, metavar="N", help="end after so many minibatches (default: epochs)")
     run.add_argument(
@@ -141,15 +147,17 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
-    check_hints(args, beam_flags)
     if beam_flags:
         from nnsparse_stream.pipelines.running import run_pipeline
         from nnsparse_stream.transforms.train import TrainAutoencoder
 
-        request, worker = _request(args), model_worker(args, beam_flags)
+        worker = model_worker(args, beam_flags)
+        request = _request(args)
         run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request, worker), beam_flags)
-    elif not _train_here(args):
-        raise StoppedError(f"stopped; a checkpoint is in {args.output}; --resume goes on from there")
+    else:
+        check_hints(args, beam_flags)
+        if not _train_here(args):
+            raise StoppedError(f"stopped; a checkpoint is in {args.output}; --resume goes on from there")
     print(f"the model is in {args.output}")
 
 
@@ -192,6 +200,7 @@ def _request(args: argparse.Namespace) -> TrainingRequest:
         grow=(args.batch_rows, args.batch_entries, args.learning_rate) == (None, None, None),
         seed=args.seed,
         device=args.device,
+        cache=args.cache,
         threads=args.threads,
         max_steps=args.steps,
         validation_metric=args.validation_metric,

@@ -1,4 +1,4 @@
-"""What `train` shows of a run in this process: a bar while an epoch goes on, a line when it has ended."""
+"""What `train` shows of a run in this process: where its data stays, a bar while an epoch goes on, a line after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnsparse_stream.training.progress import Progress, epoch_line, recipe_line, sums_text
+from nnsparse_stream.training.progress import Progress, cache_line, epoch_line, recipe_line, sums_text
 from nnsparse_stream.training.recipe import Recipe
 
 # Seconds between two drawings of the bar, each of which reads losses from the device, at least.
@@ -18,7 +18,7 @@ _INTERVAL = 0.1
 
 
 class Shown(Progress):
-    """Shows a bar on standard error where that is a terminal, and prints a line an epoch.
+    """Shows a bar on standard error where that is a terminal; prints where the data stays, and a line an epoch.
 
     Args:
         output: URL of the run's directory.
@@ -32,6 +32,10 @@ class Shown(Progress):
     def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
         """Prints the recipe that is used."""
         print(recipe_line(preset, recipe, device), flush=True)
+
+    def cache_chosen(self, size: int, told: str) -> None:
+        """Prints so."""
+        print(cache_line(size, told), flush=True)
 
     def epoch_begun(self, epoch: int, entries: int, total: int) -> None:
         """Opens a bar."""

@@ -24,7 +24,7 @@ CASES: dict[str, tuple[Recipe, int | None]] = {
     "all layers": (recipe("cfn-stacked", hidden=(6, 4), hide_ratio=0.0, clip_norm=0.1, inner_precision="tf32"), None),
     "best": (recipe("best", hidden=(6,), optimizer="row_adam", clip_norm=0.1), None),
     "best in bfloat16": (recipe("best", hidden=(6,), storage="bfloat16", clip_norm=0.1), None),
-    "presence": (recipe("best-small", hidden=(6,), optimizer="adam", second_moment=0.9), None),
+    "presence": (recipe("best-small", hidden=(6,), optimizer="adam", second_moment=0.9, decay_rows=64), None),
     "deep": (recipe("deep", hidden=(6, 4), inner_precision="bfloat16"), None),
     "refeed": (recipe("best", hidden=(6,), optimizer="adagrad", refeed_columns=7, presence=True), None),
     "linear squared": (recipe("ranking-dense", units=6, sampled_columns=9, clip_norm=0.1), None),
@@ -40,9 +40,12 @@ CASES: dict[str, tuple[Recipe, int | None]] = {
     ),
     "tied squared": (recipe("ranking-dense", units=6, sampled_columns=9, tied=True, optimizer="sgd"), None),
     "cosine squared": (recipe("ranking-sparse", units=6, sampled_columns=9, loss="squared"), None),
-    "cosine logistic": (recipe("ranking-sparse", units=6, sampled_columns=9, loss="logistic", clip_norm=0.1), None),
+    "cosine logistic": (recipe("ranking-sparse", units=6, sampled_columns=9, loss="logistic", clip_norm=0.1,
+               inner_precision="tf32"), None),
     "cosine multinomial": (
-        recipe("ranking-sparse", units=6, sampled_columns=9, hide_ratio=0.3, weight_decay=1.0), None
+        recipe("ranking-sparse", units=6, sampled_columns=9, hide_ratio=0.3, weight_decay=1.0,
+               inner_precision="bfloat16"),
+        None,
     ),
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.training.progress import Progress, epoch_line, recipe_line
+from nnsparse_stream.training.progress import Progress, cache_line, epoch_line, recipe_line
 from nnsparse_stream.transforms.closed_form import SUMS, AddUp, Count, empty_sums, read_sums
 from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_worker import ModelWorker
@@ -26,10 +26,13 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class _Logged(Progress):
-    """The recipe that is used, and a line an epoch, in the worker's log."""
+    """The recipe that is used, where the data stays, and a line an epoch, in the worker's log."""
 
     def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
         _LOGGER.info(recipe_line(preset, recipe, device))
+
+    def cache_chosen(self, size: int, told: str) -> None:
+        _LOGGER.info(cache_line(size, told))
 
     def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
         _LOGGER.info(epoch_line(metrics, epochs))

@@ -46,11 +46,14 @@ def fold_rows(batch: pa.RecordBatch, folds: Sequence[int], num_columns: int) -> 
         torch.from_numpy(columns.flatten().to_numpy(zero_copy_only=False)[mask]),
         torch.from_numpy(batch.column("values").flatten().to_numpy(zero_copy_only=False)[mask]),
         num_columns,
-        _features(batch) if "features" in batch.schema.names else None,
+        features_of_rows(batch),
     )
 
 
-def _features(batch: pa.RecordBatch) -> SparseRows:
+def features_of_rows(batch: pa.RecordBatch) -> SparseRows | None:
+    """The features of the rows of a batch of a shard; None where it has no column of them."""
+    if "features" not in batch.schema.names:
+        return None
     lists = batch.column("features")
     offsets = lists.offsets.to_numpy()
     indices = torch.from_numpy(lists.flatten().to_numpy(zero_copy_only=False).copy())

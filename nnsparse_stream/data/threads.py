@@ -21,10 +21,14 @@ _MOST_THREADS = 8
 _WAIT_SECONDS = 0.01
 
 
+def usable_cores() -> int:
+    """The cores that this process may use, as containers restrict them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def usable_threads() -> int:
-    """As many as the cores that this process may use, as containers restrict them, and at most eight."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_THREADS)
+    """As many as these cores, and at most eight."""
+    return min(usable_cores(), _MOST_THREADS)
 
 
 class Threads:

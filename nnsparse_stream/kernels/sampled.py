@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nnsparse_stream.kernels.backends import backend_of
+from nnsparse_stream.kernels.dense import product
 from nnsparse_stream.kernels.row_gradient import RowGradient
 from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.sparse.rows import SparseRows
@@ -99,11 +100,12 @@ def _gradient_of_rows(columns: Tensor, rows: Tensor, like: Tensor) -> RowGradien
 
 class _DecodeColumns(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, code: Tensor, weight: Tensor, bias: Tensor, columns: Tensor) -> Tensor:
+    def forward(ctx: Any, code: Tensor, weight: Tensor, bias: Tensor, columns: Tensor, precision: str) -> Tensor:
         index = columns.long()
         matrix = weight.detach()[index]
         ctx.save_for_backward(code, weight, bias, columns, matrix)
-        return torch.addmm(bias[index], code, matrix.t())
+        ctx.precision = precision
+        return product(code, matrix.t(), precision, bias[index])
 
     @staticmethod
     @once_differentiable
@@ -111,14 +113,15 @@ class _DecodeColumns(torch.autograd.Function):
         code, weight, bias, columns, matrix = ctx.saved_tensors
         grad = grads[0]
         return (
-            grad @ matrix,
-            _gradient_of_rows(columns, grad.t() @ code, weight),
+            product(grad, matrix, ctx.precision),
+            _gradient_of_rows(columns, product(grad.t(), code, ctx.precision), weight),
             _gradient_of_rows(columns, grad.sum(0)[:, None], bias),
+            None,
             None,
         )
 
 
-def decode_columns(code: Tensor, weight: Tensor, bias: Tensor, columns: Tensor) -> Tensor:
+def decode_columns(code: Tensor, weight: Tensor, bias: Tensor, columns: Tensor, precision: str = "float32") -> Tensor:
     """Computes `code @ weight.T + bias` at some columns for all rows; gradients of weight and bias are by rows.
 
     Args:
@@ -126,11 +129,12 @@ def decode_columns(code: Tensor, weight: Tensor, bias: Tensor, columns: Tensor) 
         weight: (columns, units), of the same dtype.
         bias: (columns,).
         columns: int32 (sampled,), distinct and ascending.
+        precision: of the products, see `nnsparse_stream.kernels.dense.product`.
 
     Returns:
         (rows, sampled).
     """
-    return _DecodeColumns.apply(code, weight, bias, columns)
+    return _DecodeColumns.apply(code, weight, bias, columns, precision)
 
 
 class _BiasAt(torch.autograd.Function):
@@ -164,6 +168,7 @@ class _FromOthers(torch.autograd.Function):
         ratios: Tensor,
         columns: Tensor,
         transposed: Transposed,
+        precision: str,
     ) -> tuple[Tensor, Tensor]:
         backend = backend_of(encoder)
         code = backend.weighted_sums(rows, rows.values, encoder.detach())
@@ -171,9 +176,9 @@ class _FromOthers(torch.autograd.Function):
         products -= rows.values * backend.own_products(transposed, encoder.detach(), decoder.detach())
         matrix = decoder.detach()[columns.long()]
         ctx.save_for_backward(encoder, decoder, bias, code, matrix, ratios)
-        ctx.rows, ctx.columns, ctx.transposed = rows, columns, transposed
+        ctx.rows, ctx.columns, ctx.transposed, ctx.precision = rows, columns, transposed, precision
         observed = products.mul_(ratios).add_(bias.index_select(0, rows.columns))
-        return observed, torch.addmm(bias[columns.long()], code, matrix.t())
+        return observed, product(code, matrix.t(), precision, bias[columns.long()])
 
     @staticmethod
     @once_differentiable
@@ -182,7 +187,8 @@ class _FromOthers(torch.autograd.Function):
         rows, columns, by = ctx.rows, ctx.columns, ctx.transposed
         at_entries, at_columns = grads[0] * ratios, grads[1]
         backend = backend_of(encoder)
-        code_grad = backend.weighted_sums(rows, at_entries, decoder.detach()) + at_columns @ matrix
+        code_grad = backend.weighted_sums(rows, at_entries, decoder.detach())
+        code_grad += product(at_columns, matrix, ctx.precision)
         # What is taken out: less so much of each other's row, one more entry a column, behind those of the minibatch.
         shares = (at_entries * rows.values)[by.order.long()]
         own = -backend.row_sums(SparseRows(by.offsets, by.rows, shares, len(code)), shares)
@@ -199,7 +205,7 @@ class _FromOthers(torch.autograd.Function):
             return out
 
         decoder_vectors = vectors(code, encoder, len(columns))
-        torch.mm(at_columns.t(), code, out=decoder_vectors[num_rows + len(distinct) :])
+        decoder_vectors[num_rows + len(distinct) :] = product(at_columns.t(), code, ctx.precision)
         return (
             RowGradient(
                 with_own, vectors(code_grad, decoder), torch.cat([rows.values, own]), encoder.shape, encoder.dtype
@@ -218,7 +224,7 @@ class _FromOthers(torch.autograd.Function):
                 bias.shape,
                 bias.dtype,
             ),
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
@@ -230,6 +236,7 @@ def from_others(
     ratios: Tensor,
     columns: Tensor,
     transposed: Transposed,
+    precision: str = "float32",
 ) -> tuple[Tensor, Tensor]:
     """The linear autoencoder's pass of training: each entry by the others of its row, and sampled columns by all.
 
@@ -245,8 +252,9 @@ def from_others(
         ratios: (entries,).
         columns: int32 (sampled,), distinct and ascending.
         transposed: the minibatch's transpose.
+        precision: of the products with sampled columns, see `nnsparse_stream.kernels.dense.product`.
 
     Returns:
         (entries,) and (rows, sampled).
     """
-    return _FromOthers.apply(encoder, decoder, bias, rows, ratios, columns, transposed)
+    return _FromOthers.apply(encoder, decoder, bias, rows, ratios, columns, transposed, precision)

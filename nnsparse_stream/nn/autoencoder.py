@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from nnsparse_stream.kernels.backends import backend_of
+from nnsparse_stream.kernels.dense import PRECISIONS
 from nnsparse_stream.kernels.operations import at_entries, decode_at, encode, row_sums
 from nnsparse_stream.kernels.transposed import Transposed
-from nnsparse_stream.nn.inner_linear import PRECISIONS, InnerLinear
+from nnsparse_stream.nn.inner_linear import InnerLinear
 from nnsparse_stream.nn.model import FactorModel, ModelConfig
 from nnsparse_stream.nn.ranking import ScoreTile
 from nnsparse_stream.sparse.rows import SparseRows
@@ -61,7 +62,7 @@ class AutoencoderConfig(ModelConfig):
         storage: dtype of the matrices that have a row for each column, "float32" or "bfloat16"; all arithmetic
             is in float32.
         inner_precision: of the products of inner layers, "float32", "tf32" or "bfloat16"; see
-            `nnsparse_stream.nn.inner_linear.InnerLinear`.
+            `nnsparse_stream.kernels.dense.product`.
         num_rows: rows of the data set that it was trained on; 0 where that is not known.
     """
 

@@ -127,7 +127,12 @@ class RankingAutoencoder(FactorModel):
         return weights if visible is None else weights * visible
 
     def estimate(
-        self, rows: SparseRows, columns: Tensor, transposed: Transposed, visible: Tensor | None = None
+        self,
+        rows: SparseRows,
+        columns: Tensor,
+        transposed: Transposed,
+        visible: Tensor | None = None,
+        precision: str = "float32",
     ) -> Estimates:
         """The differentiable pass of training: scores at a minibatch's entries and at sampled columns.
 
@@ -138,6 +143,7 @@ class RankingAutoencoder(FactorModel):
             columns: int32 (sampled,), distinct and ascending.
             transposed: the minibatch's transpose.
             visible: bool (entries,), which of them are not hidden from the code; all where None.
+            precision: of the products with sampled columns, see `nnsparse_stream.kernels.dense.product`.
         """
         weighted = rows.with_values(self.entry_weights(rows, visible))
         counts = at_entries(rows, visible_counts(rows, visible))
@@ -146,7 +152,7 @@ class RankingAutoencoder(FactorModel):
         if self.config.temperature is None:
             ratios = (counts.to(rows.dtype) / others.clamp(min=1)).pow_(self.config.code_power)
             parameters = (self.encoder, self.output_matrix, self.decoder_bias)
-            return Estimates(*from_others(*parameters, weighted, ratios, columns, transposed))
+            return Estimates(*from_others(*parameters, weighted, ratios, columns, transposed, precision))
         code = encode(self.encoder, weighted, transposed)
         products = decode_at(code, self.encoder, None, rows, transposed)
         # Rows have norm 1: (z - wa) . a = z . a - w, and |z - wa|^2 = |z|^2 - 2 w z . a + w^2; of no entries exactly 0,
@@ -158,7 +164,7 @@ class RankingAutoencoder(FactorModel):
         observed = self.config.temperature * left * _inverse_roots(left_squares)
         observed = observed + bias_at(self.decoder_bias, rows, transposed)
         scaled = code * (self.config.temperature * _inverse_roots(squares))[:, None]
-        return Estimates(observed, decode_columns(scaled, self.encoder, self.decoder_bias, columns))
+        return Estimates(observed, decode_columns(scaled, self.encoder, self.decoder_bias, columns, precision))
 
     @property
     def code_units(self) -> int:

@@ -19,6 +19,9 @@ class Progress:
     def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
         """A run is begun, or goes on, with this recipe, made of a preset, on a device of torch."""
 
+    def cache_chosen(self, size: int, told: str) -> None:
+        """Where the training fold, of so many bytes, stays after the first epoch, in words."""
+
     def epoch_begun(self, epoch: int, entries: int, total: int) -> None:
         """An epoch, from 1, is trained on; so many of its `total` ratings were before the run was resumed."""
 
@@ -57,6 +60,11 @@ def recipe_line(preset: str | None, recipe: Recipe, device: str) -> str:
         if value != usual.get(name)
     ]
     return f"recipe {preset or recipe.objective}{' with ' if other else ''}{', '.join(other)}; on {device}"
+
+
+def cache_line(size: int, told: str) -> str:
+    """Where the training fold stays, as a line; see `Progress.cache_chosen`."""
+    return f"training fold of {size / 1e6:,.0f} MB: {told}"
 
 
 def sums_text(sums: dict[str, Any], figures: dict[str, float]) -> str:

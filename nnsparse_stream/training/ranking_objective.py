@@ -64,7 +64,7 @@ class RankingObjective(StepObjective):
         drawn = sample_columns(len(self._trained), recipe.sampled_columns, self._noise)
         columns = self._trained[drawn.long()]
         visible, weights = self._hidden(rows)
-        estimates = self._model.estimate(rows, columns, transposed, visible)
+        estimates = self._model.estimate(rows, columns, transposed, visible, recipe.inner_precision)
         negatives = Negatives(rows, transposed, columns, len(self._trained))
         losses = LOSSES[recipe.loss](estimates, weights, negatives)
         lengths = rows.lengths().to(rows.dtype)

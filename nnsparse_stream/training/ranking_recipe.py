@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nnsparse_stream.training.recipe import StepRecipe, recipe_field
+from nnsparse_stream.training.recipe import PRECISIONS, StepRecipe, recipe_field
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class RankingRecipe(StepRecipe):
     initial_std: float = recipe_field(0.02, "of normal initial weights")
     loss: str = recipe_field("squared", "squared, logistic, or multinomial (sampled softmax)")
     sampled_columns: int = recipe_field(1000, "columns, drawn for each minibatch, that stand for what a row lacks")
+    inner_precision: str = recipe_field(
+        "float32",
+        "of codes times sampled columns: float32, tf32 or bfloat16 (faster on GPUs; on a CPU tf32 is float32)",
+    )
     row_power: float = recipe_field(0.0, "a row's loss is divided by entries ^ this")
     loss_average: str = recipe_field("rows", "what a minibatch's sum of losses is divided by: its rows or its entries")
     alpha: float = recipe_field(1.0, "weight of the loss at hidden entries")
@@ -46,6 +50,7 @@ class RankingRecipe(StepRecipe):
     shares: ClassVar[tuple[str, ...]] = (*StepRecipe.shares, "hide_ratio")
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **StepRecipe.choices,
+        "inner_precision": PRECISIONS,
         "loss": ("squared", "logistic", "multinomial"),
         "loss_average": ("rows", "entries"),
     }

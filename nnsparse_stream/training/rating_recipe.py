@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nnsparse_stream.training.recipe import Stage, StepRecipe, recipe_field
+from nnsparse_stream.training.recipe import PRECISIONS, Stage, StepRecipe, recipe_field
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RatingRecipe(StepRecipe):
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         **StepRecipe.choices,
         "storage": ("float32", "bfloat16"),
-        "inner_precision": ("float32", "tf32", "bfloat16"),
+        "inner_precision": PRECISIONS,
         "loss_average": ("rows", "entries"),
     }
 

@@ -11,6 +11,8 @@ from nnsparse_stream.errors import InputError
 
 OPTIMIZERS = ("sgd", "adagrad", "adam", "row_adam")
 SCHEDULES = ("constant", "inverse", "cosine")
+# As `kernels.dense.PRECISIONS`: recipes are read without torch.
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 def recipe_field(default: Any, explanation: str) -> Any:

@@ -21,11 +21,12 @@ from nnsparse_stream.evaluation.metrics import Metric, metrics_of_model
 from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import Checkpoint, remove_checkpoint, save_checkpoint
+from nnsparse_stream.training.fold_cache import PLACES
 from nnsparse_stream.training.objectives import objective_of
+from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress, peak_memory
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.state import checkpoints_of, step_directory
-from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
 
 
@@ -42,6 +43,8 @@ class TrainingRequest:
             the data set; a run that goes on keeps its own, whatever the device.
         seed: decides initial weights, order and corruption.
         device: "auto", "cpu", "cuda" or "cuda:N"; see `nnsparse_stream.nn.devices.pick_device`.
+        cache: where the training fold stays after the first epoch, one of `nnsparse_stream.training.fold_cache.PLACES`;
+            what fits where None.
         threads: threads of torch on the CPU; its own choice where None.
         max_steps: end after so many minibatches, if the recipe's epochs have not ended before.
         validation_metric: the metric of the validation fold by which an epoch is the best, `ndcg@100` for instance; the
@@ -63,6 +66,7 @@ class TrainingRequest:
     grow: bool = False
     seed: int = 0
     device: str = "auto"
+    cache: str | None = None
     threads: int | None = None
     max_steps: int | None = None
     validation_metric: str | None = None
@@ -75,10 +79,12 @@ class TrainingRequest:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        if self.cache is not None and self.cache not in PLACES:
+            raise InputError(f"`cache` is one of {', '.join(PLACES)}, not {self.cache}")
         if isinstance(self.recipe, StepRecipe):
             return
         of_steps = {"steps": self.max_steps, "patience": self.patience, "checkpoint_steps": self.checkpoint_steps,
-                    "checkpoint_minutes": self.checkpoint_minutes}  # fmt: skip
+                    "checkpoint_minutes": self.checkpoint_minutes, "cache": self.cache}  # fmt: skip
         for name, value in of_steps.items():
             if value is not None:
                 raise InputError(f"the objective {self.recipe.objective} has no steps but one: leave out `{name}`")

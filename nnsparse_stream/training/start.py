@@ -22,6 +22,7 @@ from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
 from nnsparse_stream.training.growth import recipe_of_run
 from nnsparse_stream.training.objective import ClosedForm
 from nnsparse_stream.training.objectives import objective_of
+from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress, run_report
 from nnsparse_stream.training.run import Run, TrainingRequest, no_sums
 from nnsparse_stream.training.state import (
@@ -33,7 +34,6 @@ from nnsparse_stream.training.state import (
     step_directory,
 )
 from nnsparse_stream.training.step_run import StepRun
-from nnsparse_stream.training.stream import Cursor
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
 #: Sums over the rows that workers have added up for this run; removed at its end.
@@ -148,12 +148,12 @@ def train(
         return _ended(request)
     found = survey(dataset)
     checkpoint = load_tensors(resumed) if resumed else _fresh(request, dataset, found, metric)
+    progress.begun(request.preset, request.recipe, str(device))
     run: Run
     if issubclass(objective_of(request.recipe), ClosedForm):
         run = ClosedFormRun(request, checkpoint, dataset, found, device, progress, stop, summed_up)
     else:
         run = StepRun(request, checkpoint, dataset, found, device, progress, stop)
-    progress.begun(request.preset, request.recipe, str(device))
     directory.begin(resume=request.resume)
     try:
         # The run's models are to be used without the data set.

@@ -17,13 +17,15 @@ from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.training.checkpoint import Checkpoint
+from nnsparse_stream.training.fold_cache import cached_bytes, choose_cache
 from nnsparse_stream.training.objective import StepObjective
 from nnsparse_stream.training.objectives import objective_of
+from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress
 from nnsparse_stream.training.recipe import StepRecipe
 from nnsparse_stream.training.run import Run, TrainingRequest
 from nnsparse_stream.training.steps import Trainer
-from nnsparse_stream.training.stream import Cursor, Minibatch, TrainingStream
+from nnsparse_stream.training.stream import Minibatch, TrainingStream
 
 #: Steps after which losses are read from the device, at the latest. A reading waits until all steps before are done,
 #: and the device then waits for the next one: often enough to hear of a divergence, too seldom to be noticed.
@@ -52,7 +54,10 @@ class StepRun(Run):
         layer = recipe.stage(checkpoint.state["epoch"] + 1).layer
         self.trainer = Trainer(checkpoint, recipe, request.seed, device, layer)
         batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
-        self.stream = TrainingStream(dataset, request.seed, batchifier, device)
+        size = cached_bytes(dataset.manifest)
+        cache, told = choose_cache(request.cache, size, device)
+        progress.cache_chosen(size, told)
+        self.stream = TrainingStream(dataset, request.seed, batchifier, device, cache)
         self.shards = self.stream.shards
         # The sums of what the steps of the epoch returned, on the device, where no step waits for them.
         self._terms: dict[str, Tensor] = {}

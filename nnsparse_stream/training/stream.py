@@ -1,38 +1,38 @@
-"""Rows of a data set on storage as tensors: one batch for evaluation, an endless supply of minibatches for training."""
+"""An endless supply of minibatches for training, of rows of a data set on storage or of those that memory keeps."""
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from nnsparse_stream.data.dataset import Dataset
-from nnsparse_stream.data.fold_rows import fold_rows
-from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.data.dataset import ROW_GROUP_ENTRIES, Dataset
 from nnsparse_stream.data.shard_reader import ShardReader
+from nnsparse_stream.data.threads import usable_cores
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.sparse.rows import SparseRows
+from nnsparse_stream.storage import files as storage
+from nnsparse_stream.training.device_feed import Feed, Sent, feed_to
+from nnsparse_stream.training.fold_store import DeviceStore, HostStore, Kept, Store
+from nnsparse_stream.training.order import SHUFFLE_ENTRIES, Chosen, Cursor, minibatches, shuffle_blocks
 
-#: Entries that are shuffled together at most; at 8 bytes an entry, some 32 MB.
-SHUFFLE_ENTRIES = 4_000_000
-# Entries that are copied in the order of the shuffle at once, about.
-_CHUNK_ENTRIES = 1 << 18
 #: Bytes of minibatches that wait to be trained on at most.
 PREFETCH_BYTES = 64 << 20
-
-
-class Cursor(NamedTuple):
-    """A position in an epoch: so many whole shuffle blocks, and so many minibatches of the next, have been taken."""
-
-    block: int = 0
-    minibatch: int = 0
+# Small minibatches are put together by a thread until they have so many entries.
+_TASK_ENTRIES = 1 << 18
+# More than these would take memory, and no minibatch sooner.
+_MOST_READERS = 16
+_STORES: dict[str, type[Store]] = {"device": DeviceStore, "host": HostStore}
 
 
 class Minibatch(NamedTuple):
@@ -42,62 +42,45 @@ class Minibatch(NamedTuple):
     after: Cursor
 
 
-def shuffle_blocks(
-    manifest: Manifest, seed: int, epoch: int, shuffle_entries: int = SHUFFLE_ENTRIES
-) -> list[list[tuple[int, int]]]:
-    """Which row groups are shuffled together, in which order: a pure function of (manifest, seed, epoch).
+class _Block(NamedTuple):
+    """Row groups to be shuffled together, which are being read."""
 
-    Args:
-        manifest: of the data set.
-        seed: of the run.
-        epoch: from 1.
-        shuffle_entries: entries of a block at most; a larger row group is a block of its own.
-
-    Returns:
-        Blocks of (shard, row group); each row group of the data set is in one of them, once.
-    """
-    groups = [
-        (shard, group, entries)
-        for shard, entry in enumerate(manifest.shards)
-        for group, (_, entries) in enumerate(entry.row_groups)
-    ]
-    blocks: list[list[tuple[int, int]]] = []
-    held = shuffle_entries
-    for index in _random(seed, epoch, 0).permutation(len(groups)):
-        shard, group, entries = groups[index]
-        if not blocks or held + entries > shuffle_entries:
-            blocks.append([])
-            held = 0
-        blocks[-1].append((shard, group))
-        held += entries
-    return blocks
-
-
-def _random(seed: int, epoch: int, part: int) -> np.random.Generator:
-    """Random numbers of one part of an epoch: 0 for the order of the row groups, then one part a block."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, part]))
+    epoch: int
+    number: int
+    is_last: bool
+    entries: int
+    store: Store
+    parts: list[Future[Kept]]
 
 
 @dataclass
 class TrainingStream:
-    """Minibatches of a data set's training fold, read ahead by background threads into bounded memory.
+    """Minibatches of a data set's training fold, made ahead of their use by background threads in bounded memory.
 
-    The order is a pure function of (manifest, seed, epoch): the same for any number of readers, and from any cursor on.
-    Row groups are permuted, as many as hold `shuffle_entries` are read, their rows permuted together and cut by the
-    batchifier; a minibatch never crosses blocks. Rows without a training entry are left out: there is nothing to learn
-    from them. Of a row with more entries than the batchifier's bound, as many as the bound are drawn anew each epoch.
+    The order is a pure function of (manifest, seed, epoch): the same for any number of readers, for any cache, and from
+    any cursor on. Row groups are permuted, as many as hold `shuffle_entries` are read, their rows permuted together and
+    cut by the bounds of the batchifier; a minibatch never crosses blocks. Rows without a training entry are left out:
+    there is nothing to learn from them. Of a row with more entries than the batchifier's bound, as many as the bound
+    are drawn anew each epoch.
 
-    Memory: a block of `shuffle_entries` and, for a moment, a copy of it; `prefetch_bytes` of minibatches; one row group
-    for each reader; the footers of the shards that are open.
+    Each reader reads a row group at a time, and as many threads put minibatches together, of the block that is trained
+    on. One thread knows the order and gives them their work; it goes through rows, and through entries only to draw a
+    number for each where a row is sampled.
+
+    Memory: the block that is trained on, and of the next ones `shuffle_entries`, or two row groups for each reader if
+    that is more; `prefetch_bytes` of minibatches; the row group that each reader decodes; the footers of the shards
+    that are open. With a cache, the training fold instead of the blocks.
 
     Attributes:
         dataset: the data set.
         seed: of the run.
         batchifier: bounds minibatches by rows and by entries (8 bytes each).
-        device: where minibatches are put; pinned and copied ahead of use where it is a GPU.
-        readers: threads that read row groups.
+        device: where minibatches are put.
+        cache: where the training fold stays once it has been read, and is not read again: one of `fold_cache.PLACES`.
+        readers: threads that read row groups, and as many put minibatches together; by default as many as there are
+            cores, up to 16.
         shuffle_entries: bounds a block.
-        prefetch_bytes: bounds what waits to be used; one minibatch waits even if it is larger.
+        prefetch_bytes: bounds what waits to be used; a minibatch waits even if it is larger.
         waited: seconds that `epochs` has waited for minibatches, over all calls.
         shards: what reads the row groups.
     """
@@ -106,14 +89,23 @@ class TrainingStream:
     seed: int
     batchifier: Batchifier
     device: torch.device
-    readers: int = 2
+    cache: str = "none"
+    readers: int = field(default_factory=lambda: min(usable_cores(), _MOST_READERS))
     shuffle_entries: int = SHUFFLE_ENTRIES
     prefetch_bytes: int = PREFETCH_BYTES
     waited: float = field(default=0.0, init=False)
     shards: ShardReader = field(init=False)
+    _feed: Feed = field(init=False)
+    _store: Store | None = field(init=False)
+    # What the store has of each row group; written by the thread that knows the order.
+    _kept: dict[tuple[int, int], Future[Kept]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.shards = ShardReader(self.dataset)
+        # Two are copied from, and others are written to.
+        self._feed = feed_to(self.device, self.readers + 2)
+        manifest, kind = self.dataset.manifest, _STORES.get(self.cache)
+        self._store = kind(manifest.fold_entries["train"], manifest.num_columns, self._feed) if kind else None
 
     def epochs(
         self,
@@ -123,7 +115,7 @@ class TrainingStream:
     ) -> Generator[Minibatch | None, None, None]:
         """The minibatches of some epochs, from a cursor on; None after each epoch's last.
 
-        While one epoch ends and is judged, the next one's first block is read.
+        While one epoch ends and is judged, the next one's first blocks are read.
 
         Args:
             first: from 1.
@@ -133,115 +125,161 @@ class TrainingStream:
         Raises:
             InputError: a shard is missing or damaged.
         """
-        buffer = _Prefetched(self.prefetch_bytes)
-        producer = threading.Thread(target=buffer.fill, args=(self._produce(first, last, start),), daemon=True)
+        ahead = _Ahead(self.prefetch_bytes)
+        producer = threading.Thread(target=ahead.fill, args=(self._tasks(first, last, start),), daemon=True)
         producer.start()
         try:
             for _ in range(first, last + 1):
                 while True:
                     asked = time.perf_counter()
-                    minibatch = buffer.take()
+                    item = ahead.take()
+                    minibatch = item and Minibatch(self._feed.receive(item.sent), item.after)
                     self.waited += time.perf_counter() - asked
                     yield minibatch
                     if minibatch is None:
                         break
         finally:
-            buffer.close()
+            ahead.close()
             producer.join()
 
-    def _produce(self, first: int, last: int, start: Cursor) -> Iterator[Minibatch | None]:
-        with ThreadPoolExecutor(self.readers) as pool:
-            for epoch in range(first, last + 1):
-                blocks = shuffle_blocks(self.dataset.manifest, self.seed, epoch, self.shuffle_entries)
-                for block in range(start.block, len(blocks)):
-                    # In the order of the block, whichever reader is done first.
-                    rows = SparseRows.concatenate(list(pool.map(self._read, blocks[block])))
-                    shuffled = self._shuffled(rows, _random(self.seed, epoch, block + 1))
-                    del rows  # the chunks hold it as long as they need it
-                    yield from self._cut(shuffled, block, start.minibatch if block == start.block else 0)
-                yield None
-                start = Cursor()
+    def _tasks(self, first: int, last: int, start: Cursor) -> Generator[_Task, None, None]:
+        """What makes the minibatches, task by task, in order."""
+        reading, making = (ThreadPoolExecutor(self.readers) for _ in range(2))
+        try:
+            for block in self._blocks(reading, first, last, start):
+                cursor = start if (block.epoch, block.number) == (first, start.block) else Cursor(block.number)
+                yield from self._of_block(making, block, cursor)
+                if block.is_last:
+                    yield _Task(0, None)
+        finally:
+            reading.shutdown(cancel_futures=True)
+            making.shutdown()  # what was begun is taken, also where reading has failed
+            kept = {place: part for place, part in self._kept.items() if not part.cancelled() and not part.exception()}
+            self._kept = kept
 
-    def _cut(self, chunks: Iterator[SparseRows], block: int, skipped: int) -> Iterator[Minibatch]:
-        """The minibatches of a block, on the training device, without the first `skipped`."""
-        minibatches = self.batchifier(chunks)
-        following = next(minibatches, None)
-        index = 0
-        while (minibatch := following) is not None:
-            following = next(minibatches, None)
-            index += 1
-            if index <= skipped:
-                continue
-            if self.device.type == "cuda":
-                minibatch = minibatch.pin_memory().to(self.device, non_blocking=True)
-            yield Minibatch(minibatch, Cursor(block + 1) if following is None else Cursor(block, index))
+    def _blocks(self, pool: ThreadPoolExecutor, first: int, last: int, start: Cursor) -> Iterator[_Block]:
+        """The shuffle blocks in order, while the next ones are read."""
+        bound = self.shuffle_entries + max(self.shuffle_entries, 2 * self.readers * ROW_GROUP_ENTRIES)
+        begun: deque[_Block] = deque()
+        held = 0
+        for epoch in range(first, last + 1):
+            blocks = shuffle_blocks(self.dataset.manifest, self.seed, epoch, self.shuffle_entries)
+            begin = start.block if epoch == first else 0
+            # Also where a cursor stands behind the last block of its epoch, the epoch ends.
+            for index in range(begin, max(len(blocks), begin + 1)):
+                places = blocks[index] if index < len(blocks) else []
+                entries = sum(self.dataset.shards[shard].row_groups[group][1] for shard, group in places)
+                while begun and held + entries > bound:
+                    yield begun[0]
+                    held -= begun.popleft().entries
+                store = self._store or HostStore(entries, self.dataset.manifest.num_columns, self._feed)
+                parts = [self._part(pool, place, store) for place in places]
+                begun.append(_Block(epoch, index, index >= len(blocks) - 1, entries, store, parts))
+                held += entries
+        while begun:
+            yield begun[0]
+            begun.popleft()
 
-    def _read(self, place: tuple[int, int]) -> SparseRows:
-        return fold_rows(self.shards.read(*place), (0,), self.dataset.manifest.num_columns)
+    def _part(self, pool: ThreadPoolExecutor, place: tuple[int, int], store: Store) -> Future[Kept]:
+        if store is not self._store:
+            return pool.submit(self._keep, place, store)
+        if place not in self._kept:
+            self._kept[place] = pool.submit(self._keep, place, store)
+        return self._kept[place]
 
-    def _shuffled(self, rows: SparseRows, random: np.random.Generator) -> Iterator[SparseRows]:
-        """The rows that have entries, permuted, in chunks: a minibatch that waits keeps no more than one alive."""
-        lengths = rows.lengths().numpy()
-        order = random.permutation(np.flatnonzero(lengths > 0))
-        ends = np.cumsum(lengths[order], dtype=np.int64)
-        cuts = np.searchsorted(ends, np.arange(_CHUNK_ENTRIES, rows.num_entries, _CHUNK_ENTRIES))
-        for part in np.split(order, np.unique(cuts)):
-            chunk = rows.select(torch.from_numpy(part))
-            heavy = lengths[part].max(initial=0) > self.batchifier.max_entries
-            yield _sampled(chunk, self.batchifier.max_entries, random) if heavy else chunk
+    def _keep(self, place: tuple[int, int], store: Store) -> Kept:
+        """Reads a row group, and keeps its training entries."""
+        shard, group = place
+        batch = self.shards.read(shard, group)
+        try:
+            return store.keep(batch)
+        except ValueError as error:
+            path = storage.join(self.dataset.url, self.dataset.shards[shard].path)
+            raise InputError(f"{path}, row group {group}: {error}: replaced; prepare again") from error
+
+    def _of_block(self, pool: ThreadPoolExecutor, block: _Block, start: Cursor) -> Iterator[_Task]:
+        """The minibatches of a block, from a cursor on."""
+        if not block.parts:
+            return
+        rows = Kept.concatenate([part.result() for part in block.parts])
+        chosen: list[Chosen] = []
+        size = entries = 0
+        for one in minibatches(rows.lengths, self.batchifier, self.seed, block.epoch, start):
+            chosen.append(one)
+            size += rows.bytes_of(one.rows, one.entries)
+            entries += one.entries
+            if entries >= _TASK_ENTRIES:
+                yield _Task(size, partial(pool.submit, self._make, block.store, rows, chosen))
+                chosen, size, entries = [], 0, 0
+        if chosen:
+            yield _Task(size, partial(pool.submit, self._make, block.store, rows, chosen))
+
+    def _make(self, store: Store, rows: Kept, chosen: list[Chosen]) -> list[_Waiting]:
+        made = []
+        for one in chosen:
+            pieces = rows.select(one.rows)
+            lengths = pieces.lengths
+            if one.draws is not None:
+                pieces = pieces.sampled(one.draws, one.entries)
+                lengths = pieces.lengths[:1] * one.entries
+            made.append(_Waiting(store.send(pieces, lengths), one.after))
+        return made
 
 
-def _sampled(rows: SparseRows, bound: int, random: np.random.Generator) -> SparseRows:
-    """At most `bound` entries of each row, drawn with equal probability, in the row's own order."""
-    # Rank the entries of each row in a random order, and keep those of the lowest ranks.
-    offsets = rows.offsets.numpy()
-    row = rows.row_indices().numpy()
-    shuffled = np.lexsort((random.random(len(row), dtype=np.float32), row))
-    keep = np.empty(len(row), dtype=bool)
-    keep[shuffled] = np.arange(len(row)) - offsets[row] < bound
-    kept = np.minimum(np.diff(offsets), bound)
-    return SparseRows(
-        torch.from_numpy(np.concatenate([[0], np.cumsum(kept)])),
-        rows.columns[torch.from_numpy(keep)],
-        rows.values[torch.from_numpy(keep)],
-        rows.num_columns,
-        rows.features,
-    )
+class _Waiting(NamedTuple):
+    """A minibatch that is on its way to the training device, and the position after it."""
+
+    sent: Sent[SparseRows]
+    after: Cursor
 
 
-class _Prefetched:
-    """A queue of minibatches that is bounded by bytes, between one producer and one consumer."""
+class _Task(NamedTuple):
+    """So many bytes of minibatches, and what has them made; None at the end of an epoch."""
+
+    size: int
+    begin: Callable[[], Future[list[_Waiting]]] | None
+
+
+class _Ahead:
+    """Minibatches that are being made, in order and bounded by bytes, between one producer and one consumer."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._items: queue.SimpleQueue[tuple[Minibatch | None, BaseException | None]] = queue.SimpleQueue()
-        self._held = 0
+        self._begun: queue.SimpleQueue[tuple[int, Future[list[_Waiting]] | None]] = queue.SimpleQueue()
+        self._oldest: deque[_Waiting] = deque()
+        self._oldest_bytes = self._held = 0
         self._closed = False
         self._changed = threading.Condition()
 
-    def fill(self, minibatches: Iterator[Minibatch | None]) -> None:
-        """Puts all of them, waiting where there is no room; stops when the consumer has closed."""
+    def fill(self, tasks: Generator[_Task, None, None]) -> None:
+        """Begins all of them, waiting where there is no room; stops when the consumer has closed."""
         try:
-            for minibatch in minibatches:
-                size = _bytes(minibatch)
-                with self._changed:
-                    while not self._closed and self._held and self._held + size > self._max_bytes:
-                        self._changed.wait()
-                    if self._closed:
-                        return
-                    self._held += size
-                self._items.put((minibatch, None))
+            with contextlib.closing(tasks):
+                for size, begin in tasks:
+                    with self._changed:
+                        while not self._closed and self._held and self._held + size > self._max_bytes:
+                            self._changed.wait()
+                        if self._closed:
+                            return
+                        self._held += size
+                    self._begun.put((size, begin and begin()))
         except BaseException as error:  # the consumer raises it, in its own thread
-            self._items.put((None, error))
+            failed: Future[list[_Waiting]] = Future()
+            failed.set_exception(error)
+            self._begun.put((0, failed))
 
-    def take(self) -> Minibatch | None:
-        """The next item that was put."""
-        minibatch, error = self._items.get()
-        if error is not None:
-            raise error
-        with self._changed:
-            self._held -= _bytes(minibatch)
-            self._changed.notify()
+    def take(self) -> _Waiting | None:
+        """The next minibatch; None at the end of an epoch."""
+        if not self._oldest:
+            self._oldest_bytes, begun = self._begun.get()
+            if begun is None:
+                return None
+            self._oldest.extend(begun.result())
+        minibatch = self._oldest.popleft()
+        if not self._oldest:
+            with self._changed:
+                self._held -= self._oldest_bytes
+                self._changed.notify()
         return minibatch
 
     def close(self) -> None:
@@ -249,10 +287,3 @@ class _Prefetched:
         with self._changed:
             self._closed = True
             self._changed.notify()
-
-
-def _bytes(minibatch: Minibatch | None) -> int:
-    if minibatch is None:
-        return 0
-    blocks = [minibatch.rows, *([] if minibatch.rows.features is None else [minibatch.rows.features])]
-    return sum(rows.offsets.nbytes + rows.columns.nbytes + rows.values.nbytes for rows in blocks)

@@ -115,6 +115,24 @@ def test_losses_and_gradients_equal_those_of_each_row_without_its_entry(kind, lo
 
 
 @EACH
+def test_sampled_columns_are_scored_in_less_precision_and_entries_are_not(kind):
+    model, rows = model_of(kind).float(), minibatch()
+    rows = rows.with_values(rows.values.float())
+
+    def found(precision):
+        estimates = model.estimate(rows, SAMPLED, transpose(rows), precision=precision)
+        loss = estimates.observed.square().sum() + estimates.sampled.square().sum()
+        return estimates, [gradient.to_dense() for gradient in torch.autograd.grad(loss, model.parameters())]
+
+    (ours, gradients), (exact, references) = found("bfloat16"), found("float32")
+    assert torch.equal(ours.observed, exact.observed)
+    assert not torch.equal(ours.sampled, exact.sampled)
+    for low, high in zip((ours.sampled, *gradients), (exact.sampled, *references), strict=True):
+        assert low.dtype == torch.float32
+        assert (low - high).abs().max() <= 2**-5 * high.abs().max()
+
+
+@EACH
 def test_lists_are_ordered_by_the_scores_of_the_whole_row(kind):
     model, rows = model_of(kind), minibatch()
     model.column_counts += 1

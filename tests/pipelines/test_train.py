@@ -83,7 +83,7 @@ def test_a_signal_stops_a_run_that_is_resumed_to_the_same_end(
     assert signal.getsignal(number) is before
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == f"stopped; a checkpoint is in {run}; --resume goes on from there"
-    assert len(said) == epochs + 2  # the recipe comes first
+    assert len(said) == epochs + 3  # the recipe, and where the data stays
     assert not (run / "run.json").exists()
     assert cli.main(flags_of(trained, run, "--resume")) == 0
     assert_same_run(run, whole)
@@ -158,8 +158,9 @@ def test_the_bar_is_shown_on_a_terminal_only(
     assert cli.main(flags) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    recipe, *epochs, _ = said.out.splitlines()
+    recipe, stays, *epochs, _ = said.out.splitlines()
     assert recipe == "recipe cfn-stacked with epochs 2, hidden [8, 4], pretrain_epochs 1; on cpu"
+    assert stays.startswith("training fold of 0 MB: stays in memory, of which ")
     assert [line[:11] for line in epochs] == [f"epoch   {epoch}/4" for epoch in (1, 2, 3, 4)]
     for stream in (Terminal(), None):
         monkeypatch.setattr(sys, "stderr", stream)

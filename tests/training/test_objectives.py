@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from samples import Trained, command
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.kernels.cpu import threads
 from nnsparse_stream.training.checkpoint import load_model
 from nnsparse_stream.training.objectives import OBJECTIVES, objective_of, recipe_from_json
 from nnsparse_stream.training.presets import recipe
@@ -68,6 +70,21 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     train(request(trained, tmp_path / "run", recipe=example, device=device, max_steps=5))
     train(request(trained, tmp_path / "run", recipe=example, device=device, resume=True))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_does_not_depend_on_its_threads(
+    example: Recipe, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiled loops run on them, also of so small a data set; torch's operations only of a large one."""
+    if not isinstance(example, StepRecipe):
+        pytest.skip("torch solves a closed form, in an order that depends on its threads")
+    monkeypatch.setattr(threads, "_MANY_PRODUCTS", 0)
+    before = torch.get_num_threads()
+    for number in (1, 2):
+        train(request(trained, tmp_path / str(number), recipe=replace(example, epochs=1), threads=number))
+        assert torch.get_num_threads() == number
+    torch.set_num_threads(before)
+    assert_same_run(tmp_path / "1", tmp_path / "2")
 
 
 def test_what_is_about_ratings_refuses_interactions_and_everything_else_takes_them(

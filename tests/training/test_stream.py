@@ -1,8 +1,8 @@
 """Training rows from storage: their order, their bounds, and the cursor."""
 
+import dataclasses
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +13,9 @@ from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.pipelines import cli
-from nnsparse_stream.training.stream import Cursor, TrainingStream, shuffle_blocks
+from nnsparse_stream.training.fold_cache import PLACES
+from nnsparse_stream.training.order import Cursor, shuffle_blocks
+from nnsparse_stream.training.stream import TrainingStream
 
 
 @pytest.fixture(scope="module")
@@ -57,46 +59,31 @@ def test_an_epoch_holds_every_training_rating_once(dataset):
     prefetch=st.sampled_from([1, 5_000, 1 << 20]),
     block=st.sampled_from([1, 4_000, 10**9]),
     epoch=st.integers(1, 3),
+    cache=st.sampled_from(PLACES),
 )
-def test_the_order_is_a_function_of_manifest_seed_and_epoch(dataset, readers, prefetch, block, epoch):
+def test_the_order_is_a_function_of_manifest_seed_and_epoch(dataset, readers, prefetch, block, epoch, cache):
     one = stream(dataset, shuffle_entries=block, readers=1)
-    other = stream(dataset, shuffle_entries=block, readers=readers, prefetch_bytes=prefetch)
+    other = stream(dataset, shuffle_entries=block, cache=cache, readers=readers, prefetch_bytes=prefetch)
     assert taken(one_epoch(one, epoch)) == taken(one_epoch(other, epoch))
     assert taken(one_epoch(one, epoch)) != taken(one_epoch(one, epoch + 1))
 
 
 @settings(deadline=None, max_examples=12)
-@given(block=st.sampled_from([1, 4_000, 10**9]), after=st.integers(0, 70))
-def test_a_cursor_restores_the_position_inside_an_epoch(dataset, block, after):
+@given(block=st.sampled_from([1, 4_000, 10**9]), after=st.integers(0, 70), cache=st.sampled_from(PLACES))
+def test_a_cursor_restores_the_position_inside_an_epoch(dataset, block, after, cache):
     whole = taken(one_epoch(stream(dataset, shuffle_entries=block), 2))
     cursor = Cursor() if after == 0 else whole[min(after, len(whole)) - 1][-1]
-    assert taken(one_epoch(stream(dataset, shuffle_entries=block), 2, cursor)) == whole[min(after, len(whole)) :]
+    resumed = stream(dataset, shuffle_entries=block, cache=cache)
+    assert taken(one_epoch(resumed, 2, cursor)) == whole[min(after, len(whole)) :]
 
 
-def test_epochs_follow_one_another_as_if_each_were_read_alone(dataset):
-    minibatches = stream(dataset).epochs(2, 4, Cursor(0, 3))
+@pytest.mark.parametrize("cache", PLACES)
+def test_epochs_follow_one_another_as_if_each_were_read_alone(dataset, cache):
+    minibatches = stream(dataset, cache=cache).epochs(2, 4, Cursor(0, 3))
     epochs = [list(iter(minibatches.__next__, None)) for _ in range(3)]
     assert list(minibatches) == []
     alone = [one_epoch(stream(dataset), 2, Cursor(0, 3)), *(one_epoch(stream(dataset), epoch) for epoch in (3, 4))]
     assert list(map(taken, epochs)) == list(map(taken, alone))
-
-
-@pytest.mark.parametrize("chunk", [1, 60])
-def test_the_chunks_in_which_a_block_is_copied_do_not_show(dataset, monkeypatch, chunk):
-    whole = taken(one_epoch(stream(dataset), 1))
-    monkeypatch.setattr("nnsparse_stream.training.stream._CHUNK_ENTRIES", chunk)
-    assert taken(one_epoch(stream(dataset), 1)) == whole
-
-
-def test_every_row_group_is_in_one_shuffle_block_within_the_bound(dataset):
-    for bound in (1, 5_000, 10**9):
-        blocks = shuffle_blocks(dataset.manifest, 3, 1, bound)
-        groups = list(itertools.chain.from_iterable(blocks))
-        assert sorted(groups) == [
-            (shard, group) for shard, entry in enumerate(dataset.shards) for group in range(len(entry.row_groups))
-        ]
-        for block in blocks:
-            assert len(block) == 1 or sum(dataset.shards[s].row_groups[g][1] for s, g in block) <= bound
 
 
 def test_minibatches_keep_both_bounds_and_heavy_rows_are_drawn_anew_each_epoch(dataset):
@@ -127,6 +114,38 @@ def test_minibatches_keep_both_bounds_and_heavy_rows_are_drawn_anew_each_epoch(d
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.parametrize("cache", ["host", "device"])
+def test_a_cache_reads_each_row_group_once(dataset, monkeypatch, cache):
+    """From the middle of an epoch on, the rest of it and then what comes before; and the heavy rows are the same."""
+    cached = stream(dataset, 7, 12, shuffle_entries=4_000, cache=cache)
+    read, places = cached.shards.read, []
+    monkeypatch.setattr(cached.shards, "read", lambda *place: places.append(place) or read(*place))
+    bare = stream(dataset, 7, 12, shuffle_entries=4_000)
+    start = Cursor(1, 2)
+    got = [minibatch and taken([minibatch]) for minibatch in cached.epochs(1, 2, start)]
+    assert got == [minibatch and taken([minibatch]) for minibatch in bare.epochs(1, 2, start)]
+    assert sorted(places) == sorted(itertools.chain.from_iterable(shuffle_blocks(dataset.manifest, 5, 1)))
+    assert taken(one_epoch(cached, 3)) == taken(one_epoch(bare, 3))
+    assert len(places) == len(set(places))
+
+
+@pytest.mark.parametrize("cache", ["host", "device"])
+def test_a_cache_goes_on_after_an_epoch_that_was_left(dataset, cache):
+    cached = stream(dataset, shuffle_entries=4_000, cache=cache, prefetch_bytes=1)
+    left = cached.epochs(1, 3)
+    next(left)
+    left.close()
+    assert taken(one_epoch(cached, 2)) == taken(one_epoch(stream(dataset, shuffle_entries=4_000), 2))
+
+
+def test_rows_that_are_not_what_the_manifest_says_are_refused(dataset):
+    fewer = {**dataset.manifest.fold_entries, "train": dataset.manifest.fold_entries["train"] - 1}
+    other = Dataset(dataset.url)
+    other.manifest = dataclasses.replace(dataset.manifest, fold_entries=fewer)
+    with pytest.raises(InputError, match=r"rows/shard-.*, row group .: there are more training entries than the manif"):
+        one_epoch(stream(other, cache="host"), 1)
+
+
 def test_an_epoch_that_is_left_early_ends_its_reader(dataset):
     import threading
 
@@ -147,20 +166,3 @@ def test_what_a_reader_meets_is_raised_where_the_minibatches_are_used(trained, t
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(InputError, match=shard.name):
         list(one_epoch(stream(damaged), 1))
-
-
-def test_the_sample_of_a_heavy_row_is_fair(dataset):
-    """Over many epochs each entry of a row is drawn equally often."""
-    counts = np.zeros(dataset.manifest.num_columns)
-    rows = fold_rows(next(dataset.batches()), (0,), dataset.manifest.num_columns)
-    heaviest = int(rows.lengths().argmax())
-    row = rows[heaviest]
-    sampler = stream(dataset, entries=8)
-    for epoch in range(600):
-        (drawn,) = sampler._shuffled(row, np.random.default_rng(epoch))
-        assert drawn.num_entries == 8
-        counts[drawn.columns.numpy()] += 1
-    expected = 600 * 8 / row.num_entries
-    drawn_counts = counts[row.columns.numpy()]
-    assert counts.sum() == 600 * 8
-    assert np.abs(drawn_counts - expected).max() < 6 * np.sqrt(expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -13,6 +14,7 @@ from samples import Trained
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.cli import main, parser_for
+from nnsparse_stream.pipelines.evaluate import _write
 from nnsparse_stream.pipelines.options import model_worker
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.transforms.model_worker import ModelWorker
@@ -26,7 +28,11 @@ def hinted(build: Callable[[beam.Pipeline], Any]) -> set[str]:
     """Names of the steps of a pipeline that have hints, each all of them."""
     pipeline = beam.Pipeline()
     build(pipeline)
-    components = pipeline.to_runner_api().components
+    return hinted_steps(pipeline.to_runner_api().components)
+
+
+def hinted_steps(components: Any) -> set[str]:
+    """The same of a pipeline that is built."""
     found = set()
     for step in components.transforms.values():
         hints = dict(components.environments[step.environment_id].resource_hints) if step.environment_id else {}
@@ -85,9 +91,57 @@ def test_a_hint_that_beam_does_not_take_is_refused() -> None:
 
 
 @pytest.mark.parametrize("flags", [("--accelerator", GPU), ("--min_ram", "16GB")])
+@pytest.mark.parametrize("here", [(), ("--runner=DirectRunner", "--direct_running_mode=multi_processing")])
 def test_hints_that_nobody_reads_are_refused(
-    trained: Trained, tmp_path: Any, capsys: pytest.CaptureFixture[str], flags: tuple[str, str]
+    trained: Trained, tmp_path: Any, capsys: pytest.CaptureFixture[str], flags: tuple[str, str], here: tuple[str, ...]
 ) -> None:
-    assert main(["train", "--data", trained.data, "--output", str(tmp_path / "run"), *flags]) == 2
+    assert main(["train", "--data", trained.data, "--output", str(tmp_path / "run"), *flags, *here]) == 2
     assert f"{flags[0]} is for the workers of an engine: name one by --runner" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("runner", "told"), [("DataflowRunner", 0), ("PrismRunner", 1)])
+def test_it_is_said_where_an_engine_may_not_read_hints(
+    capsys: pytest.CaptureFixture[str], runner: str, told: int
+) -> None:
+    args = parser_for("evaluate").parse_args(["--model", "run", *FLAGS])
+    assert model_worker(args, [f"--runner={runner}"]) == ModelWorker("auto", GPU, "16GB")
+    error = capsys.readouterr().err
+    assert error.count("\n") == error.count("--accelerator and --min_ram: of Beam's runners, Dataflow's reads") == told
+
+
+def test_hints_change_nothing_in_process(trained: Trained, tmp_path: Any) -> None:
+    from nnsparse_stream.pipelines.running import run_pipeline
+    from nnsparse_stream.transforms import EvaluateRatings
+
+    found = []
+    for worker in (ModelWorker(), ModelWorker("cpu", GPU, "16GB")):
+        evaluate = EvaluateRatings(trained.run, trained.data, "test", worker=worker)
+        url = str(tmp_path / f"{len(found)}.json")
+        run_pipeline(lambda p, evaluate=evaluate, url=url: p | evaluate | beam.Map(_write, url), [])
+        found.append(Path(url).read_bytes())
+    assert found[0] == found[1]
+
+
+def test_the_job_for_dataflow_has_hints_where_a_model_runs(trained: Trained, tmp_path: Any) -> None:
+    """By the dry run of Beam's runner, after its own rewriting of the graph."""
+    pytest.importorskip("google.cloud.dataflow", reason="no client of Dataflow; the extra dev has it")
+    from nnsparse_stream.pipelines.running import run_pipeline
+    from nnsparse_stream.transforms import EvaluateRatings, ScoreRatings, TrainAutoencoder
+    from nnsparse_stream.transforms.score import ShardsToScore
+
+    def build(pipeline: beam.Pipeline) -> None:
+        _ = pipeline | TrainAutoencoder(request(trained, tmp_path / "run"), asked)
+        _ = pipeline | EvaluateRatings(trained.run, trained.data, "test", worker=asked)
+        score = ScoreRatings(trained.run, str(tmp_path), 2, top_k=3, folds=[0], worker=asked)
+        _ = pipeline | ShardsToScore(trained.data) | score
+
+    asked = worker("evaluate", "--model", trained.run)
+    flags = ["--project=my-project", "--region=europe-west1", "--sdk_location=container", "--sdk_container_image=image"]
+    places = [f"--{name}_location=gs://my-bucket/{name}" for name in ("staging", "temp")]
+    job = run_pipeline(build, ["--runner=DataflowRunner", *flags, *places, "--dry_run=True"]).job
+    assert hinted_steps(job.proto_pipeline.components) == {
+        "TrainAutoencoder/ParDo(_Train)",
+        "EvaluateRatings/Judge/ParDo(_JudgeShard)",
+        "ScoreRatings/Score",
+    }

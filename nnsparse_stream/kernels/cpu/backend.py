@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nnsparse_stream.kernels.backend import Backend, Factors
 from nnsparse_stream.kernels.cpu import item_weights, loops, updates
 from nnsparse_stream.kernels.cpu.best import CpuBest
-from nnsparse_stream.kernels.cpu.parts import by_rows
+from nnsparse_stream.kernels.cpu.threads import by_rows, share
 from nnsparse_stream.kernels.rules import SGD, Adagrad, Adam, Rule
 from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.sparse.rows import SparseRows
 
-# A sum of so many products takes some ten milliseconds, and is worth a start of threads.
-_MANY_PRODUCTS = 1 << 25
 # Rows whose sums of an item model's weights are made together: they stay in a processor's cache.
 _ROWS = 64
 
@@ -29,10 +28,8 @@ class CpuBackend(Backend):
 
     def transpose(self, rows: SparseRows) -> Transposed:
         """See `Backend.transpose`."""
-        rows.validate()
-        return Transposed(
-            *map(torch.from_numpy, loops.transpose(rows.offsets.numpy(), rows.columns.numpy(), rows.num_columns))
-        )
+        found = loops.transpose(rows.offsets.numpy(), rows.columns.numpy(), rows.num_columns)
+        return Transposed(*map(torch.from_numpy, found))
 
     def merge(self, first: Transposed, second: Transposed, num_rows: int) -> Transposed:
         """See `Backend.merge`."""
@@ -43,28 +40,22 @@ class CpuBackend(Backend):
     def weighted_sums(self, rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
         """See `Backend.weighted_sums`."""
         out = matrix.new_empty(rows.num_rows, matrix.shape[1])
-        arrays = (rows.columns.numpy(), weights.numpy(), matrix.numpy())
-        offsets, sums = rows.offsets.numpy(), out.numpy()
-
-        def add(first: int, last: int) -> None:
-            loops.weighted_sums(offsets[first : last + 1], *arrays, sums[first:last])
-
-        if rows.num_entries * matrix.shape[1] >= _MANY_PRODUCTS:
-            by_rows(add, rows.num_rows)
-        else:
-            add(0, rows.num_rows)
+        arrays = (rows.offsets, rows.columns, weights, matrix, out)
+        share(loops.weighted_sums, *(array.numpy() for array in arrays), cost=_cost(rows.num_entries, matrix))
         return out
 
     def products_at(self, at: SparseRows, code: Tensor, matrix: Tensor) -> Tensor:
         """See `Backend.products_at`."""
         out = matrix.new_empty(at.num_entries)
-        loops.products_at(at.offsets.numpy(), at.columns.numpy(), code.numpy(), matrix.numpy(), out.numpy())
+        arrays = (at.offsets, at.columns, code, matrix, out)
+        share(loops.products_at, *(array.numpy() for array in arrays), cost=_cost(at.num_entries, matrix))
         return out
 
     def own_products(self, by: Transposed, left: Tensor, right: Tensor) -> Tensor:
         """See `Backend.own_products`."""
         out = left.new_empty(len(by.order))
-        loops.own_products(*(array.numpy() for array in (by.columns, by.offsets, by.order, left, right, out)))
+        arrays = (by.columns, by.offsets, by.order, left, right, out)
+        share(loops.own_products, *(array.numpy() for array in arrays), cost=_cost(len(by.columns), left))
         return out
 
     def row_sums(self, rows: SparseRows, values: Tensor) -> Tensor:
@@ -79,12 +70,14 @@ class CpuBackend(Backend):
     def gradient_rows(self, factors: Factors) -> Tensor:
         """See `Backend.gradient_rows`."""
         out = factors.vectors.new_empty(len(factors.by.columns), factors.vectors.shape[1])
-        loops.gradient_rows(_arrays(factors), out.numpy())
+        share(loops.gradient_rows, _arrays(factors), out.numpy(), cost=_cost(len(factors.weights), factors.vectors))
         return out
 
     def squared_norm(self, factors: Factors) -> Tensor:
         """See `Backend.squared_norm`."""
-        return torch.tensor(loops.squared_norm(_arrays(factors)), dtype=factors.vectors.dtype)
+        squares = np.empty(len(factors.by.columns))
+        share(loops.squared_norms, _arrays(factors), squares, cost=_cost(len(factors.weights), factors.vectors))
+        return torch.tensor(squares.sum(), dtype=factors.vectors.dtype)
 
     def update(
         self,
@@ -101,12 +94,29 @@ class CpuBackend(Backend):
         held = {name: value.numpy() for name, value in state.items()}
         if isinstance(rule, SGD):
             velocity = held["velocity"] if held else matrix.new_empty(0, 0).numpy()
-            updates.sgd(*what, rule.lr, rule.momentum, velocity)
+            share(
+                updates.sgd, *what, rule.lr, rule.momentum, velocity, cost=_cost(len(factors.weights), factors.vectors)
+            )
         elif isinstance(rule, Adagrad):
-            updates.adagrad(*what, rule.lr, rule.eps, held["squares"])
+            share(
+                updates.adagrad,
+                *what,
+                rule.lr,
+                rule.eps,
+                held["squares"],
+                cost=_cost(len(factors.weights), factors.vectors),
+            )
         elif isinstance(rule, Adam):
             how = (rule.lr, rule.beta1, rule.beta2, rule.eps)
-            updates.adam(*what, *how, held["first"], held["second"], held["updates"])
+            share(
+                updates.adam,
+                *what,
+                *how,
+                held["first"],
+                held["second"],
+                held["updates"],
+                cost=_cost(len(factors.weights), factors.vectors),
+            )
         else:
             raise TypeError(f"there is no loop for {type(rule).__name__}")
 
@@ -149,3 +159,8 @@ def _arrays(factors: Factors) -> loops.Factors:
     by = factors.by
     held = (by.columns, by.offsets, by.order, by.rows, factors.weights, factors.vectors)
     return loops.Factors(*(array.numpy() for array in held))
+
+
+def _cost(entries: int, matrix: Tensor) -> int:
+    """Products at so many entries; to find a short row in memory takes as long as some."""
+    return entries * max(matrix.shape[1], 64)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nnsparse_stream.kernels.cpu.loops import Array, compiled
-from nnsparse_stream.kernels.cpu.parts import by_rows
+from nnsparse_stream.kernels.cpu.threads import by_rows
 from nnsparse_stream.sparse.rows import SparseRows
 
 # What the buffer of a row holds beside its 2k candidates.

@@ -1,8 +1,12 @@
 """Compiled loops over sparse rows on the CPU: products, gradients of distinct columns, and updates fused with them.
 
 Numba compiles each function for float32 or float64 on its first call and keeps the machine code in a cache on disk. The
-loops run on one thread and release the interpreter's lock. Nothing here checks its arguments: an index out of range
-reads or writes foreign memory, so `kernels` checks every block first.
+loops release the interpreter's lock. Nothing here checks its arguments: an index out of range reads or writes foreign
+memory, so `kernels` checks every block first.
+
+A loop with an argument `claimed` may run on several threads at once with the same arguments (`threads.share`): each
+claims pieces of consecutive rows, or distinct columns, until none is left. Nothing is summed across pieces, so that
+results do not depend on the number of threads, nor on which of them does what.
 
 No gradient row is ever written to memory by an update: it is summed in a buffer of one row, which stays in the
 processor's cache, and applied at once. That is where these loops beat the same steps by torch operations
@@ -27,6 +31,8 @@ from numpy.typing import NDArray
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
 _RADIX_BITS = 11
 _CACHE_LINE = 64
+# Rows and entries of a piece: enough to make up for what it takes to claim it, few enough for many threads.
+_PIECE = 256
 # How many rows ahead of its use a row is called into the cache: 2 takes half the time of none where the matrix does not
 # fit into the cache, 1 takes a fifth more, 4 no less.
 AHEAD = 2
@@ -74,6 +80,49 @@ def prefetch_row(matrix: Array, columns: Array, place: int) -> None:
             _prefetch(start + byte)
 
 
+def _emit_fetch_add(typing_context: Any, address: Any) -> Any:
+    """Adds 1 to the int64 at an address in one step, whatever other threads do, and returns what it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(64)
+        pointer = builder.inttoptr(arguments[0], number.as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(number, 1), "monotonic")
+
+    return numba.types.int64(numba.types.intp), generate
+
+
+_fetch_add: Any = intrinsic(_emit_fetch_add)
+
+
+@compiled
+def _start_of(piece: int, offsets: Array) -> int:
+    """Where a piece starts: the first row before which there are as many rows and entries as in the pieces before."""
+    low, high = 0, len(offsets) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if offsets[middle] + middle < piece * _PIECE:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
+def next_piece(offsets: Array, claimed: Array) -> tuple[int, int]:
+    """Claims rows (or places of distinct columns) `start:stop` for the calling thread; none where they are empty.
+
+    Args:
+        offsets: int32 (rows + 1,), where the entries of each start.
+        claimed: int64 (1,), the pieces that any thread has claimed; 0 before the first.
+    """
+    while True:
+        piece = _fetch_add(claimed.ctypes.data)
+        start, stop = _start_of(piece, offsets), _start_of(piece + 1, offsets)
+        # A row of more entries than a piece has is followed by pieces without a row.
+        if start < stop or start == len(offsets) - 1:
+            return start, stop
+
+
 class Factors(NamedTuple):
     """A row gradient as these loops read it: the row of a column is the sum of `weights[e] * vectors[row of e]`.
 
@@ -107,7 +156,9 @@ def transpose(offsets: Array, columns: Array, num_columns: int) -> tuple[Array, 
         `order` and `rows` (entries,), distinct columns and their offsets, all int32, as `Transposed` describes them.
     """
     num_entries = len(columns)
-    keys, order = columns, np.arange(num_entries).astype(np.int32)
+    keys, order = columns, np.empty(num_entries, np.int32)
+    for entry in range(num_entries):
+        order[entry] = entry
     starts = np.empty(1 << _RADIX_BITS, np.int64)
     shift = 0
     while shift == 0 or (num_columns - 1) >> shift > 0:
@@ -195,53 +246,64 @@ def _weighted_sum(first: int, last: int, columns: Array, weights: Array, matrix:
 
 
 @compiled
-def weighted_sums(offsets: Array, columns: Array, weights: Array, matrix: Array, out: Array) -> None:
+def weighted_sums(claimed: Array, offsets: Array, columns: Array, weights: Array, matrix: Array, out: Array) -> None:
     """For each row, sums `weights[e] * matrix[columns[e]]` over its entries into `out` (rows, units).
 
     With a block's values and the input matrix that encodes; with the gradient at the entries and the output matrix it
     is the gradient of the codes.
     """
-    for row in range(len(offsets) - 1):
-        start, end, total = offsets[row], offsets[row + 1], out[row]
-        if end - start <= _SUMMANDS:
-            _weighted_sum(start, end, columns, weights, matrix, total)
-            continue
-        wide = np.zeros(len(total))
-        for first in range(start, end, _SUMMANDS):
-            _weighted_sum(first, min(first + _SUMMANDS, end), columns, weights, matrix, total)
-            wide += total
-        total[:] = wide
+    start, stop = next_piece(offsets, claimed)
+    while start < stop:
+        for row in range(start, stop):
+            first, last, total = offsets[row], offsets[row + 1], out[row]
+            if last - first <= _SUMMANDS:
+                _weighted_sum(first, last, columns, weights, matrix, total)
+                continue
+            wide = np.zeros(len(total))
+            for entry in range(first, last, _SUMMANDS):
+                _weighted_sum(entry, min(entry + _SUMMANDS, last), columns, weights, matrix, total)
+                wide += total
+            total[:] = wide
+        start, stop = next_piece(offsets, claimed)
 
 
 @compiled
-def products_at(offsets: Array, columns: Array, code: Array, matrix: Array, out: Array) -> None:
+def products_at(claimed: Array, offsets: Array, columns: Array, code: Array, matrix: Array, out: Array) -> None:
     """Products `code[row] . matrix[column]` at each entry of a block, into `out` (entries,)."""
-    for row in range(len(offsets) - 1):
-        vector = code[row]
-        for entry in range(offsets[row], offsets[row + 1]):
-            prefetch_row(matrix, columns, entry + AHEAD)
-            weights = matrix[columns[entry]]
-            total = code.dtype.type(0)
-            for unit in range(len(vector)):
-                total += vector[unit] * weights[unit]
-            out[entry] = total
+    start, stop = next_piece(offsets, claimed)
+    while start < stop:
+        for row in range(start, stop):
+            vector = code[row]
+            for entry in range(offsets[row], offsets[row + 1]):
+                prefetch_row(matrix, columns, entry + AHEAD)
+                weights = matrix[columns[entry]]
+                total = code.dtype.type(0)
+                for unit in range(len(vector)):
+                    total += vector[unit] * weights[unit]
+                out[entry] = total
+        start, stop = next_piece(offsets, claimed)
 
 
 @compiled
-def own_products(columns: Array, offsets: Array, order: Array, left: Array, right: Array, out: Array) -> None:
+def own_products(
+    claimed: Array, columns: Array, offsets: Array, order: Array, left: Array, right: Array, out: Array
+) -> None:
     """Products of the rows of two matrices that an entry's column names, at each entry, into `out` (entries,).
 
     `columns`, `offsets` and `order` are those of the block's transpose.
     """
-    for index in range(len(columns)):
-        prefetch_row(left, columns, index + AHEAD)
-        prefetch_row(right, columns, index + AHEAD)
-        row, other = left[columns[index]], right[columns[index]]
-        total = left.dtype.type(0)
-        for unit in range(len(row)):
-            total += row[unit] * other[unit]
-        for place in range(offsets[index], offsets[index + 1]):
-            out[order[place]] = total
+    start, stop = next_piece(offsets, claimed)
+    while start < stop:
+        for index in range(start, stop):
+            prefetch_row(left, columns, index + AHEAD)
+            prefetch_row(right, columns, index + AHEAD)
+            row, other = left[columns[index]], right[columns[index]]
+            total = left.dtype.type(0)
+            for unit in range(len(row)):
+                total += row[unit] * other[unit]
+            for place in range(offsets[index], offsets[index + 1]):
+                out[order[place]] = total
+        start, stop = next_piece(offsets, claimed)
 
 
 @compiled
@@ -288,22 +350,26 @@ def gradient_row(factors: Factors, index: int, out: Array) -> None:
 
 
 @compiled
-def gradient_rows(factors: Factors, out: Array) -> None:
+def gradient_rows(claimed: Array, factors: Factors, out: Array) -> None:
     """The gradient rows of all distinct columns, into `out` (distinct, units)."""
-    for index in range(len(factors.columns)):
-        gradient_row(factors, index, out[index])
+    start, stop = next_piece(factors.offsets, claimed)
+    while start < stop:
+        for index in range(start, stop):
+            gradient_row(factors, index, out[index])
+        start, stop = next_piece(factors.offsets, claimed)
 
 
 @compiled
-def squared_norm(factors: Factors) -> float:
-    """The sum of the squares of all gradient rows; none of them is kept."""
+def squared_norms(claimed: Array, factors: Factors, out: Array) -> None:
+    """The sum of the squares of each gradient row, into `out`, float64 (distinct,); no gradient row is kept."""
     gradient = np.empty(factors.vectors.shape[1], factors.vectors.dtype)
-    norm = 0.0
-    for index in range(len(factors.columns)):
-        gradient_row(factors, index, gradient)
-        # Within a row in the gradient's precision, which vectorises; over the rows in float64.
-        total = gradient.dtype.type(0)
-        for unit in range(len(gradient)):
-            total += gradient[unit] * gradient[unit]
-        norm += total
-    return norm
+    start, stop = next_piece(factors.offsets, claimed)
+    while start < stop:
+        for index in range(start, stop):
+            gradient_row(factors, index, gradient)
+            # In the gradient's precision, which vectorises.
+            total = gradient.dtype.type(0)
+            for unit in range(len(gradient)):
+                total += gradient[unit] * gradient[unit]
+            out[index] = total
+        start, stop = next_piece(factors.offsets, claimed)
