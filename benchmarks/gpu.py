@@ -47,7 +47,7 @@ from gpu_steps import Size
 
 PARTS = ("copy", "checks", "steps", "profile", "lists", "feed")
 #: Seconds after which each part ends at the latest, if all before took as long as they may; `feed` has what is left.
-_ENDS = {"copy": 10, "checks": 60, "steps": 140, "profile": 155, "lists": 170}
+_ENDS = {"copy": 10, "checks": 75, "steps": 150, "profile": 162, "lists": 175}
 #: Seconds after which the data sets must have been made.
 _MAKING = 90
 
@@ -72,7 +72,7 @@ class Plan(NamedTuple):
 
 
 FULL = Plan(
-    (128, 1024, 4096), (3_706, 27_000, 100_000, 1_000_000), 512, 150, 100_000, (512, 1, 100, 1000), 1 << 31,
+    (128, 1024, 4096), (3_706, 27_000, 100_000, 1_000_000), 512, 150, 100_000, (512, 1), 1 << 31,
     (1024, 100_000), (1024, 27_000), (4096, 27_000, 100), 1_300_000, (1, 2, 4, 8, 16), 1024, 4,
 )  # fmt: skip
 QUICK = Plan((8,), (60, 200), 8, 5, 60, (8, 1), 1 << 16, (8, 60), (8, 60), (16, 300, 5), 3_000, (1, 2), 64, 2)

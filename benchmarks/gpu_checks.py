@@ -118,7 +118,7 @@ def checks(size: Size, device: torch.device, storage: torch.dtype, seed: int) ->
         }
         if "updates" in start:
             start["updates"].mul_(100).floor_()
-        for unit_rows in (False, True):
+        for unit_rows in (False, True) if isinstance(rule, Adam) else (False,):  # each kind takes time to compile
             matrix = torch.nn.functional.normalize(matrices[0].float()).to(storage) if unit_rows else matrices[0]
             found, exact = matrix.clone(), matrix.double()
             states = [{label: value.clone() for label, value in start.items()}]

@@ -107,3 +107,40 @@ def test_tritons_kernels_pass_the_checks(benchmark_of) -> None:
     with using("gpu"):
         found = list(checks.checks(steps.Size(2, 8, 3, 2), device, torch.float32, 5))
     assert [(name, error) for name, error, allowed in found if not error <= allowed] == []
+
+
+def test_an_interrupted_run_leaves_what_it_has(benchmark_of, monkeypatch, tmp_path: Path) -> None:
+    gpu = benchmark_of("gpu")
+
+    def interrupted(benchmark) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu.Benchmark, "steps", interrupted)
+    flags = ["--device", "cpu", "--quick", "--parts", "copy", "steps", "--json", str(tmp_path / "gpu.json")]
+    with pytest.raises(KeyboardInterrupt):
+        run(gpu, monkeypatch, *flags)
+    assert json.loads((tmp_path / "gpu.json").read_text())["copy, bytes/s"] > 0
+
+
+def test_steps_have_the_bars_of_their_sizes(benchmark_of) -> None:
+    def one(rows: int, columns: int, law: str, by: str, what: str, ms: float) -> dict[str, object]:
+        size = {"rows": rows, "columns": columns, "columns of": law, "optimiser": by}
+        return {**size, "what": what, "ms": ms, "floor, ms": 2.0}
+
+    found = [
+        one(rows, columns, law, by, "step", 3.0 if law == "uniform" else 4.0)
+        for rows in (128, 1024, 4096)
+        for columns in (3_706, 27_000, 100_000, 1_000_000)
+        for law in ("uniform", "zipf")
+        for by in ("sgd", "row_adam")
+    ]
+    found += [one(4096, columns, "uniform", "sgd", "dense", 90.0) for columns in (27_000, 100_000)]
+    bars = list(benchmark_of("gpu_table").bars(found))
+    assert [figure for name, figure, *bar in bars if name.startswith("dense")] == [30.0]
+    assert [figure for name, figure, *bar in bars if bar == [0.45, True]] == [3.0] * 8
+    assert [figure for name, figure, *bar in bars if bar == [1.8, True]] == [1.5] * 6
+    assert [name for name, _, *bar in bars if bar == [1.5, True]] == [
+        "step, 4096 rows, 100000 columns, uniform, row_adam / floor",
+        "step, 4096 rows, 1000000 columns, uniform, row_adam / floor",
+    ]
+    assert [figure for name, figure, *bar in bars if bar == [1.25, True]] == [pytest.approx(4 / 3)] * 24
