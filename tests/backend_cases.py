@@ -15,6 +15,8 @@ from nnsparse_stream.kernels.cpu.backend import CpuBackend
 from nnsparse_stream.kernels.reference.backend import ReferenceBackend
 from nnsparse_stream.sparse.rows import SparseRows
 
+#: The backends that take tensors of the CPU, by which `backends.using` knows them.
+ON_CPU = ("cpu", "reference")
 HAS_GPU = torch.cuda.is_available()
 
 

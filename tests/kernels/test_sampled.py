@@ -1,7 +1,8 @@
 import pytest
 import torch
-from paths import PATHS, path
+from backend_cases import ON_CPU
 
+from nnsparse_stream.kernels.backends import using
 from nnsparse_stream.kernels.operations import decode_at, transpose
 from nnsparse_stream.kernels.sampled import decode_columns, filled, places_among, sample_columns
 from nnsparse_stream.sparse.rows import SparseRows
@@ -32,11 +33,11 @@ def test_the_first_distinct_columns_of_a_stream_of_draws_are_taken(num_columns):
     assert sample_columns(num_columns, 250, torch.Generator().manual_seed(5)).tolist() == sorted(first)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_entries_find_their_places_among_sampled_columns_and_are_filled_there_with_no_gradient(name):
     dense = torch.tensor([[1.0, 0, 2, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 3, 0, 4, 5]], dtype=torch.float64)
     rows, columns = SparseRows.from_dense(dense), torch.tensor([1, 2, 5], dtype=torch.int32)
-    with path(name):
+    with using(name):
         places = places_among(columns, transpose(rows))
         assert places.tolist() == [-1, 1, 1, -1, 2]
         scores = torch.arange(9, dtype=torch.float64).view(3, 3).requires_grad_()
@@ -46,7 +47,7 @@ def test_entries_find_their_places_among_sampled_columns_and_are_filled_there_wi
         assert gradient.tolist() == [[0, 0, 4], [6, 8, 10], [12, 0, 0]]
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_gradients_of_sampled_columns_add_to_those_of_entries(name):
     generator = torch.Generator().manual_seed(1)
     code, weight, bias = (
@@ -55,7 +56,7 @@ def test_gradients_of_sampled_columns_add_to_those_of_entries(name):
     )
     rows = SparseRows.from_dense(torch.tensor([[1.0, 0, 2, 0, 0, 0], [0, 0, 3, 0, 4, 0]], dtype=torch.float64))
     columns = torch.tensor([1, 2, 5], dtype=torch.int32)
-    with path(name):
+    with using(name):
         sampled = decode_columns(code, weight, bias, columns)
         loss = sampled.square().sum() + decode_at(code, weight, bias, rows).sum()
         gradients = torch.autograd.grad(loss, (code, weight, bias))

@@ -6,10 +6,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from backend_cases import ON_CPU
 from hypothesis import given
 from hypothesis import strategies as st
-from paths import PATHS, path
 
+from nnsparse_stream.kernels.backends import using
 from nnsparse_stream.nn.linear import LinearConfig, LinearItemModel, item_weights
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -65,11 +66,11 @@ def test_a_matrix_that_is_not_positive_definite_is_refused():
         item_weights(torch.ones(3, 3), 0.0)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", ON_CPU)
 @given(cuts=st.sets(st.integers(1, 5)))
 def test_scores_are_sums_of_weights_and_popularity_where_there_is_nothing_to_sum(name, cuts):
     model = make_model()
-    with path(name):
+    with using(name):
         dense, bounds = expected(model), [0, *sorted(cuts), 6]
         tile = model.tiles(KNOWN)
         tiles = [tile(start, stop) for start, stop in pairwise(bounds)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from backend_cases import ON_CPU
 from hypothesis import given
 from hypothesis import strategies as st
-from paths import PATHS, path
 from ranked import SPECIAL, orders, sorted_whole
 
+from nnsparse_stream.kernels.backends import using
 from nnsparse_stream.nn.ranking import Eligible, best_columns
 from nnsparse_stream.sparse.rows import SparseRows
 
@@ -22,7 +23,7 @@ def check(name: str, scores: np.ndarray, rated: list[list[int]], eligible: np.nd
     rows = [(torch.tensor(columns, dtype=torch.int64), torch.zeros(len(columns))) for columns in rated]
     known = SparseRows.from_rows(rows, scores.shape[1])
     dense = torch.from_numpy(scores)
-    with path(name):
+    with using(name):
         found = best_columns(lambda start, stop: dense[:, start:stop].clone(), known, everywhere(eligible), k, tile)
     able = set(np.flatnonzero(~eligible).tolist())
     expected = sorted_whole(scores, [able.union(columns) for columns in rated], k)
@@ -30,7 +31,7 @@ def check(name: str, scores: np.ndarray, rated: list[list[int]], eligible: np.nd
     assert found[1].tolist() == expected[1]
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", ON_CPU)
 @given(data=st.data(), k=st.integers(1, 12), tile=st.integers(1, 30), width=st.integers(1, 25))
 def test_any_scores_with_ties_in_any_tiles(name, data, k, tile, width):
     values = st.one_of(st.integers(-3, 3), st.sampled_from(SPECIAL))
@@ -42,7 +43,7 @@ def test_any_scores_with_ties_in_any_tiles(name, data, k, tile, width):
     check(name, scores.reshape(rows, width), rated, np.array(eligible), k, tile)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", ON_CPU)
 @pytest.mark.parametrize("kind", orders(np.random.default_rng(0), 1))
 @pytest.mark.parametrize("k", [1, 40, 2000])
 def test_orders_of_scores_that_fill_the_buffer_of_candidates(name, kind, k):
@@ -53,7 +54,7 @@ def test_orders_of_scores_that_fill_the_buffer_of_candidates(name, kind, k):
     check(name, scores, rated, eligible, k, 1024)
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_tiles_without_an_eligible_column_are_not_scored(name):
     eligible = np.zeros(10, dtype=bool)
     eligible[5] = True
@@ -63,7 +64,7 @@ def test_tiles_without_an_eligible_column_are_not_scored(name):
         scored.append(start)
         return torch.ones(1, stop - start)
 
-    with path(name):
+    with using(name):
         columns, scores = best_columns(
             score, SparseRows.from_rows([(torch.tensor([0]), torch.ones(1))], 10), everywhere(eligible), 3, 2
         )

@@ -1,9 +1,10 @@
 import pytest
 import torch
-from paths import PATHS, path
+from backend_cases import ON_CPU
 from strategies import random_rows
 from torch.nn.functional import normalize
 
+from nnsparse_stream.kernels.backends import using
 from nnsparse_stream.kernels.operations import transpose
 from nnsparse_stream.kernels.row_gradient import RowGradient
 from nnsparse_stream.nn.ranking_losses import LOSSES, Negatives
@@ -87,14 +88,14 @@ def dense_loss(name, observed, sampled, rows, weights):
 
 @EACH
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", ON_CPU)
 @pytest.mark.parametrize("hidden", [False, True])
 def test_losses_and_gradients_equal_those_of_each_row_without_its_entry(kind, loss, name, hidden):
     model, rows = model_of(kind), minibatch()
     weights = torch.linspace(0.5, 2, rows.num_entries, dtype=torch.float64)
     visible = torch.arange(rows.num_entries) % 3 > 0 if hidden else torch.ones(rows.num_entries, dtype=torch.bool)
     of_rows = torch.linspace(1, 2, rows.num_rows, dtype=torch.float64)
-    with path(name):
+    with using(name):
         transposed = transpose(rows)
         estimates = model.estimate(rows, SAMPLED, transposed, visible if hidden else None)
         observed, sampled = dense_estimates(model, rows, visible)
