@@ -8,7 +8,7 @@ from torch import Tensor
 from nnsparse_stream.kernels.backend import Factors
 from nnsparse_stream.kernels.gpu import products, segments, transposition, updates
 from nnsparse_stream.kernels.gpu.best import GpuBest
-from nnsparse_stream.kernels.reference.backend import ReferenceBackend
+from nnsparse_stream.kernels.reference.backend import ReferenceBackend, merged_entries
 from nnsparse_stream.kernels.rules import Rule
 from nnsparse_stream.kernels.transposed import Transposed
 from nnsparse_stream.sparse.rows import SparseRows
@@ -32,16 +32,10 @@ class GpuBackend(ReferenceBackend):
 
     def merge(self, first: Transposed, second: Transposed, num_rows: int) -> Transposed:
         """See `Backend.merge`; there are as many places as both have."""
-        columns = torch.cat(
-            [block.columns.repeat_interleave(block.counts(), output_size=len(block.order)) for block in (first, second)]
-        )
-        columns, order = torch.sort(columns, stable=True)
-        rows = torch.cat([first.rows, second.rows + num_rows])[order]
-        entries = torch.cat([first.order, second.order + len(first.order)])[order]
+        columns, order, rows = merged_entries(first, second, num_rows)
         with torch.cuda.device_of(columns):
-            return Transposed(
-                entries, rows, *transposition.places_of(columns, len(first.columns) + len(second.columns))
-            )
+            places = transposition.places_of(columns, len(first.columns) + len(second.columns))
+        return Transposed(order, rows, *places)
 
     def weighted_sums(self, rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
         """See `Backend.weighted_sums`."""

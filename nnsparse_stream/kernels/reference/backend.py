@@ -42,11 +42,8 @@ class ReferenceBackend(Backend):
 
     def merge(self, first: Transposed, second: Transposed, num_rows: int) -> Transposed:
         """See `Backend.merge`."""
-        rows, order = second.rows + num_rows, second.order + len(first.order)
-        columns = torch.cat([block.columns.repeat_interleave(block.counts()) for block in (first, second)])
-        columns, places = torch.sort(columns, stable=True)
+        columns, order, rows = merged_entries(first, second, num_rows)
         distinct, counts = torch.unique_consecutive(columns, return_counts=True)
-        rows, order = torch.cat([first.rows, rows])[places], torch.cat([first.order, order])[places]
         return Transposed(order, rows, distinct, offsets_of(counts))
 
     def weighted_sums(self, rows: SparseRows, weights: Tensor, matrix: Tensor) -> Tensor:
@@ -130,6 +127,15 @@ class ReferenceBackend(Backend):
             dense = self.item_sums(rows[start : start + _ROWS], weights)(0, weights.shape[1])
             out[first:last] = dense[block.row_indices().long(), block.columns.long().clamp(min=0)]
         return out.masked_fill_(at.columns < 0, 0.0)
+
+
+def merged_entries(first: Transposed, second: Transposed, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The entries of a block of `num_rows` rows and of another one behind it, by column: columns, order, rows (int32)."""
+    blocks = (first, second)
+    columns = torch.cat([b.columns.repeat_interleave(b.counts(), output_size=len(b.order)) for b in blocks])
+    columns, places = torch.sort(columns, stable=True)
+    order = torch.cat([first.order, second.order + len(first.order)])[places]
+    return columns, order, torch.cat([first.rows, second.rows + num_rows])[places]
 
 
 def _in_use(columns: Tensor, matrix: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
