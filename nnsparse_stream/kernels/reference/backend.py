@@ -132,7 +132,7 @@ class ReferenceBackend(Backend):
 
 
 def merged_entries(first: Transposed, second: Transposed, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries of a block of `num_rows` rows and of another one behind it, by column: columns, order, rows (int32)."""
+    """The entries of a block of `num_rows` rows and one behind it, by column: their columns, order and rows (int32)."""
     blocks = (first, second)
     columns = torch.cat([b.columns.repeat_interleave(b.counts(), output_size=len(b.order)) for b in blocks])
     columns, places = torch.sort(columns, stable=True)
