@@ -85,8 +85,9 @@ def _kernels() -> str:
     """What the loops of training run by on a GPU."""
     from nnsparse_stream.kernels.backends import gpu_backend
 
-    if gpu_backend() is None:
-        return "kernels for cuda: triton cannot be imported, torch operations serve (right, and several times slower)"
+    found = gpu_backend()
+    if isinstance(found, str):
+        return f"kernels for cuda: {found}, torch operations serve (right, and several times slower)"
     return f"kernels for cuda: triton {importlib.metadata.version('triton')}"
 
 
