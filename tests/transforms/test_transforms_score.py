@@ -17,6 +17,7 @@ from nnsparse_stream.pipelines.running import IN_PROCESS_RUNNER
 from nnsparse_stream.scoring.blend import named_models
 from nnsparse_stream.training.checkpoint import load_model
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
+from nnsparse_stream.transforms.model_worker import ModelWorker
 
 
 def arguments(*flags: str) -> argparse.Namespace:
@@ -32,7 +33,7 @@ def shuffles_of(args: argparse.Namespace) -> dict[str, list]:
     rows, candidates = (score._id_files(args, checkpoint, flag) for flag in ("rows", "candidates"))
     nnsparse_stream.transforms.coders.register()
     pipeline = beam.Pipeline(IN_PROCESS_RUNNER)
-    scoring.build_scoring(pipeline, args, models, ratings, pairs, rows, candidates, 3)
+    scoring.build_scoring(pipeline, args, models, ratings, pairs, rows, candidates, 3, (), ModelWorker())
     found = coders_of_shuffles(pipeline)
     assert not [label for label, parts in found.items() if falls_back(parts)]
     return found

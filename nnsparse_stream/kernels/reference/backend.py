@@ -63,6 +63,8 @@ class ReferenceBackend(Backend):
             return zeros
         columns, matrix = _in_use(at.columns, matrix, code.dtype)
         shape = (at.num_rows, len(matrix))
+        if at.num_entries > at.num_rows * len(matrix):  # columns occur twice, and so often torch takes no structure
+            return torch.linalg.vecdot(code[at.row_indices()], matrix[columns.long()])
         structure = torch.sparse_csr_tensor(at.offsets, columns, zeros, shape, check_invariants=False)
         return torch.sparse.sampled_addmm(structure, code, matrix.t(), beta=0.0).values()
 
