@@ -84,11 +84,11 @@ def _devices() -> list[str]:
 
 def _kernels() -> str:
     """What the loops of training run by on a GPU."""
-    try:
-        importlib.import_module("nnsparse_stream.kernels.gpu.backend")
-    except ImportError as error:
-        why = " ".join(str(error).split())
-        return f"kernels for cuda: torch operations (right, and several times slower), not triton's: {why}"
+    from nnsparse_stream.kernels.backends import gpu_backend
+
+    found = gpu_backend()
+    if isinstance(found, str):
+        return f"kernels for cuda: {found}, torch operations serve (right, and several times slower)"
     return f"kernels for cuda: triton {importlib.metadata.version('triton')}"
 
 

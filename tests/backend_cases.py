@@ -59,7 +59,7 @@ def _cases() -> list[Case]:
     found = [(CpuBackend(), "cpu"), (ReferenceBackend(), "cpu")]
     if HAS_GPU:
         found.append((ReferenceBackend(), "cuda"))
-    if gpu := gpu_backend():
+    if not isinstance(gpu := gpu_backend(), str):
         found.append((gpu, "cuda" if HAS_GPU else "cpu"))  # on the CPU by Triton's interpreter: see conftest.py
     dtypes = (torch.float64, torch.float32, torch.bfloat16)
     return [Case(*backend, dtype) for backend in found for dtype in dtypes if dtype in backend[0].dtypes]

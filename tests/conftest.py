@@ -17,7 +17,7 @@ from samples import Trained, command
 from nnsparse_stream.storage import retries
 
 # Triton reads it once, when it is imported: without a GPU its kernels run by the interpreter, on tensors of the CPU.
-if not Path("/dev/nvidia0").exists():
+if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ["TRITON_INTERPRET"] = "1"
 
 # How long an example takes is the machine's affair, not the test's. `--hypothesis-profile=thorough` tries many more.

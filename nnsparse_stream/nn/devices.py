@@ -14,7 +14,8 @@ import torch
 
 from nnsparse_stream.errors import InputError
 
-# By device, the open files whose locks say that this process uses it; the system frees them when it ends, however.
+# By device, the open file whose lock says that this process uses it; the system frees it when it ends, however. -1 for
+# none.
 _held: dict[torch.device, int] = {}
 _choosing = threading.Lock()
 
@@ -44,7 +45,12 @@ def pick_device(name: str) -> torch.device:
         mine = [device for device in _held if device.index in wanted]
         if mine:
             return mine[0]
-        index, lock = take([_identity(index) for index in wanted])
+        try:
+            index, lock = take([_identity(index) for index in wanted])
+        except InputError:
+            if not colon:
+                raise
+            index, lock = 0, -1  # that other processes cannot see it is no reason not to use the one that is named
         device = torch.device("cuda", wanted[index])
         _held[device] = lock
         return device

@@ -24,6 +24,7 @@ are smaller than the distance of two bfloat16 numbers, and rounding to the neare
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -65,6 +66,16 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
     def state_dtype(parameter: Tensor) -> torch.dtype:
         """The dtype of a parameter's state."""
         return torch.float32 if parameter.dtype == torch.bfloat16 else parameter.dtype
+
+    def missing_state_bytes(self) -> int:
+        """What the state of the parameters will take that have not been updated yet."""
+        return sum(
+            math.prod(shape) * self.state_dtype(parameter).itemsize
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter not in self.state
+            for shape in self.state_shapes(parameter, group).values()
+        )
 
     def _state_of(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """A parameter's state; 0 before its first update.

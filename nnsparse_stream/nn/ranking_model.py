@@ -197,7 +197,8 @@ class RankingAutoencoder(FactorModel):
             codes, self.output_matrix[columns], self.decoder_bias[columns]
         )
         untrained = self.untrained(columns)
-        return scores if untrained is None else scores.masked_fill_(untrained, lowest)
+        # Not by `masked_fill_`, which on a GPU takes a tensor's value by waiting for it.
+        return scores if untrained is None else torch.where(untrained, lowest, scores, out=scores)
 
     @torch.no_grad()
     def predict_at(self, known: SparseRows, at: SparseRows, clip: bool = True) -> Tensor:

@@ -21,7 +21,7 @@ def cached_bytes(manifest: Manifest) -> int:
     return 8 * manifest.fold_entries["train"]
 
 
-def choose_cache(wanted: str | None, size: int, device: torch.device) -> tuple[str, str]:
+def choose_cache(wanted: str | None, size: int, device: torch.device, reserved: int = 0) -> tuple[str, str]:
     """Where a training fold is to stay: on a GPU if it fits there, else on the host if it fits there, else nowhere.
 
     It fits where it takes no more than `SHARE` of the memory that is free.
@@ -30,6 +30,7 @@ def choose_cache(wanted: str | None, size: int, device: torch.device) -> tuple[s
         wanted: one of `PLACES`, whether it fits or not; None: what fits.
         size: bytes of the fold.
         device: the training device, with the model on it.
+        reserved: bytes that training will take there and has not yet: the optimiser's state.
 
     Returns:
         One of `PLACES`, and what is to be told of it.
@@ -39,7 +40,10 @@ def choose_cache(wanted: str | None, size: int, device: torch.device) -> tuple[s
     """
     on_gpu = device.type == "cuda"
     free = {"host": free_memory(Path("/"))}
-    free["device"] = torch.cuda.mem_get_info(device)[0] if on_gpu else free["host"]
+    if on_gpu:
+        free["device"] = max(torch.cuda.mem_get_info(device)[0] - reserved, 0)
+    else:
+        free["host"] = free["device"] = None if free["host"] is None else max(free["host"] - reserved, 0)
     places = ("device", "host") if on_gpu else ("host",)
     fitting = (place for place in places if (room := free[place]) is not None and size <= SHARE * room)
     place = wanted or next(fitting, "none")

@@ -55,7 +55,7 @@ class StepRun(Run):
         self.trainer = Trainer(checkpoint, recipe, request.seed, device, layer)
         batchifier = Batchifier(recipe.batch_rows, recipe.batch_entries)
         size = cached_bytes(dataset.manifest)
-        cache, told = choose_cache(request.cache, size, device)
+        cache, told = choose_cache(request.cache, size, device, self.trainer.optimizer.missing_state_bytes())
         progress.cache_chosen(size, told)
         self.stream = TrainingStream(dataset, request.seed, batchifier, device, cache)
         self.shards = self.stream.shards

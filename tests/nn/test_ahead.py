@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from elsewhere import DEVICE, elsewhere
 from torch import Tensor
 
 from nnsparse_stream.nn.ahead import ahead, sent
@@ -57,7 +58,7 @@ def test_no_blocks_have_no_results(device: torch.device) -> None:
     assert list(ahead([], lambda _: (), device)) == []
 
 
-def models() -> Iterator[Model]:
+def models(device: torch.device = GPU) -> Iterator[Model]:
     """Models of 5,000 columns of which the last has no training entry."""
     generator = torch.Generator().manual_seed(1)
     config = AutoencoderConfig(5000, (16,), output_activation="identity", input_scale=3.0, row_offset=True)
@@ -67,13 +68,24 @@ def models() -> Iterator[Model]:
         RankingAutoencoder(RankingConfig(5000, 100, 16), generator),
     ):
         model.column_counts[:-1] = 3
-        yield model.to(GPU)
+        yield model.to(device)
 
 
 def rows(number: int) -> SparseRows:
     generator = torch.Generator().manual_seed(number)
     columns = torch.randint(5000, (30 * 8,), generator=generator).view(30, 8).sort(1).values.flatten()
     return SparseRows(torch.arange(0, 241, 8), columns, torch.rand(240, generator=generator), 5000)
+
+
+def test_scores_stay_on_their_device_and_nothing_waits_for_it() -> None:
+    for model in models(DEVICE):
+        known = rows(1).to(DEVICE)
+        with elsewhere(waits=True):
+            counts = model.host_counts
+        counts[-1] = 0
+        with elsewhere():
+            found = *model.top_k(known, 50), model.predict_at(known, known)
+        assert {tensor.device for tensor in found} == {DEVICE}
 
 
 @needs_gpu

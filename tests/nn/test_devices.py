@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.nn import devices
 from nnsparse_stream.nn.devices import holders, pick_device, take
 
 HOLD = """
@@ -89,6 +90,20 @@ def test_every_user_may_take_a_device_and_another_ones_file_counts_as_taken(
     assert holders("a", directory) == 1
     with pytest.raises(InputError, match="Permission denied"):
         take(["c"], directory)  # no file is there: the directory is another user's
+
+
+def test_a_gpu_that_is_named_is_used_also_where_no_lock_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(devices, "_held", {})
+    monkeypatch.setattr(devices, "_directory", lambda: tmp_path / "file")
+    monkeypatch.setattr(devices, "_identity", str)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="name one by `device`"):
+        pick_device("auto")
+    assert pick_device("cuda:1") == pick_device("auto") == torch.device("cuda", 1)
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:", "cuda:x", "cpu:0", "cuda:-1", "auto:1"])

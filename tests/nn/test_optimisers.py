@@ -311,3 +311,12 @@ def test_the_formulas_of_scaled_decay_and_unit_rows():
     RowSGD([{"params": [unit], "unit_rows": True}], lr=0.5).step()
     moved = row - 0.5 * (gradient - (gradient * row).sum() * row)
     torch.testing.assert_close(unit.detach(), moved / moved.norm())
+
+
+def test_the_state_that_is_still_to_come_is_told_in_bytes():
+    weight, bias = nn.Parameter(torch.ones(30, 4)), nn.Parameter(torch.ones(5))
+    optimizer = RowAdam([weight, bias], second_moment="row")
+    assert optimizer.missing_state_bytes() == 4 * (30 * 4 + 30 + 30 + 5 + 5 + 5)
+    weight.sum().backward()
+    optimizer.step()
+    assert optimizer.missing_state_bytes() == 4 * 15

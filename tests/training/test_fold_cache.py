@@ -58,6 +58,7 @@ def test_a_fold_stays_where_it_fits(monkeypatch):
     assert choose_cache(None, 1_000_000, CPU) == ("host", "stays in memory, of which 2 MB are free")
     too_large = "read in every epoch, since it takes more than 50% of the free memory"
     assert choose_cache(None, 1_000_001, CPU) == ("none", too_large)
+    assert choose_cache(None, 500_001, CPU, reserved=1_000_000) == ("none", too_large)
     assert choose_cache("none", 1, CPU) == ("none", "read in every epoch")
     assert choose_cache("device", 1_500_000, CPU)[0] == "device"
     with pytest.raises(InputError, match=r"`cache` host: the training fold takes 3 MB, and 2 MB of memory are free"):

@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from elsewhere import DEVICE, elsewhere
 from steps import CASES, minibatch, tensors_of, trainer_of
 from torch import Tensor
 from waits import never_waiting
@@ -44,6 +45,15 @@ def test_no_step_waits_or_adds_up_in_any_order_and_padding_changes_nothing(case:
     assert all(value.dtype == torch.float64 and value.dim() == 0 for terms in sums for value in terms.values())
     assert all(map(torch.equal, tensors_of(ours), tensors_of(reference)))
     assert not all(map(torch.equal, tensors_of(ours), tensors_of(trainer_of(case, torch.device("cpu")))))
+
+
+@EACH
+def test_a_step_keeps_to_its_device(case: str) -> None:
+    with elsewhere(waits=True):
+        trainer, batch = trainer_of(case, DEVICE), minibatch(0).to(DEVICE)
+    with elsewhere():
+        sums = trainer.train_batch(batch, 0.01, 0.2)
+    assert {tensor.device for tensor in (*tensors_of(trainer), *sums.values())} == {DEVICE}
 
 
 @contextmanager
