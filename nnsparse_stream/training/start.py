@@ -17,6 +17,7 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.devices import pick_device
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
+from nnsparse_stream.training.changes import CHANGE_FILES
 from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
 from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
 from nnsparse_stream.training.growth import recipe_of_run
@@ -47,6 +48,7 @@ CONTENTS = (
     EVENTS_FILE,
     "report.html",
     SUMS_FILES,
+    CHANGE_FILES,
 )
 COMPLETING = "run.json"
 
@@ -218,6 +220,7 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: st
         "cursor": list(Cursor()),
         "sums": no_sums(),
         "step": 0,
+        "rounds": None,
         "best": None,
         "history": [],
     }
