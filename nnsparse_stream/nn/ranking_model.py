@@ -104,6 +104,16 @@ class RankingAutoencoder(FactorModel):
         self.decoder_bias = nn.Parameter(torch.zeros(config.num_columns))
 
     @property
+    def column_tensors(self) -> frozenset[str]:
+        """See `Model.column_tensors`."""
+        return super().column_tensors | {"encoder", "decoder_bias"} | (set() if self.config.tied else {"decoder"})
+
+    @property
+    def unit_row_tensors(self) -> frozenset[str]:
+        """See `Model.unit_row_tensors`."""
+        return frozenset() if self.config.temperature is None else frozenset({"encoder"})
+
+    @property
     def output_matrix(self) -> Tensor:
         """What decodes, (columns, units)."""
         return self.encoder if self.config.tied else self.decoder

@@ -18,6 +18,7 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.devices import pick_device
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
+from nnsparse_stream.training.changes import CHANGE_FILES
 from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
 from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
 from nnsparse_stream.training.growth import recipe_of_run
@@ -40,7 +41,7 @@ from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 #: Sums over the rows that workers have added up for this run; removed at its end.
 SUMS_FILES = "_sums/part-#.bin"
 #: What workers of a run in rounds leave for each other; removed when it is used.
-ROUND_FILES = ("_rounds/survey-#.bin", "_rounds/step-#/change-#-#.safetensors")
+ROUND_FILES = ("_rounds/survey-#.bin", CHANGE_FILES)
 #: Patterns of the files that training writes, and the one that makes a run whole; for `OutputDirectory`.
 CONTENTS = (
     *(f"checkpoints/step-#/{name}" for name in FILES),
@@ -295,9 +296,9 @@ def fresh(opening: Opening, column_counts: np.ndarray) -> Checkpoint:
         "cursor": list(Cursor()),
         "sums": no_sums(),
         "step": 0,
+        "rounds": None,
         "best": None,
         "history": [],
-        "rounds": None,
     }
     return Checkpoint(step_directory(request.output, 0), state, model)
 
