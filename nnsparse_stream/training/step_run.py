@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from nnsparse_stream.data.dataset import Dataset
-from nnsparse_stream.data.shard_reader import Survey
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.nn.optimisers import RowOptimizer
@@ -26,6 +25,7 @@ from nnsparse_stream.training.recipe import StepRecipe
 from nnsparse_stream.training.run import Run, TrainingRequest
 from nnsparse_stream.training.steps import Trainer
 from nnsparse_stream.training.stream import Minibatch, TrainingStream
+from nnsparse_stream.training.survey import Survey
 
 #: Steps after which losses are read from the device, at the latest. A reading waits until all steps before are done,
 #: and the device then waits for the next one: often enough to hear of a divergence, too seldom to be noticed.
