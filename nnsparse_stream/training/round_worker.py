@@ -18,15 +18,15 @@ from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.nn.devices import pick_device
 from nnsparse_stream.nn.model import Model
-from nnsparse_stream.training.changes import write_change
+from nnsparse_stream.training.changes import changes_directory, write_change
 from nnsparse_stream.training.checkpoint import Checkpoint, load_tensors, write_optimizer
 from nnsparse_stream.training.fold_cache import choose_cache, free_memory
 from nnsparse_stream.training.objectives import recipe_from_json
 from nnsparse_stream.training.order import Cursor
-from nnsparse_stream.training.parts import read_into
+from nnsparse_stream.training.parts import part_range, read_part
 from nnsparse_stream.training.progress import peak_memory
 from nnsparse_stream.training.recipe import StepRecipe
-from nnsparse_stream.training.rounds import Told, awaiting_end, base_of, round_folder, sums_told
+from nnsparse_stream.training.rounds import Told, awaiting_end, base_of, sums_told
 from nnsparse_stream.training.run import TrainingRequest, no_sums
 from nnsparse_stream.training.shares import shares
 from nnsparse_stream.training.state import CheckpointState, step_directory
@@ -110,9 +110,18 @@ class RoundWorker:
     def model(self, checkpoint: CheckpointState) -> Model:
         """The replica, with the weights of a checkpoint."""
         if self._model_step != checkpoint.state["step"]:
-            read_into(self.trainer.model, checkpoint)
+            for part in range(self._parts):
+                self._take(part, read_part(checkpoint, part))
             self._model_step = int(checkpoint.state["step"])
         return self.trainer.model
+
+    @torch.no_grad()
+    def _take(self, part: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes the weights of a part of the model."""
+        model = self.trainer.model
+        rows, held = part_range(model.num_columns, self._parts, part), model.state_dict()
+        for name, values in tensors.items():
+            (held[name][rows] if name in model.column_tensors else held[name]).copy_(values)
 
     def train(self, base: CheckpointState, number: int) -> Told:
         """Trains a round.
@@ -145,7 +154,7 @@ class RoundWorker:
             self._epoch_ended = False
             if epoch < recipe.all_epochs:
                 self.trainer.begin(recipe.stage(epoch + 1).layer)
-        folder, url = round_folder(self._request.output, number), step_directory(self._request.output, number)
+        folder, url = changes_directory(self._request.output, number), step_directory(self._request.output, number)
         changes = [write_change(folder, self._worker, part, self._parts, model, touched) for part in range(self._parts)]
         optimizer = write_optimizer(url, self.trainer.optimizer, self._worker, self._workers)
         self.after, self.fingerprint = number, optimizer.sha256

@@ -24,7 +24,7 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.nn.devices import pick_device
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.training.changes import change_file, merge_part
+from nnsparse_stream.training.changes import change_name, changes_directory, merge_part
 from nnsparse_stream.training.objective import StepObjective
 from nnsparse_stream.training.objectives import objective_of, recipe_from_json
 from nnsparse_stream.training.order import Cursor
@@ -37,7 +37,7 @@ from nnsparse_stream.training.run import (
     remove_old_checkpoints,
     write_metrics,
 )
-from nnsparse_stream.training.shares import shares, survey_shares
+from nnsparse_stream.training.shares import shares
 from nnsparse_stream.training.start import (
     ROUND_FILES,
     complete_run,
@@ -48,6 +48,7 @@ from nnsparse_stream.training.start import (
 )
 from nnsparse_stream.training.state import CheckpointState, checkpoints_of, read_state, step_directory, write_state
 from nnsparse_stream.training.step_sums import diverged
+from nnsparse_stream.training.survey import survey_shards
 from nnsparse_stream.training.tensor_files import TensorFile
 from nnsparse_stream.training.worker_recipe import worker_recipe
 
@@ -59,11 +60,6 @@ def last_done(output: str) -> int:
     """The last round of a run whose checkpoint is whole; -1 where there is none, and 0 where it has just begun."""
     found = checkpoints_of(output)
     return int(found[-1].rpartition("-")[2]) if found else -1
-
-
-def round_folder(output: str, number: int) -> str:
-    """Where the changes of a round lie until they are merged."""
-    return storage.join(output, "_rounds", f"step-{number:09d}")
 
 
 def base_of(request: TrainingRequest, number: int, job: str | None) -> CheckpointState | None:
@@ -126,10 +122,11 @@ def survey_rows(request: TrainingRequest, worker: int, job: str) -> Told | None:
     if last_done(request.output) >= 0:
         return None
     dataset = Dataset(request.data)
-    found = survey_shares(dataset, range(worker, len(dataset.shards), request.workers), request.workers)
+    divided = shares(dataset.manifest, request.workers)
+    found = survey_shards(dataset, range(worker, len(dataset.shards), request.workers), divided)
     counts = storage.join(request.output, "_rounds", f"survey-{worker:05d}.bin")
     storage.write_file(counts, found.column_counts.astype("<i8").tobytes())
-    return {"worker": worker, "entries": found.entries.tolist(), "device": str(pick_device(request.device))}
+    return {"worker": worker, "entries": found.share_entries.tolist(), "device": str(pick_device(request.device))}
 
 
 def begin_rounds(request: TrainingRequest, surveys: Sequence[Told | None], job: str) -> None:
@@ -201,9 +198,9 @@ def merge_round(
     workers = base.state["rounds"]["workers"]
     if [one["worker"] for one in told] != list(range(workers)):
         raise InputError(f"{request.output}: round {number} has changes of {len(told)} workers of {workers}")
-    folder, url = round_folder(request.output, number), step_directory(request.output, number)
-    changes = [(change_file(folder, one["worker"], part), TensorFile(**one["change"])) for one in told]
-    file = merge_part(base, part, changes, url, number)
+    folder, url = changes_directory(request.output, number), step_directory(request.output, number)
+    changes = [(storage.join(folder, change_name(one["worker"], part)), TensorFile(**one["change"])) for one in told]
+    file = merge_part(base, part, changes, url, "touched", int(base.state["seed"]))
     return {"part": part, "file": _noted(file), "trained": told if part == 0 else None}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nnsparse_stream.data.dataset import Dataset
-from nnsparse_stream.data.shard_reader import ShardReader, Survey
+from nnsparse_stream.data.shard_reader import ShardReader
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.judging import judge_batch
 from nnsparse_stream.evaluation.metric_sums import MetricSums
@@ -27,6 +27,7 @@ from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress, peak_memory
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.state import checkpoints_of, step_directory
+from nnsparse_stream.training.survey import Survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
 from nnsparse_stream.training.worker_recipe import default_rounds
 

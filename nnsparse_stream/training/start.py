@@ -13,7 +13,6 @@ import torch
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.features import VOCABULARY, FeatureVocabulary
 from nnsparse_stream.data.manifest import vocabulary_fingerprint
-from nnsparse_stream.data.shard_reader import survey
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.devices import pick_device
 from nnsparse_stream.storage import files as storage
@@ -36,6 +35,7 @@ from nnsparse_stream.training.state import (
     step_directory,
 )
 from nnsparse_stream.training.step_run import StepRun
+from nnsparse_stream.training.survey import Survey, survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
 #: Sums over the rows that workers have added up for this run; removed at its end.

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 import torch
 
 from nnsparse_stream.data.dataset import Dataset
-from nnsparse_stream.data.shard_reader import Survey
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.nn.optimisers import RowOptimizer
@@ -25,6 +24,7 @@ from nnsparse_stream.training.run import Run, TrainingRequest
 from nnsparse_stream.training.step_sums import READ_STEPS, StepSums, diverged
 from nnsparse_stream.training.steps import Trainer
 from nnsparse_stream.training.stream import Minibatch, TrainingStream
+from nnsparse_stream.training.survey import Survey
 
 
 class StepRun(Run):
