@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
@@ -27,7 +27,7 @@ class TrainRounds(beam.PTransform):
         worker: the hints of the steps that run a model; its device is the request's.
         job: what makes several of these one run: where an engine makes work again, and where a driver goes on with
             further rounds, it is the same name. Another one takes up a run by `request.resume`.
-        rounds: numbers of the rounds, from 1 on, in order.
+        rounds: numbers of the rounds, from 1 on; those before are done.
 
     Returns:
         A PCollection of one dictionary: what `nnsparse_stream.training.start.train` returns.
@@ -36,7 +36,7 @@ class TrainRounds(beam.PTransform):
         InputError: when the pipeline is built: a hint is none; in a worker: what `start.train` raises.
     """
 
-    def __init__(self, request: TrainingRequest, worker: ModelWorker, job: str, rounds: Sequence[int]) -> None:
+    def __init__(self, request: TrainingRequest, worker: ModelWorker, job: str, rounds: range) -> None:
         super().__init__()
         self._request, self._worker, self._job, self._rounds = request, worker, job, rounds
 
@@ -48,9 +48,11 @@ class TrainRounds(beam.PTransform):
         judges = Manifest.read(request.data).fold_entries["validation"] > 0
         done = begin | "Once" >> beam.Create([0], reshuffle=False) | "Open" >> beam.ParDo(_Open(request, job))
         done = done | "Begin" >> _ByWorkers(request.workers, worker.runs(_Survey(request, job)), _Begin(request, job))
-        for number in self._rounds:
-            done = done | f"Round {number}" >> _Round(request, worker, job, number)
-            if number % of_epoch:
+        for number in range(self._rounds.start - 1, self._rounds.stop):
+            if number in self._rounds:
+                done = done | f"Round {number}" >> _Round(request, worker, job, number)
+            # Also of the round before the first: the run may have been stopped while its epoch was judged.
+            if number == 0 or number % of_epoch:
                 continue
             ends = _FinishEpoch(request, job, number)
             step: beam.PTransform = beam.ParDo(ends)

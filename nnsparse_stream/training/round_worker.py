@@ -268,7 +268,7 @@ class HeldWorkers:
 HELD = HeldWorkers()
 
 
-def train_round(request: TrainingRequest, number: int, worker: int, job: str | None) -> Told | None:
+def train_round(request: TrainingRequest, number: int, worker: int, job: str) -> Told | None:
     """Trains a worker's part of a round, and writes its change and its optimiser's state.
 
     Args:
@@ -298,7 +298,7 @@ def train_round(request: TrainingRequest, number: int, worker: int, job: str | N
     return told
 
 
-def judge_share(request: TrainingRequest, number: int, worker: int, job: str | None) -> list[Told]:
+def judge_share(request: TrainingRequest, number: int, worker: int, job: str) -> list[Told]:
     """Judges an epoch's model on a worker's part of the shards.
 
     Args:

@@ -62,7 +62,7 @@ def last_done(output: str) -> int:
     return int(found[-1].rpartition("-")[2]) if found else -1
 
 
-def base_of(request: TrainingRequest, number: int, job: str | None) -> CheckpointState | None:
+def base_of(request: TrainingRequest, number: int, job: str) -> CheckpointState | None:
     """The checkpoint that a round begins with; None where the round is done, or the run over without it.
 
     Args:
@@ -85,13 +85,21 @@ def base_of(request: TrainingRequest, number: int, job: str | None) -> Checkpoin
     return base
 
 
-def check_owner(request: TrainingRequest, job: str | None) -> None:
+def has_ended(request: TrainingRequest) -> bool:
+    """Whether there is nothing left to train."""
+    if directory_of(request).state() != "complete":
+        return False
+    done = last_done(request.output)
+    return done >= 0 and is_over(request, read_state(step_directory(request.output, done)).state)
+
+
+def check_owner(request: TrainingRequest, job: str) -> None:
     """Refuses to write into a run that another job has taken up meanwhile.
 
     Raises:
         InputError: that is so.
     """
-    if job is not None and not directory_of(request, job).attempted():
+    if not directory_of(request, job).attempted():
         raise InputError(f"{request.output} was taken up, or removed, by another job; this one ends")
 
 
@@ -102,6 +110,8 @@ def open_rounds(request: TrainingRequest, job: str) -> None:
         InputError: see `nnsparse_stream.training.start.train`.
     """
     opening = open_run(request, "cpu", job)  # on the device of the workers it is opened again
+    if opening.ended is not None and not opening.attempted:
+        raise InputError(f"{request.output} has ended; there is nothing to resume")
     if opening.ended is None:
         shares(opening.dataset.manifest, request.workers)
         opening.directory.begin(resume=request.resume)

@@ -35,7 +35,7 @@ from nnsparse_stream.training.state import (
     step_directory,
 )
 from nnsparse_stream.training.step_run import StepRun
-from nnsparse_stream.training.survey import Survey, survey
+from nnsparse_stream.training.survey import survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
 #: Sums over the rows that workers have added up for this run; removed at its end.
