@@ -81,6 +81,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the latest N are kept, and the best by --validation_metric (default: 2)",
     )
+    shared = parser.add_argument_group("several workers", "train in rounds, after each of which changes are merged")
+    shared.add_argument(
+        "--workers",
+        type=positive_int,
+        default=1,
+        metavar="K",
+        help="train on so many workers, each on its share of the rows: of the engine that Beam's flags name, or as "
+        "processes of this machine (default: 1)",
+    )
+    shared.add_argument(
+        "--rounds",
+        type=positive_int,
+        metavar="R",
+        help="rounds of an epoch (default: 4; of presets for lists 1)",
+    )
+    shared.add_argument(
+        "--rounds_per_job",
+        type=positive_int,
+        default=100,
+        metavar="N",
+        help="give the engine at most N rounds in a job (default: 100)",
+    )
     run.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to OUTPUT/tensorboard")
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --output")
@@ -147,12 +169,16 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
-    if beam_flags:
+    if args.workers > 1 or args.rounds is not None:
+        from nnsparse_stream.pipelines.train_rounds import run_rounds
+
+        run_rounds(args, beam_flags, training_request)
+    elif beam_flags:
         from nnsparse_stream.pipelines.running import run_pipeline
         from nnsparse_stream.transforms.train import TrainAutoencoder
 
         worker = model_worker(args, beam_flags)
-        request = _request(args)
+        request = training_request(args)
         run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request, worker), beam_flags)
     else:
         check_hints(args, beam_flags)
@@ -169,11 +195,11 @@ def _train_here(args: argparse.Namespace) -> bool:
         from nnsparse_stream.training.start import train
 
         with contextlib.closing(Shown(args.output)) as progress:
-            summary = train(_request(args), progress=progress, stop=stop.is_set)
+            summary = train(training_request(args), progress=progress, stop=stop.is_set)
     return "stopped" not in summary
 
 
-def _request(args: argparse.Namespace) -> TrainingRequest:
+def training_request(args: argparse.Namespace) -> TrainingRequest:
     """What the flags ask for.
 
     Raises:
@@ -208,6 +234,8 @@ def _request(args: argparse.Namespace) -> TrainingRequest:
         checkpoint_steps=args.checkpoint_steps,
         checkpoint_minutes=args.checkpoint_minutes,
         keep_checkpoints=args.keep_checkpoints,
+        workers=args.workers,
+        rounds=args.rounds,
         resume=args.resume,
         overwrite=args.overwrite,
         tensorboard=args.tensorboard,

@@ -41,7 +41,25 @@ class _Best(TypedDict):
     value: float
 
 
-class _Metrics(TypedDict):
+class _Round(TypedDict):
+    round: int
+    epoch: int
+    device: str
+    time: float
+    train: dict[str, float]
+    ratings: int
+    seconds: float
+    ratings_per_second: int
+    slowest_worker: int
+    slowest_seconds: float
+    median_seconds: float
+    merging_seconds: float
+    change_bytes: int
+    learning_rate: float
+    peak_memory_bytes: int
+
+
+class _EpochMetrics(TypedDict):
     epoch: int
     step: int
     time: float
@@ -55,6 +73,10 @@ class _Metrics(TypedDict):
     batch_fill: float
     waiting_for_data: float
     peak_memory_bytes: int
+
+
+class _Metrics(_EpochMetrics, total=False):
+    rounds: list[_Round]
 
 
 class _Tensors(TypedDict):
@@ -74,7 +96,7 @@ class _Rounds(TypedDict):
     done: int
     entries: list[int]
     at: list[_At]
-    told: list[dict[str, Any]]
+    told: list[_Round]
 
 
 class _State(TypedDict):

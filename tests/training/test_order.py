@@ -10,6 +10,7 @@ from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.order import Cursor, minibatches, shuffle_blocks
+from nnsparse_stream.training.shares import shares
 
 #: Of some rows; the entries of all are more than those for which numbers are drawn at once.
 LENGTHS = np.concatenate([np.random.default_rng(1).poisson(3, 40), [90_000, 0, 8, 150_000, 9, 60_000, 7, 0]])
@@ -17,14 +18,15 @@ LENGTHS = np.concatenate([np.random.default_rng(1).poisson(3, 40), [90_000, 0, 8
 
 def test_every_row_group_is_in_one_shuffle_block_within_the_bound(trained):
     dataset = Dataset(trained.data)
+    (share,) = shares(dataset.manifest, 1)
     for bound in (1, 5_000, 10**9):
-        blocks = shuffle_blocks(dataset.manifest, 3, 1, bound)
-        groups = list(itertools.chain.from_iterable(blocks))
-        assert sorted(groups) == [
-            (shard, group) for shard, entry in enumerate(dataset.shards) for group in range(len(entry.row_groups))
-        ]
+        blocks = shuffle_blocks(dataset.manifest, share, 3, 1, shuffle_entries=bound)
+        assert sorted(itertools.chain.from_iterable(blocks)) == list(share)
         for block in blocks:
-            assert len(block) == 1 or sum(dataset.shards[s].row_groups[g][1] for s, g in block) <= bound
+            assert (
+                len(block) == 1
+                or sum(dataset.shards[piece.shard].row_groups[piece.group][1] for piece in block) <= bound
+            )
 
 
 def expected(max_rows, max_entries):
