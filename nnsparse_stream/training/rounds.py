@@ -210,7 +210,7 @@ def merge_round(
         raise InputError(f"{request.output}: round {number} has changes of {len(told)} workers of {workers}")
     folder, url = changes_directory(request.output, number), step_directory(request.output, number)
     changes = [(storage.join(folder, change_name(one["worker"], part)), TensorFile(**one["change"])) for one in told]
-    file = merge_part(base, part, changes, url, "touched", int(base.state["seed"]))
+    file = merge_part(base, part, changes, url, int(base.state["seed"]))
     return {"part": part, "file": _noted(file), "trained": told if part == 0 else None}
 
 
