@@ -43,8 +43,8 @@ def write_change(
     """Writes what a worker's round made of part p: the rows that it touched, and all that has no such rows.
 
     Of each parameter in `touches` the file has `NAME.rows` (int32, ascending, counted from the part's first row),
-    `NAME.values`, these rows after the round, and `NAME.touches` (int32), how many steps touched each. Part 0 also has each other parameter whole, unless it has a row for each
-    column: then it was not trained.
+    `NAME.values`, these rows after the round, and `NAME.touches` (int32), how many steps touched each. Part 0 also has
+    each other parameter whole, unless it has a row for each column: then it was not trained.
 
     Args:
         folder_url: where the change goes, from `changes_directory`.
@@ -81,8 +81,8 @@ def merge_part(
 
     A row becomes the mean of the values that it has on the workers, each by the number of its steps that touched it;
     what has no such rows becomes the plain mean. Sums are in float64 and in the order of the workers: the result is a
-    function of base, changes and seed. What nobody touched keeps its bits, and so does what one worker alone touched. It
-    takes the memory of a part's parameters in float64, of a part, and of one change to it.
+    function of base, changes and seed. What nobody touched keeps its bits, and so does what one worker alone touched.
+    It takes the memory of a part's parameters in float64, of a part, and of one change to it.
 
     Args:
         base: the checkpoint that the round began at.
