@@ -34,7 +34,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def _tensors(run: Path) -> list[dict[str, torch.Tensor]]:
     last = Path(checkpoints_of(str(run))[-1])
-    return [safetensors.torch.load((last / f"{name}.safetensors").read_bytes()) for name in ("model", "optimizer")]
+    return [safetensors.torch.load(path.read_bytes()) for path in sorted(last.glob("*.safetensors"))]
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
