@@ -54,7 +54,7 @@ def merge(folder: str, state: dict, p: int, changes: list, threads: int) -> tupl
     """Merges part p; gives the seconds, the peak in bytes so far, and the bytes of the merged part."""
     torch.set_num_threads(threads)
     started = time.perf_counter()
-    written = merge_part(CheckpointState(f"{folder}/base", state), p, changes, f"{folder}/merged", "touched", 0)
+    written = merge_part(CheckpointState(f"{folder}/base", state), p, changes, f"{folder}/merged", 0)
     return time.perf_counter() - started, peak_memory(), written.bytes
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,8 +23,6 @@ from nnsparse_stream.training.tensor_files import TensorFile, read_tensors, writ
 
 #: Pattern of the files in a run's directory, for `OutputDirectory`.
 CHANGE_FILES = "_rounds/step-#/change-#-#.safetensors"
-#: Over whom a row's mean is taken; see `combined`.
-Rule = Literal["touched", "all"]
 #: Numbers of a tensor that are widened at once, so that they stay in the processor's cache.
 _BLOCK = 1 << 17
 #: As that of torch's `normalize`.
@@ -43,13 +40,13 @@ def change_name(worker: int, p: int) -> str:
 
 
 def write_change(
-    folder_url: str, worker: int, p: int, parts: int, model: Model, touched: Mapping[str, Tensor]
+    folder_url: str, worker: int, p: int, parts: int, model: Model, touches: Mapping[str, Tensor]
 ) -> TensorFile:
     """Writes what a worker's round made of part p: the rows that it touched, and all that has no such rows.
 
-    Of each parameter in `touched` the file has `NAME.rows` (int32, ascending, counted from the part's first row) and
-    `NAME.values`, these rows after the round. Part 0 also has each other parameter whole, unless it has a row for each
-    column: then it was not trained.
+    Of each parameter in `touches` the file has `NAME.rows` (int32, ascending, counted from the part's first row),
+    `NAME.values`, these rows after the round, and `NAME.touches` (int32), how many steps touched each. Part 0 also has
+    each other parameter whole, unless it has a row for each column: then it was not trained.
 
     Args:
         folder_url: where the change goes, from `changes_directory`.
@@ -57,7 +54,7 @@ def write_change(
         p: the part.
         parts: how many there are.
         model: after the round, on any device.
-        touched: which rows were touched, bool (rows,) on the model's device, by the parameter's name.
+        touches: how many steps touched each row, int32 (rows,) on the model's device, by the parameter's name.
 
     Raises:
         InputError: the file cannot be written.
@@ -65,10 +62,11 @@ def write_change(
     held, columns = part_tensors(model, p, parts), part_range(model.num_columns, parts, p)
     tensors: dict[str, Tensor] = {}
     for name, _ in model.named_parameters():
-        if name in held and name in touched:
-            mask = touched[name][columns] if name in model.column_tensors else touched[name]
-            rows = mask.nonzero()[:, 0]
-            tensors |= {f"{name}.rows": rows.to(torch.int32), f"{name}.values": held[name][rows]}
+        if name in held and name in touches:
+            counts = touches[name][columns] if name in model.column_tensors else touches[name]
+            rows = counts.nonzero()[:, 0]
+            tensors |= {f"{name}.rows": rows.to(torch.int32), f"{name}.touches": counts[rows]}
+            tensors[f"{name}.values"] = held[name][rows]
         elif name in held and name not in model.column_tensors:
             tensors[name] = held[name]
     return write_tensors(storage.join(folder_url, change_name(worker, p)), tensors)
@@ -79,20 +77,20 @@ def merge_part(
     p: int,
     changes: Sequence[tuple[str, TensorFile]],
     target_url: str,
-    rule: Rule,
     seed: int,
 ) -> TensorFile:
     """Writes part p of the model that a round made: the base with the changes of all workers.
 
-    Sums are in float64 and in the order of the workers: the result is a function of base, changes and seed. What nobody
-    touched keeps its bits. It takes the memory of a part's parameters in float64, of a part, and of one change to it.
+    A row becomes the mean of the values that it has on the workers, each by the number of its steps that touched it;
+    what has no such rows becomes the plain mean. Sums are in float64 and in the order of the workers: the result is a
+    function of base, changes and seed. What nobody touched keeps its bits, and so does what one worker alone touched.
+    It takes the memory of a part's parameters in float64, of a part, and of one change to it.
 
     Args:
         base: the checkpoint that the round began at.
         p: the part.
         changes: URL of each worker's change to it, and what was noted of the file, in the order of the workers.
         target_url: directory of the checkpoint that is made.
-        rule: how they are combined.
         seed: of the run; with the step and the part it decides how bfloat16 is rounded.
 
     Raises:
@@ -118,25 +116,8 @@ def merge_part(
     merged = read_part(base, p)
     generator = torch.Generator().manual_seed(_seed_of(seed, step, p))
     for name in sorted(sums):
-        sums[name].merge_into(merged[name], len(changes), rule, name in model.unit_row_tensors, generator)
+        sums[name].merge_into(merged[name], name in model.unit_row_tensors, generator)
     return write_tensors(storage.join(target_url, part_name(p, parts)), merged)
-
-
-def combined(base: Tensor, total: Tensor, count: Tensor, workers: int, rule: Rule) -> Tensor:
-    """The values of rows after a round.
-
-    Args:
-        base: float64 (rows, units), before the round.
-        total: float64 (rows, units), the sums of the values of the workers that touched a row.
-        count: (rows, 1), how many these are, 1 or more.
-        workers: how many there are in all.
-        rule: "touched" for the mean over those that touched the row; "all" for the mean over all, of whom those that
-            did not touch it have the base.
-
-    Returns:
-        float64 (rows, units).
-    """
-    return total / count if rule == "touched" else base + (total - count * base) / workers
 
 
 class _Sum:
@@ -145,46 +126,46 @@ class _Sum:
     def __init__(self, shape: Sequence[int]) -> None:
         rows, units = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
         self._total = torch.zeros(rows, units, dtype=torch.float64)
-        self._count = torch.zeros(rows, 1, dtype=torch.int32)
+        self._weight = torch.zeros(rows, 1, dtype=torch.int64)
+        self._workers = torch.zeros(rows, dtype=torch.int32)
         self._at_once = max(_BLOCK // max(units, 1), 1)
 
-    def add(self, rows: Tensor | None, values: Tensor) -> bool:
+    def add(self, rows: Tensor | None, values: Tensor, touches: Tensor | None) -> bool:
         """Adds a worker's values of some rows, of all where None; says whether they are finite."""
         where = torch.arange(len(self._total)) if rows is None else rows.long()
         values, is_finite = values.view(len(where), self._total.shape[1]), True
-        for here, held in zip(where.split(self._at_once), values.split(self._at_once), strict=True):
+        weights = torch.ones(len(where), dtype=torch.int32) if touches is None else touches
+        for here, held, weight in zip(*(each.split(self._at_once) for each in (where, values, weights)), strict=True):
             block = held.double()
             is_finite = is_finite and math.isfinite(float(block.sum()))
-            self._total.index_add_(0, here, block)
-        self._count[where] += 1
+            self._total.index_add_(0, here, block.mul_(weight[:, None]))
+        self._weight[where] += weights[:, None]
+        self._workers[where] += 1
         return is_finite
 
-    def merge_into(self, target: Tensor, workers: int, rule: Rule, unit_rows: bool, generator: torch.Generator) -> None:
-        """Puts the rows that somebody touched in the place of the base's, which `target` holds.
+    def merge_into(self, target: Tensor, unit_rows: bool, generator: torch.Generator) -> None:
+        """Puts the means of the rows that somebody touched in the place of the base's, which `target` holds.
 
         Args:
             target: the parameter, contiguous.
-            workers: how many there are in all.
-            rule: see `combined`.
             unit_rows: whether the rows have norm 1: that of their mean is less.
             generator: draws the rounding of bfloat16.
         """
         held = target.view(self._total.shape)
-        for here in self._count[:, 0].nonzero()[:, 0].split(self._at_once):
-            count = self._count[here]
-            values = combined(held[here].double(), self._total[here], count, workers, rule)
+        for here in self._workers.nonzero()[:, 0].split(self._at_once):
+            values = self._total[here] / self._weight[here]
             if unit_rows:
                 norms = torch.linalg.vector_norm(values, dim=1, keepdim=True).clamp(min=_LEAST_NORM)
                 # What one worker alone decides keeps its bits.
-                values /= torch.where((count == 1) & (rule == "touched"), 1.0, norms)
+                values /= torch.where(self._workers[here, None] == 1, 1.0, norms)
             is_narrow = held.dtype == torch.bfloat16
             held[here] = rounded(values.float(), generator) if is_narrow else values.to(held.dtype)
 
 
 def _read_change(
     url: str, noted: TensorFile, trained: Mapping[str, Tensor], column_tensors: frozenset[str]
-) -> dict[str, tuple[Tensor | None, Tensor]]:
-    """The rows that a change has of each parameter, and their values; None for all rows.
+) -> dict[str, tuple[Tensor | None, Tensor, Tensor | None]]:
+    """The rows that a change has of each parameter, their values, and how often they were touched; None for all rows.
 
     Args:
         url: the file.
@@ -198,29 +179,32 @@ def _read_change(
     expected: dict[str, Tensor] = {}
     for name, tensor in trained.items():
         rows = torch.empty(tensor.shape[:1], dtype=torch.int32, device="meta")
-        expected |= {f"{name}.rows": rows, f"{name}.values": tensor}
+        expected |= {f"{name}.rows": rows, f"{name}.touches": rows, f"{name}.values": tensor}
         if name not in column_tensors:
             expected[name] = tensor
     found = read_tensors(url, noted, expected, optional=True, fewer_rows=True)
-    change: dict[str, tuple[Tensor | None, Tensor]] = {}
+    change: dict[str, tuple[Tensor | None, Tensor, Tensor | None]] = {}
     for name, tensor in trained.items():
-        held = [found.get(key) for key in (name, f"{name}.rows", f"{name}.values")]
+        held = [found.get(key) for key in (name, f"{name}.rows", f"{name}.values", f"{name}.touches")]
         match held:
-            case [None, None, None] if name in column_tensors:
+            case [None, None, None, None] if name in column_tensors:
                 continue
-            case [Tensor() as values, None, None] if values.shape == tensor.shape:
-                change[name] = None, values
-            case [None, Tensor() as rows, Tensor() as values] if _fits(rows, values, len(tensor)):
-                change[name] = rows, values
+            case [Tensor() as values, None, None, None] if values.shape == tensor.shape:
+                change[name] = None, values, None
+            case [None, Tensor() as rows, Tensor() as values, Tensor() as touches] if _fits(
+                rows, values, touches, len(tensor)
+            ):
+                change[name] = rows, values, touches
             case _:
                 raise InputError(f"{url} is damaged: it has no whole change of {name}")
     return change
 
 
-def _fits(rows: Tensor, values: Tensor, size: int) -> bool:
-    """Whether rows are ascending ones of so many, each with values."""
+def _fits(rows: Tensor, values: Tensor, touches: Tensor, size: int) -> bool:
+    """Whether rows are ascending ones of so many, each with values and a number of touches."""
     within = not len(rows) or 0 <= int(rows[0]) <= int(rows[-1]) < size
-    return within and len(rows) == len(values) and bool((rows.long().diff() > 0).all())
+    matching = len(rows) == len(values) == len(touches) and bool((touches > 0).all())
+    return within and matching and bool((rows.long().diff() > 0).all())
 
 
 def _seed_of(seed: int, step: int, p: int) -> int:

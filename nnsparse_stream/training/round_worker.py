@@ -145,7 +145,7 @@ class RoundWorker:
         until = None if is_last else self._total * (rounds["done"] + 1) / rounds["of_epoch"]
         model = self.model(base).train()
         self._model_step = -1
-        touched = self._note_touched(model)
+        touches = self._count_touches(model)
         sums = StepSums(no_sums(), self._device)
         waited, started = self._stream.waited, time.perf_counter()
         self._steps(epoch, at, until, sums)
@@ -155,7 +155,7 @@ class RoundWorker:
             if epoch < recipe.all_epochs:
                 self.trainer.begin(recipe.stage(epoch + 1).layer)
         folder, url = changes_directory(self._request.output, number), step_directory(self._request.output, number)
-        changes = [write_change(folder, self._worker, part, self._parts, model, touched) for part in range(self._parts)]
+        changes = [write_change(folder, self._worker, part, self._parts, model, touches) for part in range(self._parts)]
         optimizer = write_optimizer(url, self.trainer.optimizer, self._worker, self._workers)
         self.after, self.fingerprint = number, optimizer.sha256
         return {
@@ -165,7 +165,7 @@ class RoundWorker:
             "seconds": took,
             "waited": self._stream.waited - waited,
             **{name: sums.sums[name] for name in ("entries", "rows", "batches", "terms")},
-            "learning_rate": self.trainer.learning_rate,
+            "learning_rate": self.trainer.learning_rate if sums.sums["batches"] else 0.0,
             "at": at,
             "device": str(self._device),
             "peak_memory_bytes": peak_memory(),
@@ -173,18 +173,18 @@ class RoundWorker:
             "optimizer": asdict(optimizer),
         }
 
-    def _note_touched(self, model: Model) -> dict[str, torch.Tensor]:
-        """Has the optimiser note which rows of the matrices of columns it updates."""
+    def _count_touches(self, model: Model) -> dict[str, torch.Tensor]:
+        """Has the optimiser count how often it updates each row of what has a row for each column."""
         named = {name: held for name, held in model.named_parameters() if name in model.column_tensors}
         optimizer = self.trainer.optimizer
         trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        touched = {
-            name: torch.zeros(len(held), dtype=torch.bool, device=self._device)
+        touches = {
+            name: torch.zeros(len(held), dtype=torch.int32, device=self._device)
             for name, held in named.items()
             if id(held) in trained
         }
-        optimizer.touched = {named[name]: mask for name, mask in touched.items()}
-        return touched
+        optimizer.touches = {named[name]: counts for name, counts in touches.items()}
+        return touches
 
     def _steps(self, epoch: int, at: dict[str, Any], until: float | None, sums: StepSums) -> None:
         """Trains on minibatches until so many entries of the epoch are done; to its end where None."""
