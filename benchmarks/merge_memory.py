@@ -44,9 +44,12 @@ def write_files(folder: Path, model: RankingAutoencoder, p: int, parts: int, wor
     changes = []
     for worker in range(workers):
         rows = (torch.rand(len(base["encoder"]), generator=random) < share).nonzero()[:, 0]
-        values = {f"{name}.values": base[name][rows] * 1.01 for name in trained}
+        touches = torch.randint(1, 9, rows.shape, generator=random, dtype=torch.int32)
+        change = {f"{name}.values": base[name][rows] * 1.01 for name in trained}
+        for name in trained:
+            change |= {f"{name}.rows": rows.to(torch.int32), f"{name}.touches": touches}
         url = str(folder / "changes" / change_name(worker, p))
-        changes.append((url, write_tensors(url, values | {f"{name}.rows": rows.to(torch.int32) for name in trained})))
+        changes.append((url, write_tensors(url, change)))
     return noted, changes
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -14,26 +13,19 @@ from by_rounds import train_in_rounds
 from example_models import COLUMNS, VARIANTS
 from hypothesis import given
 from hypothesis import strategies as st
+from in_parts import in_parts
 from peak_memory import memory, needs_new_peak
 from runs import request
 from samples import Trained
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.nn.model import Model
 from nnsparse_stream.nn.ranking_model import RankingAutoencoder, RankingConfig
 from nnsparse_stream.training.checkpoint import copy_model, load_optimizer, load_tensors, remove_checkpoint
 from nnsparse_stream.training.objective import make_optimizer
 from nnsparse_stream.training.parts import num_parts, part_name, part_range, read_part, write_part
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.round_worker import HELD
-from nnsparse_stream.training.state import CheckpointState, read_state, tensors_of, write_state
-
-
-def in_parts(url: str, model: Model, parts: int) -> CheckpointState:
-    """A model in parts, and of its state what is needed to read them."""
-    files = [write_part(url, model, p, parts) for p in range(parts)]
-    described = {"kind": model.kind, **json.loads(json.dumps(model.config.to_json()))}
-    return CheckpointState(url, {"step": 0, "model": described, "tensors": tensors_of(files, [])})
+from nnsparse_stream.training.state import read_state, tensors_of, write_state
 
 
 @given(st.integers(0, 10**7), st.integers(1, 200))
