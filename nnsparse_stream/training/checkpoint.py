@@ -131,10 +131,9 @@ def copy_model(checkpoint: CheckpointState, run: str) -> None:
 
 def remove_checkpoint(url: str) -> None:
     """Removes a checkpoint, state.json first: what remains where that is cut off is not taken for a checkpoint."""
-    storage.remove_file(storage.join(url, STATE_FILE))
-    for name in storage.list_files(url):
-        if _TENSORS.fullmatch(name):
-            storage.remove_file(storage.join(url, name))
+    tensors = [name for name in storage.list_files(url) if _TENSORS.fullmatch(name)]
+    for name in (STATE_FILE, *tensors):
+        storage.remove_file(storage.join(url, name))
     storage.remove_empty_directory(url)
 
 

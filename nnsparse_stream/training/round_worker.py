@@ -165,7 +165,7 @@ class RoundWorker:
             "seconds": took,
             "waited": self._stream.waited - waited,
             **{name: sums.sums[name] for name in ("entries", "rows", "batches", "terms")},
-            "learning_rate": self.trainer.learning_rate,
+            "learning_rate": self.trainer.learning_rate if sums.sums["batches"] else 0.0,
             "at": at,
             "device": str(self._device),
             "peak_memory_bytes": peak_memory(),

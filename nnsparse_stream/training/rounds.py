@@ -320,7 +320,8 @@ def finish_epoch(request: TrainingRequest, number: int, judged: Sequence[Told], 
             total += _sums_heard(told_sums, total)
         validation = total.values()
     train = objective.figures(recipe, sums)
-    learning_rate = max(one["learning_rate"] for one in told)
+    # A round in which nobody had a minibatch left has none.
+    learning_rate = next((one["learning_rate"] for one in told[::-1] if one["learning_rate"]), 0.0)
     if not np.isfinite([*train.values(), *(validation or {}).values()]).all():
         raise diverged(dataset, recipe, state["epoch"] + 1, learning_rate)
     fill = sums["rows"] / sums["batches"] / worker_recipe(recipe, rounds["workers"]).batch_rows

@@ -82,7 +82,7 @@ def score(where: Path) -> Any:
 def resume(where: Path) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
         train(request(where, resume=True))
-    return Path(checkpoints_of(str(where / "run"))[-1], "model.safetensors").read_bytes()
+    return Path(checkpoints_of(str(where / "run"))[-1], "model-00000-of-00001.safetensors").read_bytes()
 
 
 def replaced(generator: random.Random, value: Any) -> Any:
@@ -120,9 +120,9 @@ def other_tensors(generator: random.Random, tensors: dict[str, torch.Tensor]) ->
 def noted_anew(state_file: Path, state: dict[str, Any]) -> None:
     """Writes a state with the checksums of the files as they are now, as one who means it would."""
     for name in ("model", "optimizer"):
-        data = (state_file.parent / f"{name}.safetensors").read_bytes()
-        if isinstance(state.get("tensors"), dict) and isinstance(state["tensors"].get(name), dict):
-            state["tensors"][name] = {"bytes": len(data), "sha256": storage.sha256(data)}
+        files = [path.read_bytes() for path in sorted(state_file.parent.glob(f"{name}-*"))]
+        if isinstance(state.get("tensors"), dict) and isinstance(state["tensors"].get(name), list):
+            state["tensors"][name] = [{"bytes": len(data), "sha256": storage.sha256(data)} for data in files]
     state = {name: value for name, value in state.items() if name != "sha256"}
     state_file.write_bytes(storage.to_json({**state, "sha256": storage.sha256(storage.to_json(state))}))
 
