@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds",
         type=positive_int,
         metavar="R",
-        help="rounds of an epoch (default: 4; of presets for lists 1)",
+        help="rounds of an epoch (default: 4)",
     )
     shared.add_argument(
         "--rounds_per_job",

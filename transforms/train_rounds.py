@@ -84,23 +84,18 @@ class _ByWorkers(beam.PTransform):
 
 
 class _Spread(beam.PTransform):
-    """The numbers of the workers, as keys, so that the engine spreads them over its machines."""
+    """The numbers of the workers, dealt to the engine's machines by turns: keys may all be hashed to one of them."""
 
     def __init__(self, workers: int) -> None:
         super().__init__()
         self._workers = workers
 
-    def expand(self, done: beam.PCollection[int]) -> beam.PCollection[tuple[int, Iterable[bytes]]]:
-        return (
-            done
-            | "Workers" >> beam.FlatMap(_numbers, self._workers).with_output_types(_Message)
-            | "Spread" >> beam.GroupByKey()
-        )
+    def expand(self, done: beam.PCollection[int]) -> beam.PCollection[int]:
+        return done | "Workers" >> beam.FlatMap(_numbers, self._workers).with_output_types(int) | beam.Reshuffle()
 
 
-def _numbers(_: int, workers: int) -> Iterator[_Message]:
-    for worker in range(workers):
-        yield worker, b""
+def _numbers(_: int, workers: int) -> range:
+    return range(workers)
 
 
 class _Round(beam.PTransform):
@@ -137,10 +132,10 @@ class _Open(_Step):
 
 
 class _Survey(_Step):
-    def process(self, keyed: tuple[int, Iterable[bytes]]) -> Iterator[_Message]:
+    def process(self, worker: int) -> Iterator[_Message]:
         from nnsparse_stream.training.rounds import survey_rows
 
-        yield 0, _told(survey_rows(self._request, keyed[0], self._job))
+        yield 0, _told(survey_rows(self._request, worker, self._job))
 
 
 class _Begin(_Step):
@@ -152,15 +147,15 @@ class _Begin(_Step):
 
 
 class _Train(_Step):
-    def process(self, keyed: tuple[int, Iterable[bytes]]) -> Iterator[_Message]:
+    def process(self, worker: int) -> Iterator[_Message]:
         from nnsparse_stream.training.round_worker import train_round
 
-        told = train_round(self._request, self._number, keyed[0], self._job)
+        told = train_round(self._request, self._number, worker, self._job)
         # Each part hears of its own change, and the first one the rest, too.
         yield 0, _told(told and {**told, "change": told["changes"][0]})
         for part, change in enumerate(told["changes"] if told else ()):
             if part:
-                yield part, _told({"worker": keyed[0], "change": change})
+                yield part, _told({"worker": worker, "change": change})
 
 
 class _Merge(_Step):
@@ -179,10 +174,10 @@ class _Finish(_Step):
 
 
 class _Judge(_Step):
-    def process(self, keyed: tuple[int, Iterable[bytes]]) -> Iterator[_Message]:
+    def process(self, worker: int) -> Iterator[_Message]:
         from nnsparse_stream.training.round_worker import judge_share
 
-        yield 0, _told(judge_share(self._request, self._number, keyed[0], self._job))
+        yield 0, _told(judge_share(self._request, self._number, worker, self._job))
 
 
 class _FinishEpoch(_Step):

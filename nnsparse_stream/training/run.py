@@ -29,7 +29,7 @@ from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.state import checkpoints_of, step_directory
 from nnsparse_stream.training.survey import Survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
-from nnsparse_stream.training.worker_recipe import default_rounds
+from nnsparse_stream.training.worker_recipe import DEFAULT_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TrainingRequest:
         checkpoint_minutes: write one when so many minutes have passed since the last.
         keep_checkpoints: how many of the latest to keep, beside the best.
         workers: how many train side by side, in rounds; see `nnsparse_stream.training.rounds`.
-        rounds: rounds of an epoch; what is right for the objective where None, and there are several workers.
+        rounds: rounds of an epoch; 4 where None, and there are several workers.
         resume: go on from the last checkpoint in `output`.
         overwrite: replace an earlier run in `output`.
         tensorboard: write the metrics as events for TensorBoard, too.
@@ -111,8 +111,7 @@ class TrainingRequest:
         """The rounds of an epoch; None where the run does not go on in rounds."""
         if not self.in_rounds:
             return None
-        assert isinstance(self.recipe, StepRecipe)
-        return self.rounds or default_rounds(self.recipe)
+        return self.rounds or DEFAULT_ROUNDS
 
     def metrics(self) -> tuple[Metric, ...]:
         """What the validation fold is judged by: the one that decides first, and the objective's.

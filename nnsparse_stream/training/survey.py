@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,8 @@ from nnsparse_stream.storage import files as storage
 from nnsparse_stream.training.shares import Piece, Share, rows_of, shares
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What a pass over some shards of a data set finds. Those of different shards add up, in any order.
+class Survey(NamedTuple):
+    """What a pass over some shards of a data set finds; the numbers of different shards add up.
 
     Attributes:
         column_counts: int64 (columns,), the entries of each column in the training fold.
@@ -28,13 +27,6 @@ class Survey:
     column_counts: NDArray[np.int64]
     validated: list[tuple[int, int]]
     share_entries: NDArray[np.int64]
-
-    def __add__(self, other: Survey) -> Survey:
-        return Survey(
-            self.column_counts + other.column_counts,
-            sorted(self.validated + other.validated),
-            self.share_entries + other.share_entries,
-        )
 
 
 def survey(dataset: Dataset) -> Survey:
