@@ -95,7 +95,10 @@ class RankingAutoencoder(FactorModel):
         super().__init__(config)
 
         def weight() -> nn.Parameter:
-            drawn = torch.empty(config.num_columns, config.units).normal_(0, initial_std, generator=generator)
+            drawn = torch.empty(config.num_columns, config.units)
+            if drawn.is_meta:  # there, torch would load a part of itself, of 150 MB, to draw nothing
+                return nn.Parameter(drawn)
+            drawn.normal_(0, initial_std, generator=generator)
             return nn.Parameter(drawn if config.temperature is None else nn.functional.normalize(drawn))
 
         self.encoder = weight()

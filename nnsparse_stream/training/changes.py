@@ -23,8 +23,10 @@ from nnsparse_stream.training.tensor_files import TensorFile, read_tensors, writ
 
 #: Pattern of the files in a run's directory, for `OutputDirectory`.
 CHANGE_FILES = "_rounds/step-#/change-#-#.safetensors"
-#: Numbers of a tensor that are widened at once.
-_BLOCK = 1 << 20
+#: Numbers of a tensor that are widened at once, so that they stay in the processor's cache.
+_BLOCK = 1 << 17
+#: As that of torch's `normalize`.
+_LEAST_NORM = 1e-12
 
 
 def changes_directory(run: str, step: int) -> str:
@@ -132,14 +134,13 @@ class _Sum:
         """Adds a worker's values of some rows, of all where None; says whether they are finite."""
         where = torch.arange(len(self._total)) if rows is None else rows.long()
         values, is_finite = values.view(len(where), self._total.shape[1]), True
-        for first in range(0, len(where), self._at_once):
-            last = first + self._at_once
-            here, block = where[first:last], values[first:last].double()
-            weight = torch.ones(len(here), 1) if touches is None else touches[first:last, None]
-            is_finite = is_finite and bool(block.isfinite().all())
-            self._total[here] += block * weight
-            self._weight[here] += weight.long()
-            self._workers[here] += 1
+        weights = torch.ones(len(where), dtype=torch.int32) if touches is None else touches
+        for here, held, weight in zip(*(each.split(self._at_once) for each in (where, values, weights)), strict=True):
+            block = held.double()
+            is_finite = is_finite and math.isfinite(float(block.sum()))
+            self._total.index_add_(0, here, block.mul_(weight[:, None]))
+        self._weight[where] += weights[:, None]
+        self._workers[where] += 1
         return is_finite
 
     def merge_into(self, target: Tensor, unit_rows: bool, generator: torch.Generator) -> None:
@@ -154,9 +155,9 @@ class _Sum:
         for here in self._workers.nonzero()[:, 0].split(self._at_once):
             values = self._total[here] / self._weight[here]
             if unit_rows:
+                norms = torch.linalg.vector_norm(values, dim=1, keepdim=True).clamp(min=_LEAST_NORM)
                 # What one worker alone decides keeps its bits.
-                unit = torch.nn.functional.normalize(values)
-                values = torch.where(self._workers[here, None] == 1, values, unit)
+                values /= torch.where(self._workers[here, None] == 1, 1.0, norms)
             is_narrow = held.dtype == torch.bfloat16
             held[here] = rounded(values.float(), generator) if is_narrow else values.to(held.dtype)
 
