@@ -73,7 +73,7 @@ def main() -> None:
     config = RankingConfig(arguments.columns, arguments.columns, arguments.units)
     with torch.device("meta"):
         model = RankingAutoencoder(config)
-    parts, seconds, peak, merged, changed = num_parts(model), 0.0, 0, 0, 0
+    parts, seconds, peak, merged, changed = num_parts(model, arguments.workers), 0.0, 0, 0, 0
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         for p in range(parts):
             with tempfile.TemporaryDirectory() as scratch:

@@ -66,7 +66,8 @@ def write_change(
             counts = touches[name][columns] if name in model.column_tensors else touches[name]
             rows = counts.nonzero()[:, 0]
             tensors |= {f"{name}.rows": rows.to(torch.int32), f"{name}.touches": counts[rows]}
-            tensors[f"{name}.values"] = held[name][rows]
+            # A copy only of what is not all there is.
+            tensors[f"{name}.values"] = held[name] if len(rows) == len(counts) else held[name][rows]
         elif name in held and name not in model.column_tensors:
             tensors[name] = held[name]
     return write_tensors(storage.join(folder_url, change_name(worker, p)), tensors)

@@ -18,13 +18,25 @@ from nnsparse_stream.training.tensor_files import TensorFile, read_tensors, writ
 PART_FILES = "model-#-of-#.safetensors"
 #: What of the tensors that have a row for each column a part holds, at the most.
 _PART_BYTES = 64 << 20
+#: What it holds at the least, where there are more parts only so that all workers have some to merge.
+_LEAST_BYTES = 4 << 20
 
 
-def num_parts(model: Model) -> int:
-    """In how many parts a model is written where several workers train it; its tensors may be on any device."""
+def num_parts(model: Model, workers: int) -> int:
+    """In how many parts a model is written where several workers train it.
+
+    They merge the parts, and wait for the last one: so each has as many, unless parts would be very small.
+
+    Args:
+        model: its tensors may be on any device.
+        workers: how many train it.
+    """
     held = model.state_dict()
-    of_column = sum(held[name].nbytes for name in model.column_tensors) / max(model.num_columns, 1)
-    return max(math.ceil(model.num_columns / max(_PART_BYTES // max(of_column, 1), 1)), 1)
+    size = sum(held[name].nbytes for name in model.column_tensors)
+    fitting = max(_PART_BYTES * model.num_columns // max(size, 1), 1)
+    merging = max(min(workers, size // _LEAST_BYTES), 1)
+    parts = max(math.ceil(math.ceil(model.num_columns / fitting) / merging), 1) * merging
+    return min(parts, max(model.num_columns, 1))
 
 
 def part_range(num_columns: int, parts: int, p: int) -> slice:

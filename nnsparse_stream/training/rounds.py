@@ -162,7 +162,7 @@ def begin_rounds(request: TrainingRequest, surveys: Sequence[Told | None], job: 
     for survey in told:
         entries += survey["entries"]
     checkpoint = fresh(opening, counts)
-    parts = num_parts(checkpoint.model)
+    parts = num_parts(checkpoint.model, request.workers)
     files = [write_part(checkpoint.url, checkpoint.model, part, parts) for part in range(parts)]
     begun = {"cursor": list(Cursor()), "step": 0, "entries": 0}
     state = {

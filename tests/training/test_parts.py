@@ -22,7 +22,7 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.ranking_model import RankingAutoencoder, RankingConfig
 from nnsparse_stream.training.checkpoint import copy_model, load_optimizer, load_tensors, remove_checkpoint
 from nnsparse_stream.training.objective import make_optimizer
-from nnsparse_stream.training.parts import num_parts, part_name, part_range, read_part, write_part
+from nnsparse_stream.training.parts import num_parts, part_name, part_range, part_tensors, read_part, write_part
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.round_worker import HELD
 from nnsparse_stream.training.state import read_state, tensors_of, write_state
@@ -37,18 +37,34 @@ def test_ranges_are_one_after_the_other_and_nearly_as_long(num_columns: int, par
     assert max(lengths) - min(lengths) <= 1
 
 
-@given(st.integers(0, 10**7), st.integers(1, 2**24), st.booleans())
-def test_a_part_of_a_large_model_takes_64_mib_or_one_column(num_columns: int, units: int, tied: bool) -> None:
+@given(st.integers(0, 10**7), st.integers(1, 2**24), st.booleans(), st.integers(1, 1000))
+def test_a_part_takes_64_mib_or_one_column_at_the_most(num_columns: int, units: int, tied: bool, workers: int) -> None:
     with torch.device("meta"):
         model = RankingAutoencoder(RankingConfig(num_columns, 1, units, tied))
-    parts = num_parts(model)
-    longest = max(
-        part_range(num_columns, parts, p).stop - part_range(num_columns, parts, p).start for p in (0, parts - 1)
-    )
-    of_column = units * 4 * (1 if tied else 2) + 4 + 8
-    assert longest <= 1 or longest * of_column <= 64 << 20
-    # No more than it takes.
-    assert parts == 1 or math.ceil(num_columns / (parts - 1)) * of_column > 64 << 20
+    parts = num_parts(model, workers)
+    assert 1 <= parts <= max(num_columns, 1)
+    longest = math.ceil(num_columns / parts)
+    assert longest <= 1 or longest * (units * 4 * (1 if tied else 2) + 4 + 8) <= 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("columns", "workers", "parts"),
+    [
+        (1, 64, 1),  # nothing to divide
+        (27_000, 1, 2),  # 111 MB: no part has more than 64 MiB
+        (27_000, 2, 2),
+        (27_000, 3, 3),  # one for each who merges
+        (140_000, 4, 12),  # 575 MB are nine parts, and no worker merges one more than others
+        (27_000, 1000, 26),  # and none has less than 4 MiB
+    ],
+)
+def test_all_workers_have_as_many_parts_to_merge(columns: int, workers: int, parts: int) -> None:
+    with torch.device("meta"):
+        model = RankingAutoencoder(RankingConfig(columns, columns, 512))
+    assert num_parts(model, workers) == parts
+    sizes = [sum(held.nbytes for held in part_tensors(model, p, parts).values()) for p in range(parts)]
+    assert max(sizes) < 65 << 20
+    assert sum(sizes) == sum(held.nbytes for held in model.state_dict().values())
 
 
 @pytest.mark.parametrize("parts", [1, 2, COLUMNS])
