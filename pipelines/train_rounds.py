@@ -15,7 +15,7 @@ from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.pipelines.cli import StoppedError
 from nnsparse_stream.pipelines.options import model_worker
 from nnsparse_stream.pipelines.running import run_pipeline
-from nnsparse_stream.training.progress import epoch_line, round_line
+from nnsparse_stream.training.progress import epoch_line, recipe_line, round_line
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest
@@ -42,7 +42,7 @@ def run_rounds(
     worker = model_worker(args, beam_flags)
     if not beam_flags:
         beam_flags, args.threads = _processes(args)
-    from nnsparse_stream.training.rounds import has_ended, last_done
+    from nnsparse_stream.training.rounds import has_ended, last_done, rounds_left
     from nnsparse_stream.training.start import run_directory
     from nnsparse_stream.transforms.train_rounds import TrainRounds
 
@@ -51,20 +51,17 @@ def run_rounds(
     if request.resume and has_ended(request):
         print(f"{request.output} has ended; there is nothing to resume", flush=True)
         return
-    of_epoch = request.rounds_of_epoch
-    assert of_epoch is not None
-    last = request.recipe.all_epochs * of_epoch
-    begun = max(last_done(request.output), 0) if request.resume else 0
-    with _stopping(request), _telling(request, job, begun):
+    left = rounds_left(request)
+    with _stopping(request), _telling(request, job, left.start - 1):
         while True:
-            rounds = range(begun + 1, min(begun + args.rounds_per_job, last) + 1)
+            rounds = left[: args.rounds_per_job]
             run_pipeline(functools.partial(_train, TrainRounds(request, worker, job, rounds)), beam_flags)
             if has_ended(request):
                 return
-            done = last_done(request.output)
-            if done <= begun:
+            begun = max(last_done(request.output) + 1, left.start)
+            if begun == left.start:
                 raise StoreError(f"{request.output}: a job has ended without a round; run again with --resume")
-            begun = done
+            left = range(begun, left.stop)
 
 
 def _train(rounds: Any, pipeline: Any) -> None:
@@ -127,10 +124,11 @@ class _Told:
 
     def __init__(self, request: TrainingRequest, job: str, begun: int) -> None:
         self._request, self._job = request, job
-        self._round, self._epoch = begun, begun // (request.rounds_of_epoch or 1)
+        self._round, self._epoch = begun, -1
 
     def look(self) -> None:
         """Prints what is new, if the run can be read: it is written to meanwhile."""
+        from nnsparse_stream.training.objectives import recipe_from_json
         from nnsparse_stream.training.rounds import check_owner, last_done
         from nnsparse_stream.training.state import read_state, step_directory
 
@@ -142,6 +140,11 @@ class _Told:
             state = read_state(step_directory(self._request.output, done)).state
         except (InputError, StoreError):
             return
+        if self._epoch < 0:
+            recipe, shared = recipe_from_json(state["recipe"]), state["rounds"]
+            where = f"{shared['workers']} workers, {shared['of_epoch']} rounds an epoch"
+            print(recipe_line(self._request.preset, recipe, where), flush=True)
+            self._epoch = sum(1 for metrics in state["history"] if metrics["step"] < self._round)
         for metrics in state["history"]:
             self._tell(metrics["rounds"])
             if metrics["epoch"] > self._epoch:

@@ -16,6 +16,7 @@ from nnsparse_stream.training.progress import Progress, cache_line, epoch_line, 
 from nnsparse_stream.transforms.closed_form import SUMS, AddUp, Count, empty_sums, read_sums
 from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_worker import ModelWorker
+from nnsparse_stream.transforms.train_rounds import TrainRounds
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.objective import ClosedForm
@@ -82,7 +83,7 @@ class _Solve(beam.DoFn):
 class TrainAutoencoder(beam.PTransform):
     """Trains one model: the root of a pipeline, or of a branch of one.
 
-    One worker trains. Where the objective is of a closed form (`linear`), all workers add up what its solution needs,
+    One worker trains, or in rounds as many as the request says (`TrainRounds`). Where the objective is of a closed form (`linear`), all workers add up what its solution needs,
     to files in `_sums/` of the run's directory, which are removed when it is solved.
 
     The run's directory receives the checkpoints, `metrics.jsonl` and, last, `run.json`. The worker logs the
@@ -112,10 +113,13 @@ class TrainAutoencoder(beam.PTransform):
         """Applies the transform to the pipeline."""
         from nnsparse_stream.training.objective import ClosedForm
         from nnsparse_stream.training.objectives import objective_of
+        from nnsparse_stream.training.rounds import rounds_left
         from nnsparse_stream.training.start import run_directory
 
         run_directory(self._request)
         job = uuid.uuid4().hex
+        if self._request.in_rounds:
+            return begin | TrainRounds(self._request, self._worker, job, rounds_left(self._request))
         requests = begin | beam.Create([self._request], reshuffle=False)
         if not issubclass(objective_of(self._request.recipe), ClosedForm):
             return requests | self._worker.runs(_Train(job))

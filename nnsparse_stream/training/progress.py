@@ -94,10 +94,9 @@ def round_line(told: dict[str, Any]) -> str:
     trained = "  ".join(f"{name} {value:.4f}" for name, value in told["train"].items())
     return (
         f"round {told['round']:>3} of epoch {told['epoch']}  {trained}  {told['seconds']:.1f} s  "
-        f"{told['ratings_per_second']:,} ratings/s  worker {told['slowest_worker']} slowest with "
-        f"{told['slowest_seconds']:.1f} s, median {told['median_seconds']:.1f} s  "
-        f"merging {told['merging_seconds']:.1f} s  "
-        f"changes {told['change_bytes'] / 1e6:,.0f} MB  peak {told['peak_memory_bytes'] / 1e6:,.0f} MB"
+        f"{told['ratings_per_second']:,} ratings/s  (worker {told['slowest_worker']} {told['slowest_seconds']:.1f} s, "
+        f"median {told['median_seconds']:.1f} s, merging {told['merging_seconds']:.1f} s, "
+        f"{told['change_bytes'] / 1e6:,.0f} MB)"
     )
 
 
@@ -108,10 +107,30 @@ def run_report(history: list[dict[str, Any]], recipe: Recipe, lead: str) -> str:
     parts = [
         report.section("Learning curves"),
         *(report.line_chart(_series(history, name), "epoch", name, f"{name} by epoch.") for name in names),
+        *_rounds_charts([told for line in history for told in line.get("rounds", ())]),
         report.section("Recipe"),
         report.table(("field", "value"), fields),
     ]
     return report.page("Training run", lead, parts)
+
+
+def _rounds_charts(rounds: list[dict[str, Any]]) -> list[str]:
+    """How long rounds took, and what they achieved; nothing of a run of one worker."""
+    if not rounds:
+        return []
+    numbers = [told["round"] for told in rounds]
+
+    def series(label: str, name: str) -> report.Series:
+        return report.Series(label, numbers, [told[name] for told in rounds])
+
+    seconds = [series("slowest worker", "slowest_seconds"), series("median", "median_seconds"),
+               series("merging", "merging_seconds")]  # fmt: skip
+    rates = [series("all workers", "ratings_per_second")]
+    return [
+        report.section("Rounds"),
+        report.line_chart(rates, "round", "ratings/s", "Ratings a second of all workers by round, all counted."),
+        report.line_chart(seconds, "round", "seconds", "Steps of the slowest worker and the median one; merging."),
+    ]
 
 
 def _series(history: list[dict[str, Any]], name: str) -> list[report.Series]:

@@ -85,6 +85,14 @@ def base_of(request: TrainingRequest, number: int, job: str) -> CheckpointState 
     return base
 
 
+def rounds_left(request: TrainingRequest) -> range:
+    """The numbers of the rounds that are still to be made, as far as the run goes without its patience."""
+    of_epoch = request.rounds_of_epoch
+    assert of_epoch is not None
+    done = max(last_done(request.output), 0) if request.resume else 0
+    return range(done + 1, request.recipe.all_epochs * of_epoch + 1)
+
+
 def has_ended(request: TrainingRequest) -> bool:
     """Whether there is nothing left to train."""
     if directory_of(request).state() != "complete":

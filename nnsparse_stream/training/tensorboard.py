@@ -29,7 +29,7 @@ def events(history: list[dict[str, Any]]) -> bytes:
 
     Args:
         history: the metrics of each epoch, as metrics.jsonl holds them. Each number of theirs is a scalar at the
-            epoch's last step, nested ones as `validation/rmse`.
+            epoch's last step, nested ones as `validation/rmse`; those of rounds at the round, as `round/seconds`.
     """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -39,9 +39,10 @@ def events(history: list[dict[str, Any]]) -> bytes:
     writer = RecordWriter(file)
     started = history[0]["time"] if history else 0.0
     writer.write(Event(wall_time=started, file_version="brain.Event:2").SerializeToString())
-    for metrics in history:
+    told = [({"round": one}, one["time"], one["round"]) for metrics in history for one in metrics.get("rounds", ())]
+    for metrics, wall_time, step in [*told, *((metrics, metrics["time"], metrics["step"]) for metrics in history)]:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(metrics)]
-        event = Event(wall_time=metrics["time"], step=metrics["step"], summary=Summary(value=values))
+        event = Event(wall_time=wall_time, step=step, summary=Summary(value=values))
         writer.write(event.SerializeToString())
     return file.getvalue()
 
@@ -50,5 +51,5 @@ def _scalars(metrics: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, f
     for name, value in metrics.items():
         if isinstance(value, dict):
             yield from _scalars(value, f"{prefix}{name}/")
-        elif value is not None and name not in ("step", "time"):
+        elif isinstance(value, int | float) and name not in ("step", "time"):
             yield prefix + name, float(value)
