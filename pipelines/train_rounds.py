@@ -15,6 +15,7 @@ from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.pipelines.cli import StoppedError
 from nnsparse_stream.pipelines.options import model_worker
 from nnsparse_stream.pipelines.running import run_pipeline
+from nnsparse_stream.pipelines.worker_noise import without_worker_noise
 from nnsparse_stream.training.progress import epoch_line, recipe_line, round_line
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ def run_rounds(
         StoppedError: a signal ended the run before it was over.
     """
     worker = model_worker(args, beam_flags)
+    quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if not beam_flags:
         beam_flags, args.threads = _processes(args)
+        quiet = without_worker_noise()
     from nnsparse_stream.training.rounds import has_ended, last_done, rounds_left
     from nnsparse_stream.training.start import run_directory
     from nnsparse_stream.transforms.train_rounds import TrainRounds
@@ -52,7 +55,7 @@ def run_rounds(
         print(f"{request.output} has ended; there is nothing to resume", flush=True)
         return
     left = rounds_left(request)
-    with _stopping(request), _telling(request, job, left.start - 1):
+    with quiet, _stopping(request), _telling(request, job, left.start - 1):
         while True:
             rounds = left[: args.rounds_per_job]
             run_pipeline(functools.partial(_train, TrainRounds(request, worker, job, rounds)), beam_flags)
@@ -142,7 +145,7 @@ class _Told:
             return
         if self._epoch < 0:
             recipe, shared = recipe_from_json(state["recipe"]), state["rounds"]
-            where = f"{shared['workers']} workers, {shared['of_epoch']} rounds an epoch"
+            where = f"{shared['workers']} workers, rounds an epoch: {shared['of_epoch']}"
             print(recipe_line(self._request.preset, recipe, where), flush=True)
             self._epoch = sum(1 for metrics in state["history"] if metrics["step"] < self._round)
         for metrics in state["history"]:

@@ -43,7 +43,7 @@ def test_each_round_and_each_epoch_has_a_line(
     run = tmp_path / "run"
     assert train(trained, run, "--workers", "3", "--rounds", "2", "--rounds_per_job", "3", _HERE) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "recipe cfn with epochs 2, hidden [6]; on 3 workers, 2 rounds an epoch"
+    assert lines[0] == "recipe cfn with epochs 2, hidden [6]; on 3 workers, rounds an epoch: 2"
     assert [" ".join(line.split()[:2]) for line in lines[1:-1]] == [
         "round 1", "round 2", "epoch 1/2", "round 3", "round 4", "epoch 2/2",
     ]  # fmt: skip
@@ -88,13 +88,13 @@ def test_processes_of_this_machine_write_the_same_bytes_and_end_at_a_signal(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "nnsparse_stream.pipelines", "train", "--data", trained.data, "--output", str(run),
                *_SMALL, "--workers", "3", "--rounds", "2"]  # fmt: skip
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while len(checkpoints_of(str(run))) < 2 and driver.poll() is None:
         time.sleep(0.05)
     driver.send_signal(signal.SIGTERM)
-    _, errors = driver.communicate(timeout=60)
+    told, errors = driver.communicate(timeout=60)
     assert driver.returncode == cli.STOPPED, errors
-    assert f"stopped; the rounds that are whole are in {run}; --resume goes on from there" in errors
+    assert f"stopped; the rounds that are whole are in {run}; --resume goes on from there" in told
     assert not (run / "run.json").exists()
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
