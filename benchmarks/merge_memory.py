@@ -1,4 +1,4 @@
-"""Peak resident memory and time of merging a round's changes to a large model, part by part.
+"""Peak resident memory and processor time of merging a round's changes to a large model, part by part.
 
 The model is the one of lists: two matrices of (columns, units) and a bias. Each worker touched a share of the rows,
 drawn uniformly. The files of one part are written, merged and removed before those of the next, so that little disk is
@@ -54,11 +54,11 @@ def write_files(folder: Path, model: RankingAutoencoder, p: int, parts: int, wor
 
 
 def merge(folder: str, state: dict, p: int, changes: list, threads: int) -> tuple[float, int, int]:
-    """Merges part p; gives the seconds, the peak in bytes so far, and the bytes of the merged part."""
+    """Merges part p; gives the processor's seconds, the peak in bytes so far, and the bytes of the merged part."""
     torch.set_num_threads(threads)
-    started = time.perf_counter()
+    started = time.process_time()
     written = merge_part(CheckpointState(f"{folder}/base", state), p, changes, f"{folder}/merged", 0)
-    return time.perf_counter() - started, peak_memory(), written.bytes
+    return time.process_time() - started, peak_memory(), written.bytes
 
 
 def main() -> None:
@@ -75,6 +75,7 @@ def main() -> None:
         model = RankingAutoencoder(config)
     parts, seconds, peak, merged, changed = num_parts(model, arguments.workers), 0.0, 0, 0, 0
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        imports = process.submit(peak_memory).result()
         for p in range(parts):
             with tempfile.TemporaryDirectory() as scratch:
                 noted, changes = write_files(Path(scratch), model, p, parts, arguments.workers, arguments.share)
@@ -86,11 +87,13 @@ def main() -> None:
                 changed += sum(file.bytes for _, file in changes)
     figures = {
         "columns": arguments.columns, "units": arguments.units, "workers": arguments.workers, "parts": parts,
-        "model_bytes": merged, "change_bytes": changed, "peak_bytes": peak, "seconds": seconds,
+        "share": arguments.share, "model_bytes": merged, "change_bytes": changed, "imports_bytes": imports,
+        "peak_bytes": peak, "seconds": seconds,
     }  # fmt: skip
     print(
         f"{parts} parts, {merged / 1e9:.2f} GB of a model, {changed / 1e9:.2f} GB of changes: "
-        f"peak {peak / 1e6:,.0f} MB, {seconds:.1f} s, of each part {seconds / parts:.2f} s"
+        f"peak {peak / 1e6:,.0f} MB, of which the imports {imports / 1e6:,.0f}; {seconds:.1f} s, of each part "
+        f"{seconds / parts:.2f} s"
     )
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
