@@ -83,8 +83,9 @@ class _Solve(beam.DoFn):
 class TrainAutoencoder(beam.PTransform):
     """Trains one model: the root of a pipeline, or of a branch of one.
 
-    One worker trains, or in rounds as many as the request says (`TrainRounds`). Where the objective is of a closed form (`linear`), all workers add up what its solution needs,
-    to files in `_sums/` of the run's directory, which are removed when it is solved.
+    One worker trains, or in rounds as many as the request says (`TrainRounds`). Where the objective is of a closed form
+    (`linear`), all workers add up what its solution needs, to files in `_sums/` of the run's directory, which are
+    removed when it is solved.
 
     The run's directory receives the checkpoints, `metrics.jsonl` and, last, `run.json`. The worker logs the
     recipe that is used and a line an epoch (logger `nnsparse_stream.transforms.train`, level INFO).

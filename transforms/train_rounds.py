@@ -191,8 +191,10 @@ class _FinishEpoch(_Step):
 
 class _Complete(_Step):
     def process(self, _: int) -> Iterator[dict[str, Any]]:
+        from nnsparse_stream.training.round_worker import HELD
         from nnsparse_stream.training.rounds import complete_rounds
 
+        HELD.forget(self._request.output)
         yield complete_rounds(self._request, self._job)
 
 

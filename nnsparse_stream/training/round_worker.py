@@ -44,18 +44,20 @@ class RoundWorker:
 
     Attributes:
         key: the run and the worker's number.
+        made_for: the request and the job.
         after: the last round that it has trained, or that it was made of.
         fingerprint: SHA-256 of the optimiser's state on storage after that; None before the first round.
         trainer: does the steps.
     """
 
-    def __init__(self, request: TrainingRequest, base: CheckpointState, worker: int) -> None:
+    def __init__(self, request: TrainingRequest, base: CheckpointState, worker: int, job: str) -> None:
         """Takes up a worker's work where a checkpoint has it.
 
         Args:
             request: the run.
             base: the checkpoint of the last whole round.
             worker: from 0.
+            job: that trains.
 
         Raises:
             InputError: the data set is another one, or a file of it or of the checkpoint is missing or damaged.
@@ -71,7 +73,7 @@ class RoundWorker:
             raise InputError(f"{request.data} was replaced while {request.output} was trained on it")
         self._total = max(int(rounds["entries"][worker]), 1)
         self._parts = len(state["tensors"]["model"])
-        self.key, self.after = (request.output, worker), int(state["step"])
+        self.key, self.made_for, self.after = (request.output, worker), (request, job), int(state["step"])
         checkpoint = load_tensors(base)
         self._model_step = int(state["step"])
         layer = recipe.stage(state["epoch"] + 1).layer
@@ -123,7 +125,7 @@ class RoundWorker:
         for name, values in tensors.items():
             (held[name][rows] if name in model.column_tensors else held[name]).copy_(values)
 
-    def train(self, base: CheckpointState, number: int) -> Told:
+    def train(self, base: CheckpointState, number: int) -> Told | None:
         """Trains a round.
 
         Args:
@@ -131,10 +133,11 @@ class RoundWorker:
             number: of the round.
 
         Returns:
-            What `rounds.merge_round` and `rounds.finish_round` need to know.
+            What `rounds.merge_round` and `rounds.finish_round` need to know; None, and nothing is written, where
+            another attempt was faster and the round is done.
 
         Raises:
-            InputError: it diverged.
+            InputError: it diverged, or another job has taken up the run meanwhile.
         """
         begun = time.time()
         state = base.state
@@ -154,6 +157,9 @@ class RoundWorker:
             self._epoch_ended = False
             if epoch < recipe.all_epochs:
                 self.trainer.begin(recipe.stage(epoch + 1).layer)
+        # A round takes long: what an attempt writes that the engine has given up could replace what others read.
+        if base_of(self._request, number, self.made_for[1]) is None:
+            return None
         folder, url = changes_directory(self._request.output, number), step_directory(self._request.output, number)
         changes = [write_change(folder, self._worker, part, self._parts, model, touches) for part in range(self._parts)]
         optimizer = write_optimizer(url, self.trainer.optimizer, self._worker, self._workers)
@@ -216,44 +222,54 @@ def fingerprint(base: CheckpointState, worker: int) -> str | None:
 
 
 class HeldWorkers:
-    """The workers that a process keeps between rounds, as long as there is room for another; the oldest goes first."""
+    """The workers that a process keeps between rounds; where memory has no room for another, the oldest goes first."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, int], RoundWorker] = {}
         self._lock = threading.Lock()
 
-    def take(self, request: TrainingRequest, base: CheckpointState, worker: int) -> RoundWorker:
+    def take(self, request: TrainingRequest, base: CheckpointState, worker: int, job: str) -> RoundWorker:
         """A worker as it was after a checkpoint's round: the one that is here, or a new one. It is the caller's alone.
 
         Raises:
             InputError: see `RoundWorker`.
         """
-        held = self.find(request, base, worker)
-        return RoundWorker(request, base, worker) if held is None else held
+        held = self.find(request, base, worker, job)
+        if held is not None:
+            return held
+        while (oldest := self._oldest()) is not None and not oldest.has_room():
+            self._put(oldest.key, None)
+        return RoundWorker(request, base, worker, job)
 
-    def find(self, request: TrainingRequest, base: CheckpointState, worker: int) -> RoundWorker | None:
-        """As `take`; None where it is not here."""
+    def find(self, request: TrainingRequest, base: CheckpointState, worker: int, job: str) -> RoundWorker | None:
+        """As `take`; None where it is not here.
+
+        One of the same job: what another one has trained there may have been of other data, or another recipe.
+        """
         with self._lock:
             held = self._held.pop((request.output, worker), None)
-        if held is not None and (held.after, held.fingerprint) != (base.state["step"], fingerprint(base, worker)):
+        if held is None:
+            return None
+        wanted = ((request, job), base.state["step"], fingerprint(base, worker))
+        if (held.made_for, held.after, held.fingerprint) != wanted:
             held.close()
             return None
         return held
 
     def keep(self, held: RoundWorker) -> None:
-        """Keeps a worker for its next round, and gives up others, or this one, where memory gets scarce."""
+        """Keeps a worker for its next round."""
         self._put(held.key, held)
-        while not held.has_room():
-            with self._lock:
-                oldest = next(iter(self._held), None)
-            if oldest is None:
-                break
-            self._put(oldest, None)
 
     def forget(self, output: str) -> None:
         """Gives up the workers of a run."""
-        for key in [key for key in self._held if key[0] == output]:
+        with self._lock:
+            keys = [key for key in self._held if key[0] == output]
+        for key in keys:
             self._put(key, None)
+
+    def _oldest(self) -> RoundWorker | None:
+        with self._lock:
+            return next(iter(self._held.values()), None)
 
     def _put(self, key: tuple[str, int], held: RoundWorker | None) -> None:
         with self._lock:
@@ -288,13 +304,15 @@ def train_round(request: TrainingRequest, number: int, worker: int, job: str) ->
         return None
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    held = HELD.take(request, base, worker)
+    held = HELD.take(request, base, worker, job)
+    told = None
     try:
         told = held.train(base, number)
-    except BaseException:
-        held.close()
-        raise
-    HELD.keep(held)
+    finally:
+        if told is None:
+            held.close()
+    if told is not None:
+        HELD.keep(held)
     return told
 
 
@@ -322,7 +340,7 @@ def judge_share(request: TrainingRequest, number: int, worker: int, job: str) ->
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     # The replica takes the merged weights now, and not at the beginning of the next round.
-    held = HELD.find(request, checkpoint, worker)
+    held = HELD.find(request, checkpoint, worker, job)
     model = load_tensors(checkpoint).model.to(pick_device(request.device)) if held is None else held.model(checkpoint)
     model.eval()
     dataset, metrics = Dataset(request.data), request.metrics()

@@ -82,6 +82,8 @@ def base_of(request: TrainingRequest, number: int, job: str) -> CheckpointState 
         return None
     if done != number - 1:
         raise InputError(f"{request.output}: round {number} cannot begin, since the last that is whole is {done}")
+    if base.state["rounds"]["done"] == base.state["rounds"]["of_epoch"]:
+        raise InputError(f"{request.output}: round {number} cannot begin, since the epoch before it has not ended")
     return base
 
 
@@ -150,13 +152,19 @@ def survey_rows(request: TrainingRequest, worker: int, job: str) -> Told | None:
 def begin_rounds(request: TrainingRequest, surveys: Sequence[Told | None], job: str) -> None:
     """Writes the checkpoint that the first round begins with, where there is none yet.
 
+    Where there are some, it makes good what a kill behind the last of them has left undone.
+
     Args:
         request: the run.
         surveys: of all workers, in any order.
         job: that trains.
     """
     check_owner(request, job)
-    if last_done(request.output) >= 0:
+    if (done := last_done(request.output)) >= 0:
+        state = read_state(step_directory(request.output, done)).state
+        if state["history"]:
+            write_metrics(directory_of(request, job), request, state["history"])
+        _remove_merged(request, state, job)
         return
     told = sorted((survey for survey in surveys if survey is not None), key=lambda one: int(one["worker"]))
     opening = open_run(request, told[0]["device"].partition(":")[0], job)
@@ -262,7 +270,12 @@ def finish_round(request: TrainingRequest, number: int, merged: Sequence[Told | 
     rounds["at"] = [one["at"] for one in trained]
     rounds["told"].append(_summary(number, recipe, state, trained, seconds, now))
     write_state(step_directory(request.output, number), state)
-    directory_of(request, job).remove_matching(f"_rounds/step-{number:09d}/change-#-#.safetensors")
+    _remove_merged(request, state, job)
+
+
+def _remove_merged(request: TrainingRequest, state: dict[str, Any], job: str) -> None:
+    """Removes the changes of the round that a state is of, and the checkpoints that are not to be kept."""
+    directory_of(request, job).remove_matching(f"_rounds/step-{state['step']:09d}/change-#-#.safetensors")
     remove_old_checkpoints(request, state)
 
 
@@ -366,6 +379,7 @@ def complete_rounds(request: TrainingRequest, job: str) -> dict[str, Any]:
     state = opening.last.state
     if not is_over(request, state):
         return {"stopped": True, "epochs": state["epoch"], "steps": state["step"]}
+    write_metrics(opening.directory, request, state["history"])  # a kill may have left out those of the last epoch
     for pattern in ROUND_FILES:
         opening.directory.remove_matching(pattern)
     return complete_run(opening.request, opening.directory, state, state["history"][-1]["rounds"][-1]["device"], job)
