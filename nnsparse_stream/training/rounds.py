@@ -161,10 +161,12 @@ def begin_rounds(request: TrainingRequest, surveys: Sequence[Told | None], job: 
     """
     check_owner(request, job)
     if (done := last_done(request.output)) >= 0:
-        state = read_state(step_directory(request.output, done)).state
-        if state["history"]:
-            write_metrics(directory_of(request, job), request, state["history"])
-        _remove_merged(request, state, job)
+        last = open_run(request, "cpu", job).last
+        if last is not None:
+            # Workers take the recipe from there, which may have more epochs now.
+            write_state(step_directory(request.output, done), last.state)
+            write_metrics(directory_of(request, job), request, last.state["history"])
+            _remove_merged(request, last.state, job)
         return
     told = sorted((survey for survey in surveys if survey is not None), key=lambda one: int(one["worker"]))
     opening = open_run(request, told[0]["device"].partition(":")[0], job)
