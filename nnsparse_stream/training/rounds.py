@@ -165,7 +165,8 @@ def begin_rounds(request: TrainingRequest, surveys: Sequence[Told | None], job: 
         if last is not None:
             # Workers take the recipe from there, which may have more epochs now.
             write_state(step_directory(request.output, done), last.state)
-            write_metrics(directory_of(request, job), request, last.state["history"])
+            if last.state["history"]:
+                write_metrics(directory_of(request, job), request, last.state["history"])
             _remove_merged(request, last.state, job)
         return
     told = sorted((survey for survey in surveys if survey is not None), key=lambda one: int(one["worker"]))
