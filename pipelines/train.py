@@ -26,13 +26,22 @@ memory), bit for bit: on the CPU of the same machine, with the same --threads. A
 checkpoint; the exit code is then 143, or 0 where the run was over. A second one ends it at once.
 
   nnsparse-stream train --data data/ml --output runs/ml --preset cfn
+  nnsparse-stream train --data data/ml --output runs/search --grid search.json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `train`."""
-    parser.add_argument("--data", required=True, metavar="URL", help="the data set")
+    parser.add_argument("--data", metavar="URL", help="the data set")
     parser.add_argument("--output", required=True, metavar="URL", help="the run's directory")
+    parser.add_argument(
+        "--grid",
+        metavar="FILE",
+        help="train many runs, each to OUTPUT/runs/NAME, and compare them: JSON such as "
+        '{"preset": ["best", "deep"], "seed": [0, 1]}, an object or a list of objects, of fields that are a value or '
+        "a list of values, of all of which the product is trained: data, preset, seed, patience, validation_metric and "
+        "those of the recipe; the flags say the rest",
+    )
     parser.add_argument(
         "--preset",
         default="cfn",
@@ -147,12 +156,17 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
+    if args.grid is not None:
+        from nnsparse_stream.pipelines import train_grid
+
+        train_grid.run(args, beam_flags)
+        return
     if beam_flags:
         from nnsparse_stream.pipelines.running import run_pipeline
         from nnsparse_stream.transforms.train import TrainAutoencoder
 
         worker = model_worker(args, beam_flags)
-        request = _request(args)
+        request = request_of(args)
         run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request, worker), beam_flags)
     else:
         check_hints(args, beam_flags)
@@ -164,23 +178,25 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
 def _train_here(args: argparse.Namespace) -> bool:
     """Trains in this process; False where a signal ended the run before it was over."""
     stop = threading.Event()
-    with _set_by_signal(stop):  # before what takes a second to import
+    with set_by_signal(stop):  # before what takes a second to import
         from nnsparse_stream.pipelines.train_progress import Shown
         from nnsparse_stream.training.start import train
 
         with contextlib.closing(Shown(args.output)) as progress:
-            summary = train(_request(args), progress=progress, stop=stop.is_set)
+            summary = train(request_of(args), progress=progress, stop=stop.is_set)
     return "stopped" not in summary
 
 
-def _request(args: argparse.Namespace) -> TrainingRequest:
+def request_of(args: argparse.Namespace) -> TrainingRequest:
     """What the flags ask for.
 
     Raises:
-        InputError: there is no such preset, or a value does not fit.
+        InputError: there is no such preset, a value does not fit, or no data set is named.
     """
     from nnsparse_stream.training.presets import CHOICES, chosen_preset, recipe
 
+    if args.data is None:
+        raise InputError("`data` is missing: the data set to train on")
     preset = args.preset
     if preset in CHOICES:
         from nnsparse_stream.data.manifest import Manifest
@@ -215,7 +231,7 @@ def _request(args: argparse.Namespace) -> TrainingRequest:
 
 
 @contextlib.contextmanager
-def _set_by_signal(stop: threading.Event) -> Iterator[None]:
+def set_by_signal(stop: threading.Event) -> Iterator[None]:
     """SIGTERM and Ctrl-C set an event; a second one raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals

@@ -124,14 +124,7 @@ def train(
         torch.set_num_threads(request.threads)
     device = pick_device(request.device)
     dataset = Dataset(request.data)
-    if not dataset.manifest.fold_entries["train"]:
-        raise InputError(f"{request.data} has no rating in its training fold; prepare it with other `folds`")
-    request.recipe.check_feedback(dataset.manifest.feedback, request.data)
-    for name in ("patience", "validation_metric"):
-        if getattr(request, name) is not None and not dataset.manifest.fold_entries["validation"]:
-            raise InputError(
-                f"`{name}` needs a validation fold, and {request.data} has none; prepare it with other `folds`"
-            )
+    request.check_data(dataset.manifest)
     metric = request.metrics()[0].name
     # Before anything is removed: files may be missing or damaged.
     dataset.check_files()
