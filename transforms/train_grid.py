@@ -55,7 +55,7 @@ class _Train(beam.DoFn):
         with _training:
             outcome = train_member(self._members[name], resume=self._resume, progress=progress, job=self._job)
         assert outcome is not None  # nobody stops it
-        yield json.dumps(asdict(outcome)).encode()
+        yield json.dumps(asdict(outcome), sort_keys=True).encode()
 
 
 def _finish(_: str, outcomes: Iterable[bytes], output: str, members: Sequence[Member], job: str) -> dict[str, Any]:

@@ -115,12 +115,11 @@ def grid_runs(value: Any, url: str) -> list[GridRun]:
 
 def _kinds() -> dict[str, Any]:
     """The fields that an entry may have, with their types."""
-    of_recipes = {
-        field.name: get_type_hints(recipe)[field.name]
-        for recipe in recipe_types()
-        for field in dataclasses.fields(recipe)
-    }
-    return {**OF_RUNS, **of_recipes}
+    kinds = dict(OF_RUNS)
+    for recipe in recipe_types():
+        hints = get_type_hints(recipe)
+        kinds |= {field.name: hints[field.name] for field in dataclasses.fields(recipe)}
+    return kinds
 
 
 def _alternatives(entry: Any, kinds: Mapping[str, Any], place: str) -> dict[str, list[Any]]:
