@@ -66,22 +66,26 @@ def _train_here(args: argparse.Namespace) -> dict[str, Any]:
     stop = threading.Event()
     with set_by_signal(stop):  # before what takes a second to import
         from nnsparse_stream.pipelines.train_progress import Shown
-        from nnsparse_stream.training.grid_members import finish, grid_directory, train_member
+        from nnsparse_stream.training.grid_members import finish, grid_directory, leave, train_member
 
         members = _members(args, [])
         directory = grid_directory(args.output, resume=args.resume, overwrite=args.overwrite)
         directory.begin(resume=args.resume)
-        outcomes = []
-        for number, member in enumerate(members, start=1):
-            print(f"run {number} of {len(members)}: {member.run.name}", flush=True)
-            with contextlib.closing(Shown(member.request.output)) as progress:
-                outcome = train_member(member, resume=args.resume, progress=progress, stop=stop.is_set)
-            if outcome is None:
-                raise StoppedError(f"stopped; what is trained is in {args.output}; --resume goes on from there")
-            if outcome.failed:
-                print(f"failed: {outcome.failed}", flush=True)
-            outcomes.append(outcome)
-        return finish(directory, members, outcomes)
+        try:
+            outcomes = []
+            for number, member in enumerate(members, start=1):
+                print(f"run {number} of {len(members)}: {member.run.name}", flush=True)
+                with contextlib.closing(Shown(member.request.output)) as progress:
+                    outcome = train_member(member, resume=args.resume, progress=progress, stop=stop.is_set)
+                if outcome is None:
+                    raise StoppedError(f"stopped; what is trained is in {args.output}; --resume goes on from there")
+                if outcome.failed:
+                    print(f"failed: {outcome.failed}", flush=True)
+                outcomes.append(outcome)
+            return finish(directory, members, outcomes)
+        except BaseException:
+            leave(directory)
+            raise
 
 
 def _members(args: argparse.Namespace, beam_flags: list[str]) -> list[Member]:

@@ -94,6 +94,14 @@ def train_member(
     return Outcome.of(member.run.name, summary, [json.loads(line) for line in lines])
 
 
+def leave(directory: OutputDirectory) -> None:
+    """Ends work that is not over: what runs have left stays, to go on from; without any, the directory goes."""
+    runs = storage.join(directory.url, RUNS)
+    if not (storage.is_directory(runs) and storage.list_files(runs)):
+        storage.remove_empty_directory(runs)
+        directory.abort()
+
+
 def finish(
     directory: OutputDirectory, members: Sequence[Member], outcomes: Iterable[Outcome], job: str | None = None
 ) -> dict[str, Any]:
