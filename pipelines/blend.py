@@ -112,7 +112,7 @@ def contents() -> tuple[str, ...]:
     member = (
         "columns/part-#-of-#.parquet",
         VOCABULARY,
-        "checkpoints/step-#/model.safetensors",
+        "checkpoints/step-#/model-#-of-#.safetensors",
         "checkpoints/step-#/state.json",
     )
     return (*(f"members/#/{name}" for name in member), _FIT)

@@ -90,6 +90,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the latest N are kept, and the best by --validation_metric (default: 2)",
     )
+    shared = parser.add_argument_group("several workers", "train in rounds, after each of which changes are merged")
+    shared.add_argument(
+        "--workers",
+        type=positive_int,
+        default=1,
+        metavar="K",
+        help="train on so many workers, each on its share of the rows: of the engine that Beam's flags name, or as "
+        "processes of this machine (default: 1)",
+    )
+    shared.add_argument(
+        "--rounds",
+        type=positive_int,
+        metavar="R",
+        help="rounds of an epoch (default: 4)",
+    )
+    shared.add_argument(
+        "--rounds_per_job",
+        type=positive_int,
+        default=100,
+        metavar="N",
+        help="give the engine at most N rounds in a job (default: 100)",
+    )
     run.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to OUTPUT/tensorboard")
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --output")
@@ -157,16 +179,20 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
     if args.grid is not None:
-        from nnsparse_stream.pipelines import train_grid
+        from nnsparse_stream.pipelines.train_grid import run_grid
 
-        train_grid.run(args, beam_flags)
+        run_grid(args, beam_flags)
         return
-    if beam_flags:
+    if args.workers > 1 or args.rounds is not None:
+        from nnsparse_stream.pipelines.train_rounds import run_rounds
+
+        run_rounds(args, beam_flags, training_request)
+    elif beam_flags:
         from nnsparse_stream.pipelines.running import run_pipeline
         from nnsparse_stream.transforms.train import TrainAutoencoder
 
         worker = model_worker(args, beam_flags)
-        request = request_of(args)
+        request = training_request(args)
         run_pipeline(lambda pipeline: pipeline | TrainAutoencoder(request, worker), beam_flags)
     else:
         check_hints(args, beam_flags)
@@ -183,11 +209,11 @@ def _train_here(args: argparse.Namespace) -> bool:
         from nnsparse_stream.training.start import train
 
         with contextlib.closing(Shown(args.output)) as progress:
-            summary = train(request_of(args), progress=progress, stop=stop.is_set)
+            summary = train(training_request(args), progress=progress, stop=stop.is_set)
     return "stopped" not in summary
 
 
-def request_of(args: argparse.Namespace) -> TrainingRequest:
+def training_request(args: argparse.Namespace) -> TrainingRequest:
     """What the flags ask for.
 
     Raises:
@@ -224,6 +250,8 @@ def request_of(args: argparse.Namespace) -> TrainingRequest:
         checkpoint_steps=args.checkpoint_steps,
         checkpoint_minutes=args.checkpoint_minutes,
         keep_checkpoints=args.keep_checkpoints,
+        workers=args.workers,
+        rounds=args.rounds,
         resume=args.resume,
         overwrite=args.overwrite,
         tensorboard=args.tensorboard,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.cli import StoppedError
 from nnsparse_stream.pipelines.options import check_hints, model_worker
-from nnsparse_stream.pipelines.train import request_of, set_by_signal
+from nnsparse_stream.pipelines.train import set_by_signal, training_request
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.grid import GridRun
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest
 
 
-def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
+def run_grid(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """Trains the runs that --grid names: one after the other in this process, or side by side as Beam's flags say.
 
     Args:
@@ -32,6 +32,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     from nnsparse_stream.training.grid_tables import table_text
 
+    if args.workers > 1 or args.rounds is not None:
+        raise InputError(
+            "--grid: one worker trains a run, and as many runs side by side; leave out --workers, --rounds"
+        )
     if beam_flags:
         summary = _train_by_beam(args, beam_flags)
     else:
@@ -135,7 +139,7 @@ def _request_of(
         if flags.data not in manifests:
             manifests[flags.data] = Manifest.read(flags.data)
         flags.preset = chosen_preset(flags.preset, manifests[flags.data])
-    return request_of(flags)
+    return training_request(flags)
 
 
 def _threads_of_each(beam_flags: list[str], runs: int) -> int | None:

@@ -16,7 +16,8 @@ from nnsparse_stream.training.state import checkpoints_of
 
 SMALL = recipe("cfn", hidden=(8,), epochs=3)
 #: What metrics say of the machine rather than of the model.
-_OWN = {"time", "seconds", "ratings_per_second", "waiting_for_data", "peak_memory_bytes"}
+_OWN = {"time", "seconds", "ratings_per_second", "waiting_for_data", "peak_memory_bytes",
+        "slowest_worker", "slowest_seconds", "median_seconds", "merging_seconds"}  # fmt: skip
 
 
 def request(trained: Trained, output: str | Path, **fields: Any) -> TrainingRequest:
@@ -34,9 +35,13 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 def _tensors(run: Path) -> list[dict[str, torch.Tensor]]:
     last = Path(checkpoints_of(str(run))[-1])
-    return [safetensors.torch.load((last / f"{name}.safetensors").read_bytes()) for name in ("model", "optimizer")]
+    return [safetensors.torch.load(path.read_bytes()) for path in sorted(last.glob("*.safetensors"))]
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in _OWN} for line in lines]
+    return [{**_told(line), "rounds": [_told(one) for one in line.get("rounds", ())]} for line in lines]
+
+
+def _told(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in _OWN}

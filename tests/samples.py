@@ -44,6 +44,6 @@ def way(log: bytes, base: str, resumed: bool) -> dict[str, bytes]:
     command("evaluate", "--data", data, "--model", run, "--json", storage.join(base, "evaluation.json"))
     command("score", "--data", data, "--model", run, "--output", scores, "--top_k", "3")
     found = contents(base)
-    last = max(name for name in found if name.endswith("model.safetensors"))
+    last = max(name for name in found if "/model-" in name)
     exact = {name: found[name] for name in found if not name.startswith("run/")}
     return {**exact, "model": found[last]}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 # The checkpoints that any handle of this process holds.
-_LOADED: weakref.WeakValueDictionary[tuple[str, str, str], Checkpoint] = weakref.WeakValueDictionary()
+_LOADED: weakref.WeakValueDictionary[tuple[str, ...], Checkpoint] = weakref.WeakValueDictionary()
 _LOADING = threading.Lock()
 
 
@@ -60,7 +60,7 @@ class CheckpointHandle(_Handle["Checkpoint"]):
 
         state, device = read_state(self._url), pick_device(self._device)
         # Also by what it holds: a process may live longer than a run.
-        key = (state.url, state.state["tensors"]["model"]["sha256"], str(device))
+        key = (state.url, *(file.sha256 for file in state.model_files), str(device))
         with _LOADING:
             checkpoint = _LOADED.get(key)
             if checkpoint is None:

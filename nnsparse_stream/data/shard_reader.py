@@ -4,54 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nnsparse_stream.data.dataset import ROW_COLUMNS, Dataset, open_shard, read_group
-from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
 
 #: So many shards are kept open at most, with their parsed footers; on a store each has a buffer of 1 MB.
 OPEN_SHARDS = 64
 _NAMES = ("columns", "values", "fold")
-
-
-class Survey(NamedTuple):
-    """What one pass over a data set finds.
-
-    Attributes:
-        column_counts: int64 (columns,), the entries of each column in the training fold.
-        validated: (shard, row group) of those that hold entries of the validation fold, ascending.
-    """
-
-    column_counts: np.ndarray
-    validated: list[tuple[int, int]]
-
-
-def survey(dataset: Dataset) -> Survey:
-    """Reads a data set once: verifies the SHA-256 of each shard, and counts; memory is bounded by a shard.
-
-    Raises:
-        InputError: a shard is missing, truncated or altered.
-    """
-    counts = np.zeros(dataset.manifest.num_columns, dtype=np.int64)
-    validated = []
-    for shard in range(len(dataset.shards)):
-        for group, batch in enumerate(dataset.shard_batches(shard, names=("columns", "fold"))):
-            fold = batch.column("fold").flatten().to_numpy()
-            columns = batch.column("columns").flatten().to_numpy()
-            if len(columns) and not 0 <= columns.min() <= columns.max() < len(counts):
-                raise InputError(
-                    f"{storage.join(dataset.url, dataset.shards[shard].path)} holds columns {columns.min()} to "
-                    f"{columns.max()} and the manifest says that there are {len(counts)}; prepare again"
-                )
-            np.add.at(counts, columns[fold == 0], 1)
-            if (fold == 1).any():
-                validated.append((shard, group))
-    return Survey(counts, validated)
 
 
 class ShardReader:

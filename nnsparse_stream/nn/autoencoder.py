@@ -194,6 +194,12 @@ class RatingAutoencoder(FactorModel):
         self.row_offset = nn.Parameter(torch.zeros(decoded)) if config.row_offset else None
 
     @property
+    def column_tensors(self) -> frozenset[str]:
+        """See `Model.column_tensors`."""
+        presence = {"presence"} if self.config.presence else set()
+        return super().column_tensors | {"encoder", "decoder", "decoder_bias"} | presence
+
+    @property
     def reads_features(self) -> bool:
         """Whether there is a matrix of features."""
         return self.features is not None

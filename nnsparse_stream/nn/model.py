@@ -65,6 +65,16 @@ class Model(nn.Module, ABC):
         return columns
 
     @property
+    def column_tensors(self) -> frozenset[str]:
+        """Names of the parameters and buffers that have a row, or a number, for each column."""
+        return frozenset({"column_counts"})
+
+    @property
+    def unit_row_tensors(self) -> frozenset[str]:
+        """Names of the parameters whose rows have norm 1."""
+        return frozenset()
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.column_counts.device

@@ -48,15 +48,18 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
 
     Attributes:
         generator: draws the rounding of bfloat16 parameters, on their device; torch's own where None.
+        touches: of parameters whose updates are counted, int32 (rows,) on their device: a step adds 1 where it updates.
     """
 
     generator: torch.Generator | None = None
+    touches: dict[Tensor, Tensor]
 
     def __init__(self, params: Parameters, **defaults: Any) -> None:
         for name in ("lr", "weight_decay", "momentum", "eps"):
             if defaults.get(name, 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {defaults[name]}")
         super().__init__(params, {**defaults, "decay_scales": None, "unit_rows": False})
+        self.touches = {}
 
     @abstractmethod
     def state_shapes(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -121,6 +124,8 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
         state = {name: _as_matrix(value) for name, value in self._state_of(parameter, group).items()}
         factors = gradient.factors() if isinstance(gradient, RowGradient) else _all_rows(_as_matrix(gradient))
         by, decays = factors.by, factors.vectors.new_full(factors.by.columns.shape, group["weight_decay"])
+        if parameter in self.touches:
+            self.touches[parameter].index_add_(0, by.columns.long(), (by.counts() > 0).to(torch.int32))
         if group["decay_by_count"] and group["weight_decay"]:
             counts = by.counts().to(decays.dtype)
             decays *= (counts / (counts.sum() / (counts > 0).sum())).sqrt()

@@ -95,13 +95,26 @@ class RankingAutoencoder(FactorModel):
         super().__init__(config)
 
         def weight() -> nn.Parameter:
-            drawn = torch.empty(config.num_columns, config.units).normal_(0, initial_std, generator=generator)
+            drawn = torch.empty(config.num_columns, config.units)
+            if drawn.is_meta:  # there, torch would load a part of itself, of 150 MB, to draw nothing
+                return nn.Parameter(drawn)
+            drawn.normal_(0, initial_std, generator=generator)
             return nn.Parameter(drawn if config.temperature is None else nn.functional.normalize(drawn))
 
         self.encoder = weight()
         if not config.tied:
             self.decoder = weight()
         self.decoder_bias = nn.Parameter(torch.zeros(config.num_columns))
+
+    @property
+    def column_tensors(self) -> frozenset[str]:
+        """See `Model.column_tensors`."""
+        return super().column_tensors | {"encoder", "decoder_bias"} | (set() if self.config.tied else {"decoder"})
+
+    @property
+    def unit_row_tensors(self) -> frozenset[str]:
+        """See `Model.unit_row_tensors`."""
+        return frozenset() if self.config.temperature is None else frozenset({"encoder"})
 
     @property
     def output_matrix(self) -> Tensor:

@@ -24,13 +24,27 @@ class SyntheticRatings:
     Attributes:
         ratings: columns user (string), item (string, "genre-number"), rating (float32); each pair once, in random
             order.
-        affinities: float64 (users, items): the noiseless, unrounded rating of every pair.
+        of_users: float64 (users, 10), each user's part of the noiseless, unrounded ratings: tastes, 1 and his bias.
+        of_items: float64 (items, 10), each item's part: genres, bias and 1. Their product is the rating of a pair.
         noise: standard deviation of the noise.
     """
 
     ratings: pa.Table
-    affinities: np.ndarray
+    of_users: np.ndarray
+    of_items: np.ndarray
     noise: float
+
+    def affinities(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """The noiseless, unrounded ratings of pairs.
+
+        Args:
+            users: int (n,), user numbers.
+            items: int (n,), item numbers.
+
+        Returns:
+            float64 (n,).
+        """
+        return _products(self.of_users, self.of_items, users, items)
 
     def expected(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """The expected rating of pairs, after noise and rounding: what the best predictor answers.
@@ -42,12 +56,12 @@ class SyntheticRatings:
         Returns:
             float64 (n,).
         """
-        affinity = self.affinities[users, items]
+        affinity = self.affinities(users, items)
         # A rating is 0.5 plus 0.5 for each threshold that the noisy affinity exceeds.
         thresholds = (_STARS[1:] + _STARS[:-1]) / 2
         erf = np.frompyfunc(math.erf, 1, 1)
         scaled = (affinity[:, None] - thresholds) / (self.noise * math.sqrt(2))
-        return _STARS[0] + 0.5 * (0.5 * (1 + erf(scaled).astype(np.float64))).sum(1)
+        return _STARS[0] + 0.5 * (0.5 * (1 + np.asarray(erf(scaled), dtype=np.float64))).sum(1)
 
 
 def user_ids(count: int) -> pa.Array:
@@ -74,16 +88,16 @@ def make_ratings(num_users: int, num_items: int, num_ratings: int, noise: float,
     tastes = random.normal(0, 0.75, (num_users, len(GENRES)))
     genres = random.normal(0, 0.15, (num_items, len(GENRES)))
     genres[np.arange(num_items), np.arange(num_items) % len(GENRES)] += 1.0
-    affinities = (
-        3.4 + random.normal(0, 0.3, num_users)[:, None] + random.normal(0, 0.4, num_items)[None, :] + tastes @ genres.T
-    )
+    user_biases, item_biases = 3.4 + random.normal(0, 0.3, num_users), random.normal(0, 0.4, num_items)
+    of_users = np.column_stack([tastes, np.ones(num_users), user_biases])
+    of_items = np.column_stack([genres, item_biases, np.ones(num_items)])
     popularity = random.permutation(np.arange(1, num_items + 1) ** -0.8)
     activity = random.lognormal(0, 0.8, num_users)
     users = random.choice(num_users, num_ratings, p=activity / activity.sum())
     items = random.choice(num_items, num_ratings, p=popularity / popularity.sum())
     pairs = random.permutation(np.unique(users.astype(np.int64) * num_items + items))
     users, items = pairs // num_items, pairs % num_items
-    noisy = affinities[users, items] + random.normal(0, noise, len(pairs))
+    noisy = _products(of_users, of_items, users, items) + random.normal(0, noise, len(pairs))
     stars = np.clip(np.floor(noisy * 2 + 0.5) / 2, _STARS[0], _STARS[-1])
     ratings = pa.table(
         {
@@ -92,7 +106,15 @@ def make_ratings(num_users: int, num_items: int, num_ratings: int, noise: float,
             "rating": stars.astype(np.float32),
         }
     )
-    return SyntheticRatings(ratings, affinities, noise)
+    return SyntheticRatings(ratings, of_users, of_items, noise)
+
+
+def _products(of_users: np.ndarray, of_items: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    # Factor by factor: no matrix of users x items, nor of pairs x factors, is made.
+    total = np.zeros(len(users))
+    for user, item in zip(of_users.T, of_items.T, strict=True):
+        total += user[users] * item[items]
+    return total
 
 
 def make_interactions(num_users: int, num_items: int, num_entries: int, num_groups: int, seed: int) -> pa.Table:

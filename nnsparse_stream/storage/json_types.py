@@ -57,14 +57,15 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
-    errors = []
+    # What a value that is not null was to be comes first in our annotations. Of the error only the text is kept: with
+    # it, the error would hold itself, and what all callers hold, until the garbage collector comes.
+    first = ""
     for kind in kinds:
         try:
             return _typed(kind, value, name)
         except ValueError as error:
-            errors.append(error)
-    # What a value that is not null was to be comes first in our annotations.
-    raise errors[0]
+            first = first or str(error)
+    raise ValueError(first)
 
 
 def _fields(kind: Any, value: Any, name: str) -> dict[str, Any]:

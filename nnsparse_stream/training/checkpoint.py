@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -10,16 +11,22 @@ import torch
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary
 from nnsparse_stream.nn.model import Model
-from nnsparse_stream.nn.models import MODELS
 from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.training.state import STATE_FILE, CheckpointState, read_state, step_directory, write_state
+from nnsparse_stream.training.parts import PART_FILES, empty_model, part_name, read_weights, write_part
+from nnsparse_stream.training.state import (
+    STATE_FILE,
+    CheckpointState,
+    read_state,
+    step_directory,
+    tensors_of,
+    write_state,
+)
 from nnsparse_stream.training.tensor_files import TensorFile, copy_tensors, read_tensors, write_tensors
 
-_WEIGHTS = "model.safetensors"
-_OPTIMIZER = "optimizer.safetensors"
-#: All files of a checkpoint.
-FILES = (STATE_FILE, _WEIGHTS, _OPTIMIZER)
+#: Patterns of all files of a checkpoint, for `OutputDirectory`.
+FILES = (STATE_FILE, PART_FILES, "optimizer-#-of-#.safetensors")
+_TENSORS = re.compile(r"(model|optimizer)-\d+-of-\d+\.safetensors")
 
 
 @dataclass
@@ -43,25 +50,38 @@ class Checkpoint(CheckpointState):
 
 
 def save_checkpoint(url: str, checkpoint: Checkpoint, optimizer: RowOptimizer | None) -> None:
-    """Writes a checkpoint; state.json is written last, and a directory without it is not a checkpoint."""
-    held = [optimizer.state.get(parameter, {}) for parameter in _parameters(optimizer)] if optimizer else []
-    buffers = {f"{index}.{name}": value for index, state in enumerate(held) for name, value in state.items()}
-    files = {
-        "optimizer": write_tensors(storage.join(url, _OPTIMIZER), buffers),
-        "model": write_tensors(storage.join(url, _WEIGHTS), checkpoint.model.state_dict()),
-    }
+    """Writes the checkpoint of a run of one worker; a directory without state.json, the last file, is not one."""
+    of_optimizer = [write_optimizer(url, optimizer, 0, 1)] if optimizer else []
+    tensors = tensors_of([write_part(url, checkpoint.model, 0, 1)], of_optimizer)
     model = {"kind": checkpoint.model.kind, **checkpoint.model.config.to_json()}
-    tensors = {name: asdict(file) for name, file in files.items()}
     write_state(url, {**checkpoint.state, "model": model, "tensors": tensors})
 
 
-def load_optimizer(checkpoint: CheckpointState, optimizer: RowOptimizer) -> None:
-    """Gives an optimiser the state that a checkpoint holds.
+def write_optimizer(url: str, optimizer: RowOptimizer, worker: int, workers: int) -> TensorFile:
+    """Writes the state of a worker's optimiser into the directory of a checkpoint.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    held = [optimizer.state.get(parameter, {}) for parameter in _parameters(optimizer)]
+    buffers = {f"{index}.{name}": value for index, state in enumerate(held) for name, value in state.items()}
+    return write_tensors(storage.join(url, _optimizer_name(worker, workers)), buffers)
+
+
+def _optimizer_name(worker: int, workers: int) -> str:
+    return f"optimizer-{worker:05d}-of-{workers:05d}.safetensors"
+
+
+def load_optimizer(checkpoint: CheckpointState, optimizer: RowOptimizer, worker: int = 0) -> None:
+    """Gives an optimiser the state that a checkpoint holds of a worker's.
 
     Raises:
         InputError: the file is missing or damaged, or of another optimiser.
     """
-    path = storage.join(checkpoint.url, _OPTIMIZER)
+    files = checkpoint.optimizer_files
+    if not files:
+        raise InputError(f"{checkpoint.url} cannot be trained on: it has no state of the optimiser; name its run")
+    path = storage.join(checkpoint.url, _optimizer_name(worker, len(files)))
     shapes = [
         (parameter, optimizer.state_shapes(parameter, group))
         for group in optimizer.param_groups
@@ -73,7 +93,7 @@ def load_optimizer(checkpoint: CheckpointState, optimizer: RowOptimizer) -> None
         for name, shape in held.items()
     }
     # What was not updated yet has no state.
-    buffers = read_tensors(path, _noted(checkpoint, "optimizer"), expected, optional=True)
+    buffers = read_tensors(path, files[worker], expected, optional=True)
     for index, (parameter, held) in enumerate(shapes):
         found = {name: buffers[f"{index}.{name}"] for name in held if f"{index}.{name}" in buffers}
         if found and found.keys() != held.keys():
@@ -85,10 +105,6 @@ def load_optimizer(checkpoint: CheckpointState, optimizer: RowOptimizer) -> None
 
 def _parameters(optimizer: RowOptimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _noted(checkpoint: CheckpointState, which: str) -> TensorFile:
-    return TensorFile(**checkpoint.state["tensors"][which])
 
 
 def copy_model(checkpoint: CheckpointState, run: str) -> None:
@@ -106,13 +122,17 @@ def copy_model(checkpoint: CheckpointState, run: str) -> None:
         data = storage.read_checked(storage.join(checkpoint.run, part["path"]), part["bytes"], part["sha256"])
         storage.write_file(storage.join(run, part["path"]), data)
     url = step_directory(run, checkpoint.state["step"])
-    copy_tensors(storage.join(checkpoint.url, _WEIGHTS), storage.join(url, _WEIGHTS), _noted(checkpoint, "model"))
-    write_state(url, checkpoint.state)
+    files = checkpoint.model_files
+    for p, noted in enumerate(files):
+        name = part_name(p, len(files))
+        copy_tensors(storage.join(checkpoint.url, name), storage.join(url, name), noted)
+    write_state(url, {**checkpoint.state, "tensors": tensors_of(files, [])})
 
 
 def remove_checkpoint(url: str) -> None:
     """Removes a checkpoint, state.json first: what remains where that is cut off is not taken for a checkpoint."""
-    for name in FILES:
+    tensors = [name for name in storage.list_files(url) if _TENSORS.fullmatch(name)]
+    for name in (STATE_FILE, *tensors):
         storage.remove_file(storage.join(url, name))
     storage.remove_empty_directory(url)
 
@@ -134,15 +154,10 @@ def load_tensors(state: CheckpointState) -> Checkpoint:
     """Reads the model of a checkpoint whose state was read.
 
     Raises:
-        InputError: the file is missing, or another one than was written.
+        InputError: a file is missing, or another one than was written.
     """
     # Without memory and random weights: what is read takes their place.
-    try:
-        with torch.device("meta"):
-            model = MODELS[state.state["model"]["kind"]](state.config)
-    except (RuntimeError, OverflowError, TypeError) as error:
-        raise InputError(f"{state.url} is damaged: there is no model of these sizes: {state.state['model']}") from error
-    path = storage.join(state.url, _WEIGHTS)
-    model.load_state_dict(read_tensors(path, _noted(state, "model"), model.state_dict()), assign=True)
+    model = empty_model(state)
+    model.load_state_dict(read_weights(state, model), assign=True)
     model.eval()
     return Checkpoint(state.url, state.state, model)

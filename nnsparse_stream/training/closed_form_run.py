@@ -13,7 +13,6 @@ import torch
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
-from nnsparse_stream.data.shard_reader import Survey
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.storage.output_directory import OutputDirectory
@@ -23,6 +22,7 @@ from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.progress import Progress
 from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.run import Run, TrainingRequest
+from nnsparse_stream.training.survey import Survey
 
 #: Gives the sums over all rows; None where the run is to end before they are there.
 SummedUp = Callable[[], ClosedForm | None]

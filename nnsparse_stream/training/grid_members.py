@@ -79,9 +79,8 @@ def train_member(
         StoreError: a store or the network failed.
     """
     request = member.request
-    directory = OutputDirectory(request.output, contents=start.CONTENTS, completing=start.COMPLETING)
     try:
-        request = replace(request, resume=resume and directory.state() != "empty")
+        request = replace(request, resume=resume and start.directory_of(request).state() != "empty")
         summary = start.train(request, progress=progress, stop=stop, job=job)
     except _FAILURES as error:
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "

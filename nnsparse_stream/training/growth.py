@@ -37,28 +37,31 @@ def scaled(recipe: StepRecipe, factor: int) -> StepRecipe:
     return larger
 
 
-def grown(recipe: Recipe, manifest: Manifest) -> Recipe:
+def grown(recipe: Recipe, manifest: Manifest, workers: int = 1) -> Recipe:
     """The recipe with minibatches of as many rows as the data set has room for.
 
-    Rows are doubled as long as there are `MOST_ROWS` at most, an epoch has `LEAST_BATCHES` minibatches or more, and a
-    mean minibatch fits into `batch_entries`. That bound stays: minibatches are cut from shuffle blocks of some times as
-    many entries, of which each ends with a smaller one.
+    Rows are doubled as long as there are `MOST_ROWS` at most, an epoch of each worker has `LEAST_BATCHES` minibatches
+    or more, and a mean minibatch fits into `batch_entries`. That bound stays: minibatches are cut from shuffle blocks
+    of some times as many entries, of which each ends with a smaller one.
 
     A pure function, which needs no torch. A recipe that does not grow is returned as it is.
 
     Args:
         recipe: a preset's, or any other.
         manifest: of the data set.
+        workers: that share its rows.
     """
     if not isinstance(recipe, StepRecipe):
         return recipe
     entries = manifest.fold_entries["train"] / max(manifest.num_rows, 1)
-    most = min(MOST_ROWS, manifest.num_rows // LEAST_BATCHES, int(recipe.batch_entries / max(entries, 1)))
+    most = min(MOST_ROWS, manifest.num_rows // (LEAST_BATCHES * workers), int(recipe.batch_entries / max(entries, 1)))
     factor = 1 << max(most // recipe.batch_rows, 1).bit_length() - 1
     return scaled(recipe, factor) if factor > 1 else recipe
 
 
-def recipe_of_run(recipe: Recipe, manifest: Manifest, device: str, before: dict[str, Any] | None) -> Recipe:
+def recipe_of_run(
+    recipe: Recipe, manifest: Manifest, device: str, before: dict[str, Any] | None, workers: int = 1
+) -> Recipe:
     """The recipe of a run that may grow: the larger one where the run was begun on a GPU.
 
     Args:
@@ -66,8 +69,9 @@ def recipe_of_run(recipe: Recipe, manifest: Manifest, device: str, before: dict[
         manifest: of the data set.
         device: the type of torch's device, "cuda" or "cpu".
         before: the recipe of the run that goes on, as JSON, which the device does not change; None of a new run.
+        workers: that share the data set's rows.
     """
-    larger = grown(recipe, manifest)
+    larger = grown(recipe, manifest, workers)
     if before is None:
         return larger if device == "cuda" else recipe
     return larger if larger.to_json().get("batch_rows") == before.get("batch_rows") else recipe

@@ -1,6 +1,6 @@
 """The order of an epoch: which row groups are shuffled together, and which of their rows make which minibatch.
 
-A pure function of (manifest, seed, epoch), whoever reads the rows, and wherever they lie.
+A pure function of (manifest, share, seed, epoch, worker), whoever reads the rows, and wherever they lie.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.nn.batchifier import Batchifier
+from nnsparse_stream.training.shares import Piece, Share
 
 #: Entries that are shuffled together at most; at 8 bytes an entry, some 32 MB.
 SHUFFLE_ENTRIES = 4_000_000
@@ -46,38 +47,37 @@ class Chosen(NamedTuple):
 
 
 def shuffle_blocks(
-    manifest: Manifest, seed: int, epoch: int, shuffle_entries: int = SHUFFLE_ENTRIES
-) -> list[list[tuple[int, int]]]:
-    """Which row groups are shuffled together, in which order: a pure function of (manifest, seed, epoch).
+    manifest: Manifest, share: Share, seed: int, epoch: int, worker: int = 0, shuffle_entries: int = SHUFFLE_ENTRIES
+) -> list[list[Piece]]:
+    """Which row groups are shuffled together, in which order: a pure function of its arguments.
 
     Args:
         manifest: of the data set.
+        share: what is trained on.
         seed: of the run.
         epoch: from 1.
-        shuffle_entries: entries of a block at most; a larger row group is a block of its own.
+        worker: whose share it is, from 0; each draws other numbers.
+        shuffle_entries: entries of a block at most; a larger row group is a block of its own. One of which the share
+            has some rows only counts whole.
 
     Returns:
-        Blocks of (shard, row group); each row group of the data set is in one of them, once.
+        Blocks of pieces; each piece of the share is in one of them, once.
     """
-    groups = [
-        (shard, group, entries)
-        for shard, entry in enumerate(manifest.shards)
-        for group, (_, entries) in enumerate(entry.row_groups)
-    ]
-    blocks: list[list[tuple[int, int]]] = []
+    blocks: list[list[Piece]] = []
     held = shuffle_entries
-    for index in _random(seed, epoch, 0).permutation(len(groups)):
-        shard, group, entries = groups[index]
+    for index in _random(seed, epoch, worker, 0).permutation(len(share)):
+        piece = share[index]
+        _, entries = manifest.shards[piece.shard].row_groups[piece.group]
         if not blocks or held + entries > shuffle_entries:
             blocks.append([])
             held = 0
-        blocks[-1].append((shard, group))
+        blocks[-1].append(piece)
         held += entries
     return blocks
 
 
 def minibatches(
-    lengths: NDArray[Any], batchifier: Batchifier, seed: int, epoch: int, start: Cursor
+    lengths: NDArray[Any], batchifier: Batchifier, seed: int, epoch: int, start: Cursor, worker: int = 0
 ) -> Iterator[Chosen]:
     """The minibatches of a shuffle block, from a cursor on.
 
@@ -90,8 +90,9 @@ def minibatches(
         seed: of the run.
         epoch: from 1.
         start: which block it is, and how many of its minibatches to leave out.
+        worker: who trains on it, from 0; each draws other numbers.
     """
-    random = _random(seed, epoch, start.block + 1)
+    random = _random(seed, epoch, worker, start.block + 1)
     order = random.permutation(np.flatnonzero(lengths > 0))
     lengths = lengths[order].astype(np.int64)
     draws = _draws(lengths, batchifier.max_entries, random)
@@ -125,6 +126,6 @@ def _draws(lengths: NDArray[np.int64], bound: int, random: np.random.Generator) 
                 yield drawn[ends[row] - lengths[row] - begin : ends[row] - begin]
 
 
-def _random(seed: int, epoch: int, part: int) -> np.random.Generator:
-    """Random numbers of one part of an epoch: 0 for the order of the row groups, then one part a block."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, epoch, part]))
+def _random(seed: int, epoch: int, worker: int, part: int) -> np.random.Generator:
+    """Random numbers of one part of a worker's epoch: 0 for the order of the row groups, then one part a block."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, worker, epoch, part]))

@@ -112,6 +112,18 @@ def epoch_line(metrics: dict[str, Any], epochs: int) -> str:
     )
 
 
+def round_line(told: dict[str, Any]) -> str:
+    """A round that has ended, as a line; `told` is of a checkpoint's state."""
+    trained = "  ".join(f"{name} {value:.4f}" for name, value in told["train"].items())
+    return (
+        f"round {told['round']:>3} of epoch {told['epoch']}  {trained}  {told['seconds']:.1f} s  "
+        f"{told['ratings_per_second']:,} ratings/s  worker {told['slowest_worker']} slowest with "
+        f"{told['slowest_seconds']:.1f} s, median {told['median_seconds']:.1f} s  "
+        f"merging {told['merging_seconds']:.1f} s  "
+        f"changes {told['change_bytes'] / 1e6:,.0f} MB  peak {told['peak_memory_bytes'] / 1e6:,.0f} MB"
+    )
+
+
 def run_report(history: list[dict[str, Any]], recipe: Recipe, lead: str) -> str:
     """The learning curve and the recipe as an HTML page; `lead` says which run it is."""
     names = dict.fromkeys(name for line in history for name in [*line["train"], *(line["validation"] or {})])

@@ -103,7 +103,7 @@ class RankingObjective(StepObjective):
                         "weight_decay": recipe.weight_decay / num_rows,
                         # A column without an entry is touched by nothing.
                         "decay_scales": shares[name].clamp(min=1e-9).reciprocal().to(parameter.dtype),
-                        "unit_rows": bool(recipe.temperature),
+                        "unit_rows": name in model.unit_row_tensors,
                     }
                 )
         return groups

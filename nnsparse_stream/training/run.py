@@ -14,7 +14,7 @@ import torch
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.manifest import Manifest
-from nnsparse_stream.data.shard_reader import ShardReader, Survey
+from nnsparse_stream.data.shard_reader import ShardReader
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.judging import judge_batch
 from nnsparse_stream.evaluation.metric_sums import MetricSums
@@ -28,7 +28,9 @@ from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress, peak_memory
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.state import checkpoints_of, step_directory
+from nnsparse_stream.training.survey import Survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
+from nnsparse_stream.training.worker_recipe import DEFAULT_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class TrainingRequest:
         checkpoint_steps: write a checkpoint after every so many minibatches, beside those after each epoch.
         checkpoint_minutes: write one when so many minutes have passed since the last.
         keep_checkpoints: how many of the latest to keep, beside the best.
+        workers: how many train side by side, in rounds; see `nnsparse_stream.training.rounds`.
+        rounds: rounds of an epoch; 4 where None, and there are several workers.
         resume: go on from the last checkpoint in `output`.
         overwrite: replace an earlier run in `output`.
         tensorboard: write the metrics as events for TensorBoard, too.
@@ -75,6 +79,8 @@ class TrainingRequest:
     checkpoint_steps: int | None = None
     checkpoint_minutes: float | None = None
     keep_checkpoints: int = 2
+    workers: int = 1
+    rounds: int | None = None
     resume: bool = False
     overwrite: bool = False
     tensorboard: bool = False
@@ -82,13 +88,31 @@ class TrainingRequest:
     def __post_init__(self) -> None:
         if self.cache is not None and self.cache not in PLACES:
             raise InputError(f"`cache` is one of {', '.join(PLACES)}, not {self.cache}")
-        if isinstance(self.recipe, StepRecipe):
+        in_steps: dict[str, Any] = {"steps": self.max_steps, "checkpoint_steps": self.checkpoint_steps,
+                    "checkpoint_minutes": self.checkpoint_minutes}  # fmt: skip
+        if not isinstance(self.recipe, StepRecipe):
+            why = f"the objective {self.recipe.objective} has no steps but one"
+            refused = {**in_steps, "patience": self.patience, "cache": self.cache, "rounds": self.rounds,
+                       "workers": None if self.workers == 1 else self.workers}  # fmt: skip
+        elif self.in_rounds:
+            why, refused = "a run in rounds ends with an epoch, and has a checkpoint after each round", in_steps
+        else:
             return
-        of_steps = {"steps": self.max_steps, "patience": self.patience, "checkpoint_steps": self.checkpoint_steps,
-                    "checkpoint_minutes": self.checkpoint_minutes, "cache": self.cache}  # fmt: skip
-        for name, value in of_steps.items():
+        for name, value in refused.items():
             if value is not None:
-                raise InputError(f"the objective {self.recipe.objective} has no steps but one: leave out `{name}`")
+                raise InputError(f"{why}: leave out `{name}`")
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether the run goes on in rounds, by one worker or several."""
+        return self.workers > 1 or self.rounds is not None
+
+    @property
+    def rounds_of_epoch(self) -> int | None:
+        """The rounds of an epoch; None where the run does not go on in rounds."""
+        if not self.in_rounds:
+            return None
+        return self.rounds or DEFAULT_ROUNDS
 
     def metrics(self) -> tuple[Metric, ...]:
         """What the validation fold is judged by: the one that decides first, and the objective's.
@@ -121,6 +145,77 @@ class TrainingRequest:
 def no_sums() -> dict[str, Any]:
     """The sums of an epoch before its first minibatch."""
     return {"entries": 0, "rows": 0, "batches": 0, "terms": {}, "seconds": 0.0, "waited": 0.0}
+
+
+def is_over(request: TrainingRequest, state: dict[str, Any]) -> bool:
+    """Whether all is trained that was asked for: epochs, steps, or as long as patience lasts."""
+    waited = state["epoch"] - state["best"]["epoch"] if state["best"] else 0
+    return (
+        state["epoch"] >= request.recipe.all_epochs
+        or (request.max_steps is not None and state["step"] >= request.max_steps)
+        or (request.patience is not None and waited >= request.patience)
+    )
+
+
+def end_epoch(
+    state: dict[str, Any],
+    decides: Metric,
+    layer: int | None,
+    learning_rate: float,
+    train: dict[str, float],
+    validation: dict[str, float] | None,
+    fill: float,
+) -> dict[str, Any]:
+    """Ends an epoch in a checkpoint's state: adds its metrics to the history, and returns them.
+
+    Args:
+        state: is changed.
+        decides: the metric by which an epoch is the best.
+        layer: the layer that was trained alone.
+        learning_rate: of the last step.
+        train: what the objective tells of the epoch.
+        validation: the metrics of the validation fold, where there is one.
+        fill: rows of a minibatch by those that it may have.
+    """
+    sums, epoch = state["sums"], state["epoch"] + 1
+    metrics = {
+        "epoch": epoch,
+        "step": state["step"],
+        "time": round(time.time(), 3),
+        "layer": layer,
+        "learning_rate": learning_rate,
+        "train": train,
+        "validation": validation,
+        "ratings": sums["entries"],
+        "seconds": round(sums["seconds"], 3),
+        "ratings_per_second": round(sums["entries"] / max(sums["seconds"], 1e-9)),
+        "batch_fill": fill,
+        "waiting_for_data": sums["waited"] / max(sums["seconds"], 1e-9),
+        "peak_memory_bytes": peak_memory(),
+    }
+    state["history"].append(metrics)
+    if validation:
+        value = validation[decides.name]
+        if state["best"] is None or decides.is_better(value, state["best"]["value"]):
+            state["best"] = {"epoch": epoch, "step": state["step"], "metric": decides.name, "value": value}
+    state["epoch"], state["cursor"], state["sums"] = epoch, list(Cursor()), no_sums()
+    return metrics
+
+
+def write_metrics(directory: OutputDirectory, request: TrainingRequest, history: list[dict[str, Any]]) -> None:
+    """Writes the metrics of each epoch so far: as lines of JSON, and as events where that is asked for."""
+    lines = "".join(json.dumps(line) + "\n" for line in history)
+    directory.write("metrics.jsonl", lines.encode())
+    if request.tensorboard:
+        directory.write(EVENTS_FILE, events(history))
+
+
+def remove_old_checkpoints(request: TrainingRequest, state: dict[str, Any]) -> None:
+    """Removes the checkpoints that are not to be kept."""
+    best = state["best"] and step_directory(request.output, state["best"]["step"])
+    for old in checkpoints_of(request.output)[: -request.keep_checkpoints]:
+        if old != best:
+            remove_checkpoint(old)
 
 
 class Run(ABC):
@@ -160,7 +255,9 @@ class Run(ABC):
 
     def go(self, directory: OutputDirectory) -> None:
         """Trains until the run is over, or is stopped."""
-        self._write_metrics(directory)  # what a kill between a checkpoint and its metrics left out
+        write_metrics(
+            directory, self.request, self.checkpoint.state["history"]
+        )  # what a kill between a checkpoint and its metrics left out
         self._train(directory)
         if self._saved_step != self.checkpoint.state["step"]:
             self._save()
@@ -179,14 +276,8 @@ class Run(ABC):
         """What is to be said where an epoch's figures, or its weights, are not finite."""
 
     def is_over(self) -> bool:
-        """Whether all is trained that was asked for: epochs, steps, or as long as patience lasts."""
-        state, request = self.checkpoint.state, self.request
-        waited = state["epoch"] - state["best"]["epoch"] if state["best"] else 0
-        return (
-            state["epoch"] >= request.recipe.all_epochs
-            or (request.max_steps is not None and state["step"] >= request.max_steps)
-            or (request.patience is not None and waited >= request.patience)
-        )
+        """Whether all is trained that was asked for."""
+        return is_over(self.request, self.checkpoint.state)
 
     def _judge(self, layer: int | None, learning_rate: float, train: dict[str, float], fill: float) -> dict[str, Any]:
         """Ends an epoch: judges the model, adds the epoch's metrics to the history, and returns them.
@@ -197,49 +288,20 @@ class Run(ABC):
             train: what the objective tells of the epoch.
             fill: rows of a minibatch by those that it may have.
         """
-        state, sums = self.checkpoint.state, self.checkpoint.state["sums"]
-        epoch = state["epoch"] + 1
+        state = self.checkpoint.state
         weights = self.checkpoint.model.parameters()
         if not all(map(math.isfinite, train.values())) or not all(bool(held.isfinite().all()) for held in weights):
-            raise self._diverged(epoch)
+            raise self._diverged(state["epoch"] + 1)
         validation = self._validate() if layer is None else None
         if validation and not all(map(math.isfinite, validation.values())):
-            raise self._diverged(epoch)
-        metrics = {
-            "epoch": epoch,
-            "step": state["step"],
-            "time": round(time.time(), 3),
-            "layer": layer,
-            "learning_rate": learning_rate,
-            "train": train,
-            "validation": validation,
-            "ratings": sums["entries"],
-            "seconds": round(sums["seconds"], 3),
-            "ratings_per_second": round(sums["entries"] / max(sums["seconds"], 1e-9)),
-            "batch_fill": fill,
-            "waiting_for_data": sums["waited"] / max(sums["seconds"], 1e-9),
-            "peak_memory_bytes": peak_memory(),
-        }
-        state["history"].append(metrics)
-        decides = self._metrics[0]
-        if validation:
-            value = validation[decides.name]
-            if state["best"] is None or decides.is_better(value, state["best"]["value"]):
-                state["best"] = {"epoch": epoch, "step": state["step"], "metric": decides.name, "value": value}
-        state["epoch"], state["cursor"], state["sums"] = epoch, list(Cursor()), no_sums()
-        return metrics
+            raise self._diverged(state["epoch"] + 1)
+        return end_epoch(state, self._metrics[0], layer, learning_rate, train, validation, fill)
 
     def _keep(self, directory: OutputDirectory, metrics: dict[str, Any]) -> None:
         """Writes an epoch's checkpoint and metrics, and tells of it."""
         self._save()
-        self._write_metrics(directory)
+        write_metrics(directory, self.request, self.checkpoint.state["history"])
         self.progress.epoch_ended(metrics, self.request.recipe.all_epochs)
-
-    def _write_metrics(self, directory: OutputDirectory) -> None:
-        lines = "".join(json.dumps(line) + "\n" for line in self.checkpoint.state["history"])
-        directory.write("metrics.jsonl", lines.encode())
-        if self.request.tensorboard:
-            directory.write(EVENTS_FILE, events(self.checkpoint.state["history"]))
 
     def _validate(self) -> dict[str, float] | None:
         """The metrics of the validation fold; None where the data set has none."""
@@ -255,7 +317,4 @@ class Run(ABC):
         state, output = self.checkpoint.state, self.request.output
         save_checkpoint(step_directory(output, state["step"]), self.checkpoint, self.optimizer)
         self._saved_at, self._saved_step = time.monotonic(), state["step"]
-        best = state["best"] and step_directory(output, state["best"]["step"])
-        for old in checkpoints_of(output)[: -self.request.keep_checkpoints]:
-            if old != best:
-                remove_checkpoint(old)
+        remove_old_checkpoints(self.request, state)

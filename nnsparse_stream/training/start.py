@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.features import VOCABULARY, FeatureVocabulary
 from nnsparse_stream.data.manifest import vocabulary_fingerprint
-from nnsparse_stream.data.shard_reader import Survey, survey
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.devices import pick_device
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.output_directory import OutputDirectory
+from nnsparse_stream.training.changes import CHANGE_FILES
 from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
 from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
 from nnsparse_stream.training.growth import recipe_of_run
@@ -34,10 +35,13 @@ from nnsparse_stream.training.state import (
     step_directory,
 )
 from nnsparse_stream.training.step_run import StepRun
+from nnsparse_stream.training.survey import survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
 
 #: Sums over the rows that workers have added up for this run; removed at its end.
 SUMS_FILES = "_sums/part-#.bin"
+#: What workers of a run in rounds leave for each other; removed when it is used.
+ROUND_FILES = ("_rounds/survey-#.bin", CHANGE_FILES)
 #: Patterns of the files that training writes, and the one that makes a run whole; for `OutputDirectory`.
 CONTENTS = (
     *(f"checkpoints/step-#/{name}" for name in FILES),
@@ -47,8 +51,15 @@ CONTENTS = (
     EVENTS_FILE,
     "report.html",
     SUMS_FILES,
+    *ROUND_FILES,
 )
 COMPLETING = "run.json"
+
+
+def directory_of(request: TrainingRequest, job: str | None = None) -> OutputDirectory:
+    """The run's directory, as it is; see `train` for the job."""
+    overwrite = request.overwrite or request.resume
+    return OutputDirectory(request.output, contents=CONTENTS, completing=COMPLETING, overwrite=overwrite, job=job)
 
 
 def run_directory(request: TrainingRequest, job: str | None = None) -> OutputDirectory:
@@ -61,13 +72,7 @@ def run_directory(request: TrainingRequest, job: str | None = None) -> OutputDir
     Raises:
         InputError: it holds something else, or a run, and neither `resume` nor `overwrite` says what to do with it.
     """
-    directory = OutputDirectory(
-        request.output,
-        contents=CONTENTS,
-        completing=COMPLETING,
-        overwrite=request.overwrite or request.resume,
-        job=job,
-    )
+    directory = directory_of(request, job)
     directory.check()
     if directory.attempted():
         return directory
@@ -110,37 +115,18 @@ def train(
     Raises:
         InputError: the data set or the output cannot be used, the run to resume is another one, or it diverged.
     """
-    if request.tensorboard:
-        check_installed()
-    # Rows of a large matrix are read at random, each from a page of its own: torch asks Linux for huge pages, where its
-    # first large tensor is still to come.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     progress = progress or Progress()
-    directory = run_directory(request, job)
-    attempted = directory.attempted()
-    if attempted and directory.state() == "complete":  # the attempt's end was lost on the way
-        return _ended(request)
+    device = pick_device(request.device)
+    opening = open_run(request, device.type, job)
+    if opening.ended is not None:
+        if not opening.attempted:
+            progress.already_over()
+        return opening.ended
+    request, directory, dataset = opening.request, opening.directory, opening.dataset
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    device = pick_device(request.device)
-    dataset = Dataset(request.data)
-    request.check_data(dataset.manifest)
-    metric = request.metrics()[0].name
-    # Before anything is removed: files may be missing or damaged.
-    dataset.check_files()
-    for _ in dataset.vocabulary_parts():
-        pass
-    last = _last_checkpoint(request, dataset) if request.resume or attempted else None
-    if request.grow:
-        before = last.state["recipe"] if last else None
-        recipe = recipe_of_run(request.recipe, dataset.manifest, device.type, before)
-        request = replace(request, recipe=recipe)
-    resumed = _resumed(request, last, metric) if last else None
-    if resumed and directory.state() == "complete" and resumed.state["epoch"] == request.recipe.all_epochs:
-        progress.already_over()
-        return _ended(request)
     found = survey(dataset)
-    checkpoint = load_tensors(resumed) if resumed else _fresh(request, dataset, found, metric)
+    checkpoint = load_tensors(opening.last) if opening.last else fresh(opening, found.column_counts)
     progress.begun(request.preset, request.recipe, str(device))
     run: Run
     if issubclass(objective_of(request.recipe), ClosedForm):
@@ -149,33 +135,112 @@ def train(
         run = StepRun(request, checkpoint, dataset, found, device, progress, stop)
     directory.begin(resume=request.resume)
     try:
-        # The run's models are to be used without the data set.
-        for part, data in dataset.vocabulary_parts():
-            directory.write(part.path, data)
-        if (features := checkpoint.features) is not None:
-            directory.write(features.path, FeatureVocabulary.read(dataset.url, features).to_parquet())
+        keep_vocabularies(opening, checkpoint)
         run.go(directory)
     except BaseException:
         if not checkpoints_of(request.output):
             directory.abort()  # there is nothing to resume from
         raise
     state = run.checkpoint.state
-    summary = {
-        "checkpoint": "checkpoints/" + step_directory("", state["step"]).rsplit("/", 1)[-1],
-        "epochs": state["epoch"],
-        "steps": state["step"],
-    }
     if not run.is_over():
-        return {"stopped": True, **summary}
-    if request.patience is not None and state["best"]:
-        summary["checkpoint"] = "checkpoints/" + step_directory("", state["best"]["step"]).rsplit("/", 1)[-1]
-    summary |= {
+        return {"stopped": True, **_reached(state["step"], state)}
+    return complete_run(request, directory, state, str(device), job)
+
+
+class Opening(NamedTuple):
+    """A run whose inputs and output are checked, before anything is written.
+
+    Attributes:
+        request: the run, with the recipe that it has.
+        directory: of the run.
+        dataset: its data set.
+        metric: the name of the metric by which an epoch is the best.
+        last: the checkpoint that the run goes on from; None where it begins.
+        attempted: whether an earlier attempt of the same job has begun it.
+        ended: what run.json holds, where there is nothing left to do.
+    """
+
+    request: TrainingRequest
+    directory: OutputDirectory
+    dataset: Dataset
+    metric: str
+    last: CheckpointState | None
+    attempted: bool
+    ended: dict[str, Any] | None
+
+
+def open_run(request: TrainingRequest, device: str, job: str | None) -> Opening:
+    """Checks all that a run needs; nothing has been written or removed yet.
+
+    Args:
+        request: the run.
+        device: the type of torch's device on which it is trained.
+        job: see `train`.
+
+    Raises:
+        InputError: see `train`.
+    """
+    if request.tensorboard:
+        check_installed()
+    # Rows of a large matrix are read at random, each from a page of its own: torch asks Linux for huge pages, where its
+    # first large tensor is still to come.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    directory = run_directory(request, job)
+    attempted, complete = directory.attempted(), directory.state() == "complete"
+    dataset, metric = Dataset(request.data), request.metrics()[0].name
+    manifest = dataset.manifest
+    opening = Opening(request, directory, dataset, metric, None, attempted, None)
+    if attempted and complete:  # the attempt's end was lost on the way
+        return opening._replace(ended=_ended(request))
+    request.check_data(manifest)
+    # Before anything is removed: files may be missing or damaged.
+    dataset.check_files()
+    for _ in dataset.vocabulary_parts():
+        pass
+    last = _last_checkpoint(request, dataset) if request.resume or attempted else None
+    if request.grow:
+        before = last.state["recipe"] if last else None
+        request = replace(request, recipe=recipe_of_run(request.recipe, manifest, device, before, request.workers))
+    if last is not None:
+        last = _resumed(request, last, metric)
+        if complete and last.state["epoch"] == request.recipe.all_epochs:
+            opening = opening._replace(ended=_ended(request))
+    return opening._replace(request=request, last=last)
+
+
+def keep_vocabularies(opening: Opening, checkpoint: CheckpointState) -> None:
+    """Writes the vocabularies of the data set into the run: its models are to be used without the data set."""
+    directory, dataset = opening.directory, opening.dataset
+    for part, data in dataset.vocabulary_parts():
+        directory.write(part.path, data)
+    if (features := checkpoint.features) is not None:
+        directory.write(features.path, FeatureVocabulary.read(dataset.url, features).to_parquet())
+
+
+def complete_run(
+    request: TrainingRequest, directory: OutputDirectory, state: dict[str, Any], device: str, job: str | None
+) -> dict[str, Any]:
+    """Writes the report and run.json of a run that is over.
+
+    Args:
+        request: the run.
+        directory: of the run.
+        state: of the last checkpoint.
+        device: where it was trained.
+        job: the engine's job, where there is one.
+
+    Returns:
+        What run.json holds.
+    """
+    best = state["best"] if request.patience is not None else None
+    summary = {
+        **_reached(best["step"] if best else state["step"], state),
         "kind": "nnsparse-stream run",
         "schema_version": 1,
         "preset": request.preset,
         "recipe": request.recipe.to_json(),
         "seed": request.seed,
-        "device": str(device),
+        "device": device,
         "best": state["best"],
         "metrics": state["history"][-1] if state["history"] else None,
         **({} if job is None else {"job": job}),
@@ -188,14 +253,27 @@ def train(
     return summary
 
 
+def _reached(step: int, state: dict[str, Any]) -> dict[str, Any]:
+    """How far a run has come, and the checkpoint of the step that is to be used."""
+    name = step_directory("", step).rsplit("/", 1)[-1]
+    return {"checkpoint": f"checkpoints/{name}", "epochs": state["epoch"], "steps": state["step"]}
+
+
 def _ended(request: TrainingRequest) -> dict[str, Any]:
     return storage.read_json(storage.join(request.output, "run.json"), "a run")
 
 
-def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: str) -> Checkpoint:
-    manifest, recipe = dataset.manifest, request.recipe
+def fresh(opening: Opening, column_counts: np.ndarray) -> Checkpoint:
+    """A run's beginning: a model with initial weights, and a state in which nothing has been done.
+
+    Args:
+        opening: the run.
+        column_counts: int64 (columns,), the training entries of each column.
+    """
+    request, manifest = opening.request, opening.dataset.manifest
+    recipe = request.recipe
     model = objective_of(recipe).make_model(recipe, manifest, torch.Generator().manual_seed(request.seed))
-    model.column_counts.copy_(torch.from_numpy(found.column_counts))
+    model.column_counts.copy_(torch.from_numpy(column_counts))
     state = {
         "axis": manifest.axis,
         "row_id_type": manifest.row_id_type,
@@ -203,14 +281,15 @@ def _fresh(request: TrainingRequest, dataset: Dataset, found: Survey, metric: st
         "vocabulary": vocabulary_fingerprint(manifest),
         "columns": columns_of(manifest),
         "features": features_of(manifest) if model.reads_features else None,
-        "data": dataset.manifest.fingerprint(),
+        "data": manifest.fingerprint(),
         "recipe": recipe.to_json(),
         "seed": request.seed,
-        "validation_metric": metric,
+        "validation_metric": opening.metric,
         "epoch": 0,
         "cursor": list(Cursor()),
         "sums": no_sums(),
         "step": 0,
+        "rounds": None,
         "best": None,
         "history": [],
     }
@@ -230,13 +309,22 @@ def _last_checkpoint(request: TrainingRequest, dataset: Dataset) -> CheckpointSt
 
 def _resumed(request: TrainingRequest, checkpoint: CheckpointState, metric: str) -> CheckpointState:
     """The checkpoint of a run that goes on, checked to be of this one."""
+    shared = checkpoint.state["rounds"]
     before = {
         # Read, not as it is written: fields that the recipe did not have then are what they are by default.
         **recipe_from_json(checkpoint.state["recipe"]).to_json(),
         "seed": checkpoint.state["seed"],
         "validation_metric": checkpoint.state["validation_metric"],
+        "workers": shared["workers"] if shared else 1,
+        "rounds": shared["of_epoch"] if shared else None,
     }
-    now = {**request.recipe.to_json(), "seed": request.seed, "validation_metric": metric}
+    now = {
+        **request.recipe.to_json(),
+        "seed": request.seed,
+        "validation_metric": metric,
+        "workers": request.workers,
+        "rounds": request.rounds_of_epoch,
+    }
     changed = [name for name in now if name not in request.recipe.extendable and now[name] != before.get(name)]
     if changed:
         told = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypedDict
 
@@ -18,7 +19,7 @@ from nnsparse_stream.training.objectives import recipe_from_json
 from nnsparse_stream.training.tensor_files import TensorFile
 
 KIND = "nnsparse-stream checkpoint"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 STATE_FILE = "state.json"
 _STEP = re.compile(r"checkpoints/step-\d{9,}")
 _IdType = Literal["int64", "string"]
@@ -40,7 +41,25 @@ class _Best(TypedDict):
     value: float
 
 
-class _Metrics(TypedDict):
+class _Round(TypedDict):
+    round: int
+    epoch: int
+    device: str
+    time: float
+    train: dict[str, float]
+    ratings: int
+    seconds: float
+    ratings_per_second: int
+    slowest_worker: int
+    slowest_seconds: float
+    median_seconds: float
+    merging_seconds: float
+    change_bytes: int
+    learning_rate: float
+    peak_memory_bytes: int
+
+
+class _EpochMetrics(TypedDict):
     epoch: int
     step: int
     time: float
@@ -56,9 +75,28 @@ class _Metrics(TypedDict):
     peak_memory_bytes: int
 
 
+class _Metrics(_EpochMetrics, total=False):
+    rounds: list[_Round]
+
+
 class _Tensors(TypedDict):
-    model: TensorFile
-    optimizer: TensorFile
+    model: list[TensorFile]
+    optimizer: list[TensorFile]
+
+
+class _At(TypedDict):
+    cursor: tuple[int, int]
+    step: int
+    entries: int
+
+
+class _Rounds(TypedDict):
+    workers: int
+    of_epoch: int
+    done: int
+    entries: list[int]
+    at: list[_At]
+    told: list[_Round]
 
 
 class _State(TypedDict):
@@ -78,6 +116,7 @@ class _State(TypedDict):
     cursor: tuple[int, int]
     sums: _Sums
     step: int
+    rounds: _Rounds | None
     best: _Best | None
     history: list[_Metrics]
     model: dict[str, Any]
@@ -94,8 +133,11 @@ class CheckpointState:
             (the vocabulary's files, in the run's directory), `features` (that of the rows' features, likewise, or None
             where the model reads none), `data` (SHA-256 of the data set's manifest), `recipe`
             (with its objective), `seed`, `validation_metric` (by which an epoch is the best), `epoch`, `cursor`, `sums`
-            (of the epoch so far), `step`, `best`, `history` (metrics by epoch), `model` (its kind and configuration),
-            `tensors` (size and SHA-256 of the files).
+            (of the epoch so far), `step`, `rounds` (None of a run of one worker; of one in rounds: its `workers`,
+            rounds `of_epoch`, those `done` of the epoch that goes on, the training `entries` of each worker's share,
+            where each worker is `at`, and what is `told` of each round of the epoch), `best`, `history` (metrics by
+            epoch), `model` (its kind and configuration), `tensors` (size and SHA-256 of the files: the model's parts,
+            and the state of each worker's optimiser).
     """
 
     url: str
@@ -105,6 +147,16 @@ class CheckpointState:
     def config(self) -> ModelConfig:
         """The model's configuration."""
         return _config(self.state["model"])
+
+    @property
+    def model_files(self) -> list[TensorFile]:
+        """What is noted of the model's parts."""
+        return [TensorFile(**file) for file in self.state["tensors"]["model"]]
+
+    @property
+    def optimizer_files(self) -> list[TensorFile]:
+        """What is noted of the state of each worker's optimiser; empty where none is kept."""
+        return [TensorFile(**file) for file in self.state["tensors"]["optimizer"]]
 
     @property
     def features(self) -> FeaturesFile | None:
@@ -261,15 +313,41 @@ def _damage(state: _State) -> str | None:
     counts = (sums["batches"], sums["rows"], sums["entries"])
     if min(*counts, sums["seconds"], sums["waited"]) < 0:
         return "a sum is negative"
-    if len({bool(count) for count in (*counts, sum(state["cursor"]))}) > 1:
+    rounds, tensors = state["rounds"], state["tensors"]
+    if rounds is None and len({bool(count) for count in (*counts, sum(state["cursor"]))}) > 1:
         return "cursor and sums do not agree"
+    if rounds is not None and (damage := _damage_of_rounds(state, rounds)):
+        return damage
+    if len(tensors["optimizer"]) not in (0, rounds["workers"] if rounds else 1):
+        return f"there are {len(tensors['optimizer'])} files of optimisers"
     if best and not (0 < best["epoch"] <= state["epoch"] and 0 < best["step"] <= state["step"]):
         return "best lies ahead"
     if len(state["history"]) != state["epoch"]:
         return f"there are metrics of {len(state['history'])} epochs, and it is after epoch {state['epoch']}"
     recipe_from_json(state["recipe"])
-    if sum(part.rows for part in state["columns"]) != _config(state["model"]).num_columns:
+    columns = _config(state["model"]).num_columns
+    if sum(part.rows for part in state["columns"]) != columns:
         return "the vocabulary has not as many ids as the model has columns"
+    if not 1 <= len(tensors["model"]) <= max(columns, 1):
+        return f"the model is in {len(tensors['model'])} parts"
+    return None
+
+
+def _damage_of_rounds(state: _State, rounds: _Rounds) -> str | None:
+    """What is wrong with where a run in rounds is, or None."""
+    if rounds["workers"] < 1 or rounds["of_epoch"] < 1 or not 0 <= rounds["done"] <= rounds["of_epoch"]:
+        return "rounds.workers, rounds.of_epoch or rounds.done is out of range"
+    if not len(rounds["entries"]) == len(rounds["at"]) == rounds["workers"]:
+        return "rounds.entries or rounds.at has not one element a worker"
+    if len(rounds["told"]) != rounds["done"]:
+        return "rounds.told has not one element a round of the epoch"
+    for at, entries in zip(rounds["at"], rounds["entries"], strict=True):
+        if min(at["step"], at["entries"], *at["cursor"]) < 0 or at["entries"] > entries:
+            return "a worker of rounds.at is out of range"
+    sums = state["sums"]
+    begun = {bool(sums[name]) for name in ("batches", "rows", "entries")}
+    if any(state["cursor"]) or len(begun) > 1 or (begun == {True} and not rounds["done"]):
+        return "cursor, sums and rounds do not agree"
     return None
 
 
@@ -288,6 +366,11 @@ def _config(model: dict[str, Any]) -> ModelConfig:
 def columns_of(manifest: Manifest) -> list[dict[str, Any]]:
     """A data set's vocabulary as `CheckpointState.state` refers to it: a run holds a copy, under the same names."""
     return [asdict(part) for part in manifest.columns]
+
+
+def tensors_of(model: Sequence[TensorFile], optimizer: Sequence[TensorFile]) -> dict[str, Any]:
+    """The files of a checkpoint as `CheckpointState.state` refers to them: the model's parts, and of each optimiser."""
+    return {"model": [asdict(file) for file in model], "optimizer": [asdict(file) for file in optimizer]}
 
 
 def features_of(manifest: Manifest) -> dict[str, Any] | None:

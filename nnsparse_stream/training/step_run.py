@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
 
 from nnsparse_stream.data.dataset import Dataset
-from nnsparse_stream.data.shard_reader import Survey
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.nn.optimisers import RowOptimizer
@@ -24,12 +21,10 @@ from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress
 from nnsparse_stream.training.recipe import StepRecipe
 from nnsparse_stream.training.run import Run, TrainingRequest
+from nnsparse_stream.training.step_sums import READ_STEPS, StepSums, diverged
 from nnsparse_stream.training.steps import Trainer
 from nnsparse_stream.training.stream import Minibatch, TrainingStream
-
-#: Steps after which losses are read from the device, at the latest. A reading waits until all steps before are done,
-#: and the device then waits for the next one: often enough to hear of a divergence, too seldom to be noticed.
-READ_STEPS = 50
+from nnsparse_stream.training.survey import Survey
 
 
 class StepRun(Run):
@@ -59,8 +54,7 @@ class StepRun(Run):
         progress.cache_chosen(size, told)
         self.stream = TrainingStream(dataset, request.seed, batchifier, device, cache)
         self.shards = self.stream.shards
-        # The sums of what the steps of the epoch returned, on the device, where no step waits for them.
-        self._terms: dict[str, Tensor] = {}
+        self._sums = StepSums(checkpoint.state["sums"], device)
 
     @property
     def optimizer(self) -> RowOptimizer:
@@ -86,9 +80,7 @@ class StepRun(Run):
         total = self.dataset.manifest.fold_entries["train"]
         waited_before, seconds_before = sums["waited"] - self.stream.waited, sums["seconds"]
         started = time.perf_counter()
-        self._terms = {
-            name: torch.tensor(term, dtype=torch.float64, device=self.device) for name, term in sums["terms"].items()
-        }
+        self._sums = StepSums(sums, self.device)
         self.progress.epoch_begun(epoch, sums["entries"], total)
         for minibatch in iter(minibatches.__next__, None):
             if self.stop() or self.is_over():
@@ -99,10 +91,7 @@ class StepRun(Run):
             terms = self.trainer.train_batch(rows, learning_rate, progress)
             state["step"] += 1
             state["cursor"] = list(minibatch.after)
-            for name, value in (("entries", rows.num_entries), ("rows", rows.num_rows), ("batches", 1)):
-                sums[name] += value
-            for name, term in terms.items():
-                self._terms[name] = self._terms[name] + term if name in self._terms else term
+            self._sums.add(rows, terms)
             sums["seconds"] = seconds_before + time.perf_counter() - started
             sums["waited"] = waited_before + self.stream.waited
             self.progress.batch_trained(sums, self._told)
@@ -111,7 +100,6 @@ class StepRun(Run):
             if self._is_due():
                 self._save()
         self._read()
-        self._terms = {}
         sums["seconds"] = seconds_before + time.perf_counter() - started
         return True
 
@@ -121,11 +109,8 @@ class StepRun(Run):
         Raises:
             InputError: they are not finite.
         """
-        if self._terms:
-            state = self.checkpoint.state
-            state["sums"]["terms"] = dict(zip(self._terms, torch.stack([*self._terms.values()]).tolist(), strict=True))
-            if not all(map(math.isfinite, state["sums"]["terms"].values())):
-                raise self._diverged(state["epoch"] + 1)
+        if not self._sums.read():
+            raise self._diverged(self.checkpoint.state["epoch"] + 1)
 
     def _save(self) -> None:
         self._read()
@@ -139,16 +124,7 @@ class StepRun(Run):
         return {**self.objective.figures(self.recipe, sums), "fill": fill}
 
     def _diverged(self, epoch: int) -> InputError:
-        ratings, hint = self.dataset.manifest.ratings, ""
-        if "implicit" not in self.recipe.feedback:  # other objectives do not read the values
-            hint = (
-                f", or look for extreme ratings (those of {self.dataset.url} lie between {ratings['min']:g} and "
-                f"{ratings['max']:g})"
-            )
-        return InputError(
-            f"training diverged in epoch {epoch}, at a learning rate of {self.trainer.learning_rate:g}: lower "
-            f"`learning_rate`{hint}"
-        )
+        return diverged(self.dataset, self.recipe, epoch, self.trainer.learning_rate)
 
     def _is_due(self) -> bool:
         steps, minutes = self.request.checkpoint_steps, self.request.checkpoint_minutes

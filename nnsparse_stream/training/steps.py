@@ -24,7 +24,13 @@ class Trainer:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, recipe: StepRecipe, seed: int, device: torch.device, layer: int | None = None
+        self,
+        checkpoint: Checkpoint,
+        recipe: StepRecipe,
+        seed: int,
+        device: torch.device,
+        layer: int | None = None,
+        worker: int = 0,
     ) -> None:
         """Prepares the objective.
 
@@ -35,6 +41,7 @@ class Trainer:
             seed: of the run.
             device: where to compute.
             layer: the layer to train alone, from 1, the outermost; all together where None.
+            worker: whose optimiser's state it is, of those of a run in rounds.
         """
         self.model: Model = checkpoint.model.to(device).train()
         self.step = int(checkpoint.state["step"])
@@ -43,7 +50,7 @@ class Trainer:
         self._noise = torch.Generator(device)
         self._begin(layer)
         if self.step:
-            load_optimizer(checkpoint, self.optimizer)
+            load_optimizer(checkpoint, self.optimizer, worker)
 
     @property
     def optimizer(self) -> RowOptimizer:

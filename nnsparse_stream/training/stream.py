@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
+import pyarrow as pa
 import torch
 
 from nnsparse_stream.data.dataset import ROW_GROUP_ENTRIES, Dataset
@@ -25,6 +26,7 @@ from nnsparse_stream.storage import files as storage
 from nnsparse_stream.training.device_feed import Feed, Sent, feed_to
 from nnsparse_stream.training.fold_store import DeviceStore, HostStore, Kept, Store
 from nnsparse_stream.training.order import SHUFFLE_ENTRIES, Chosen, Cursor, minibatches, shuffle_blocks
+from nnsparse_stream.training.shares import Piece, Share, rows_of, shares
 
 #: Bytes of minibatches that wait to be trained on at most.
 PREFETCH_BYTES = 64 << 20
@@ -57,11 +59,11 @@ class _Block(NamedTuple):
 class TrainingStream:
     """Minibatches of a data set's training fold, made ahead of their use by background threads in bounded memory.
 
-    The order is a pure function of (manifest, seed, epoch): the same for any number of readers, for any cache, and from
-    any cursor on. Row groups are permuted, as many as hold `shuffle_entries` are read, their rows permuted together and
-    cut by the bounds of the batchifier; a minibatch never crosses blocks. Rows without a training entry are left out:
-    there is nothing to learn from them. Of a row with more entries than the batchifier's bound, as many as the bound
-    are drawn anew each epoch.
+    The order is a pure function of (manifest, share, seed, epoch, worker): the same for any number of readers, for any
+    cache, and from any cursor on. Row groups are permuted, as many as hold `shuffle_entries` are read, their rows
+    permuted together and cut by the bounds of the batchifier; a minibatch never crosses blocks. Rows without a training
+    entry are left out: there is nothing to learn from them. Of a row with more entries than the batchifier's bound, as
+    many as the bound are drawn anew each epoch. A row group of which the share has some rows is read whole.
 
     Each reader reads a row group at a time, and as many threads put minibatches together, of the block that is trained
     on. One thread knows the order and gives them their work; it goes through rows, and through entries only to draw a
@@ -69,7 +71,7 @@ class TrainingStream:
 
     Memory: the block that is trained on, and of the next ones `shuffle_entries`, or two row groups for each reader if
     that is more; `prefetch_bytes` of minibatches; the row group that each reader decodes; the footers of the shards
-    that are open. With a cache, the training fold instead of the blocks.
+    that are open. With a cache, the share of the training fold instead of the blocks.
 
     Attributes:
         dataset: the data set.
@@ -81,6 +83,9 @@ class TrainingStream:
             cores, up to 16.
         shuffle_entries: bounds a block.
         prefetch_bytes: bounds what waits to be used; a minibatch waits even if it is larger.
+        share: what to train on, one of `shares`; all rows where None.
+        worker: whose share it is, from 0; each draws other numbers.
+        entries: training entries of the share, for which a cache has room; those of the training fold where None.
         waited: seconds that `epochs` has waited for minibatches, over all calls.
         shards: what reads the row groups.
     """
@@ -93,19 +98,25 @@ class TrainingStream:
     readers: int = field(default_factory=lambda: min(usable_cores(), _MOST_READERS))
     shuffle_entries: int = SHUFFLE_ENTRIES
     prefetch_bytes: int = PREFETCH_BYTES
+    share: Share | None = None
+    worker: int = 0
+    entries: int | None = None
     waited: float = field(default=0.0, init=False)
     shards: ShardReader = field(init=False)
     _feed: Feed = field(init=False)
     _store: Store | None = field(init=False)
-    # What the store has of each row group; written by the thread that knows the order.
-    _kept: dict[tuple[int, int], Future[Kept]] = field(default_factory=dict, init=False)
+    _pieces: Share = field(init=False)
+    # What the store has of each piece; written by the thread that knows the order.
+    _kept: dict[Piece, Future[Kept]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.shards = ShardReader(self.dataset)
         # Two are copied from, and others are written to.
         self._feed = feed_to(self.device, self.readers + 2)
         manifest, kind = self.dataset.manifest, _STORES.get(self.cache)
-        self._store = kind(manifest.fold_entries["train"], manifest.num_columns, self._feed) if kind else None
+        entries = manifest.fold_entries["train"] if self.entries is None else self.entries
+        self._store = kind(entries, manifest.num_columns, self._feed) if kind else None
+        self._pieces = shares(manifest, 1)[0] if self.share is None else self.share
 
     def epochs(
         self,
@@ -154,48 +165,51 @@ class TrainingStream:
         finally:
             reading.shutdown(cancel_futures=True)
             making.shutdown()  # what was begun is taken, also where reading has failed
-            kept = {place: part for place, part in self._kept.items() if not part.cancelled() and not part.exception()}
+            kept = {piece: part for piece, part in self._kept.items() if not part.cancelled() and not part.exception()}
             self._kept = kept
 
     def _blocks(self, pool: ThreadPoolExecutor, first: int, last: int, start: Cursor) -> Iterator[_Block]:
         """The shuffle blocks in order, while the next ones are read."""
+        manifest = self.dataset.manifest
         bound = self.shuffle_entries + max(self.shuffle_entries, 2 * self.readers * ROW_GROUP_ENTRIES)
         begun: deque[_Block] = deque()
         held = 0
         for epoch in range(first, last + 1):
-            blocks = shuffle_blocks(self.dataset.manifest, self.seed, epoch, self.shuffle_entries)
+            blocks = shuffle_blocks(manifest, self._pieces, self.seed, epoch, self.worker, self.shuffle_entries)
             begin = start.block if epoch == first else 0
             # Also where a cursor stands behind the last block of its epoch, the epoch ends.
             for index in range(begin, max(len(blocks), begin + 1)):
-                places = blocks[index] if index < len(blocks) else []
-                entries = sum(self.dataset.shards[shard].row_groups[group][1] for shard, group in places)
+                pieces = blocks[index] if index < len(blocks) else []
+                entries = sum(manifest.shards[piece.shard].row_groups[piece.group][1] for piece in pieces)
                 while begun and held + entries > bound:
                     yield begun[0]
                     held -= begun.popleft().entries
-                store = self._store or HostStore(entries, self.dataset.manifest.num_columns, self._feed)
-                parts = [self._part(pool, place, store) for place in places]
+                store = self._store or HostStore(entries, manifest.num_columns, self._feed)
+                parts = [self._part(pool, piece, store) for piece in pieces]
                 begun.append(_Block(epoch, index, index >= len(blocks) - 1, entries, store, parts))
                 held += entries
         while begun:
             yield begun[0]
             begun.popleft()
 
-    def _part(self, pool: ThreadPoolExecutor, place: tuple[int, int], store: Store) -> Future[Kept]:
+    def _part(self, pool: ThreadPoolExecutor, piece: Piece, store: Store) -> Future[Kept]:
         if store is not self._store:
-            return pool.submit(self._keep, place, store)
-        if place not in self._kept:
-            self._kept[place] = pool.submit(self._keep, place, store)
-        return self._kept[place]
+            return pool.submit(self._keep, piece, store)
+        if piece not in self._kept:
+            self._kept[piece] = pool.submit(self._keep, piece, store)
+        return self._kept[piece]
 
-    def _keep(self, place: tuple[int, int], store: Store) -> Kept:
-        """Reads a row group, and keeps its training entries."""
-        shard, group = place
-        batch = self.shards.read(shard, group)
+    def _keep(self, piece: Piece, store: Store) -> Kept:
+        """Reads a row group, and keeps the training entries of the piece's rows."""
+        batch = self.shards.read(piece.shard, piece.group)
+        rows = rows_of(piece, len(batch))
+        if rows is not None:
+            batch = batch.take(pa.array(rows))
         try:
             return store.keep(batch)
         except ValueError as error:
-            path = storage.join(self.dataset.url, self.dataset.shards[shard].path)
-            raise InputError(f"{path}, row group {group}: {error}: replaced; prepare again") from error
+            path = storage.join(self.dataset.url, self.dataset.shards[piece.shard].path)
+            raise InputError(f"{path}, row group {piece.group}: {error}: replaced; prepare again") from error
 
     def _of_block(self, pool: ThreadPoolExecutor, block: _Block, start: Cursor) -> Iterator[_Task]:
         """The minibatches of a block, from a cursor on."""
@@ -204,7 +218,7 @@ class TrainingStream:
         rows = Kept.concatenate([part.result() for part in block.parts])
         chosen: list[Chosen] = []
         size = entries = 0
-        for one in minibatches(rows.lengths, self.batchifier, self.seed, block.epoch, start):
+        for one in minibatches(rows.lengths, self.batchifier, self.seed, block.epoch, start, self.worker):
             chosen.append(one)
             size += rows.bytes_of(one.rows, one.entries)
             entries += one.entries

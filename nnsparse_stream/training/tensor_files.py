@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -20,7 +20,13 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.json_types import typed
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "I64": torch.int64}
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 #: What is read or written, and hashed, at once.
 _CHUNK_BYTES = 1 << 23
@@ -75,7 +81,13 @@ def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
 
 
 def read_tensors(
-    url: str, noted: TensorFile, expected: Mapping[str, Tensor], optional: bool = False
+    url: str,
+    noted: TensorFile,
+    expected: Mapping[str, Tensor],
+    *,
+    optional: bool = False,
+    fewer_rows: bool = False,
+    room: Callable[[str], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Reads tensors on the CPU. Names, shapes and dtypes are checked before memory is taken, the SHA-256 after all.
 
@@ -85,6 +97,9 @@ def read_tensors(
         expected: tensors of the names, shapes and dtypes that are to be there, on any device; their values are not
             read.
         optional: whether some, or all, may be missing.
+        fewer_rows: whether they may have fewer rows than is expected.
+        room: gives the tensor that a name is read into, contiguous, on the CPU and as is expected; it is asked when
+            the header has been checked. A new one where None.
 
     Raises:
         InputError: the file is missing, truncated or altered, or holds other tensors.
@@ -98,12 +113,13 @@ def read_tensors(
         text = stream.read(length)
         digest.update(size + text)
         entries = _header(url, text)
-        _check(url, entries, expected, optional)
+        _check(url, entries, expected, optional, fewer_rows)
         if 8 + length + (max((entry["data_offsets"][1] for entry in entries.values()), default=0)) != noted.bytes:
             raise InputError(f"{url} is damaged: its tensors have not the {noted.bytes} bytes that were written")
         tensors = {}
         for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
-            tensors[name] = torch.empty(expected[name].shape, dtype=expected[name].dtype)
+            entry, dtype = entries[name], expected[name].dtype
+            tensors[name] = torch.empty(entry["shape"], dtype=dtype) if room is None else room(name)
             for piece in _pieces(tensors[name]):
                 _fill(url, stream, piece)
                 digest.update(piece)
@@ -142,7 +158,9 @@ def _header(url: str, text: bytes) -> dict[str, _Entry]:
         raise InputError(f"{url} is damaged: its header: {storage.one_line(error)}") from error
 
 
-def _check(url: str, entries: dict[str, _Entry], expected: Mapping[str, Tensor], optional: bool) -> None:
+def _check(
+    url: str, entries: dict[str, _Entry], expected: Mapping[str, Tensor], optional: bool, fewer_rows: bool
+) -> None:
     """Checks names, shapes and dtypes, and that the tensors lie one after the other."""
     unknown, missing = sorted(entries.keys() - expected.keys()), sorted(expected.keys() - entries.keys())
     if unknown or (missing and not optional):
@@ -150,13 +168,15 @@ def _check(url: str, entries: dict[str, _Entry], expected: Mapping[str, Tensor],
         raise InputError(f"{url} is damaged or of another model: it {names}")
     end = 0
     for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
-        entry, tensor = entries[name], expected[name]
-        if entry["dtype"] != _NAMES[tensor.dtype] or entry["shape"] != list(tensor.shape):
+        entry, tensor, shape = entries[name], expected[name], list(expected[name].shape)
+        if fewer_rows and len(entry["shape"]) and len(shape) and 0 <= entry["shape"][0] < shape[0]:
+            shape[0] = entry["shape"][0]
+        if entry["dtype"] != _NAMES[tensor.dtype] or entry["shape"] != shape:
             raise InputError(
                 f"{url} is damaged or of another model: {name} is {entry['dtype']} {entry['shape']}, not "
-                f"{_NAMES[tensor.dtype]} {list(tensor.shape)}"
+                f"{_NAMES[tensor.dtype]} {shape}"
             )
-        if entry["data_offsets"] != (end, end + math.prod(tensor.shape) * tensor.element_size()):
+        if entry["data_offsets"] != (end, end + math.prod(shape) * tensor.element_size()):
             raise InputError(f"{url} is damaged: the bytes of {name} are not where they belong")
         end = entry["data_offsets"][1]
 

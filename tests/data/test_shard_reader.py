@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from samples import Trained
@@ -14,7 +13,7 @@ from samples import Trained
 from nnsparse_stream.data import dataset as dataset_module
 from nnsparse_stream.data.dataset import Dataset, write_shard, write_vocabulary
 from nnsparse_stream.data.manifest import Manifest
-from nnsparse_stream.data.shard_reader import ShardReader, survey
+from nnsparse_stream.data.shard_reader import ShardReader
 from nnsparse_stream.storage import files as storage
 
 
@@ -62,18 +61,3 @@ def test_each_shard_is_opened_once_where_that_many_may_be_open(
     monkeypatch.undo()
     for place, batch in zip(places, found, strict=True):
         assert batch.equals(dataset.read_row_group(*place).select(["columns", "values", "fold"]))
-
-
-def test_a_survey_counts_what_is_there(dataset: Dataset) -> None:
-    counts = np.zeros(dataset.manifest.num_columns, dtype=np.int64)
-    validated = []
-    for shard in range(3):
-        for group in range(len(dataset.shards[shard].row_groups)):
-            batch = dataset.read_row_group(shard, group)
-            fold = batch["fold"].flatten().to_numpy()
-            counts += np.bincount(batch["columns"].flatten().to_numpy()[fold == 0], minlength=len(counts))
-            validated += [(shard, group)] * bool((fold == 1).any())
-    found = survey(dataset)
-    assert np.array_equal(found.column_counts, counts)
-    assert found.validated == validated
-    assert counts.sum() == dataset.manifest.fold_entries["train"]

@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
     from nnsparse_stream.training.state import checkpoints_of
 
     last = Path(checkpoints_of(str(run))[-1])
-    weights = last / "model.safetensors"
+    weights = last / "model-00000-of-00001.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert cli.main(["evaluate", "--data", trained.data, "--model", str(run)]) == 2
     assert f"{weights} is damaged" in capsys.readouterr().err

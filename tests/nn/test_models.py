@@ -1,20 +1,19 @@
-"""What every kind of model keeps to; a new kind is an example here."""
+"""What every kind of model keeps to; a new kind has an example in example_models.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from example_models import COLUMNS, EXAMPLES, VARIANTS
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
-from nnsparse_stream.nn.linear import LinearConfig, LinearItemModel
 from nnsparse_stream.nn.model import FactorModel, Model
 from nnsparse_stream.nn.models import MODELS
-from nnsparse_stream.nn.ranking_model import RankingAutoencoder, RankingConfig
 from nnsparse_stream.sparse.rows import SparseRows
 
-COLUMNS = 9
 #: Two rows, one of them cold, and one with nearly all columns.
 KNOWN = SparseRows.from_rows(
     [
@@ -26,24 +25,6 @@ KNOWN = SparseRows.from_rows(
 )
 #: Column 8 has no training entry.
 COUNTS = torch.tensor([3, 2, 2, 1, 4, 1, 1, 2, 0])
-
-
-def autoencoder() -> Model:
-    config = AutoencoderConfig(COLUMNS, (4, 3), mean=3.5, rating_min=1.0, rating_max=5.0, row_offset=True)
-    return RatingAutoencoder(config, torch.Generator().manual_seed(1))
-
-
-def linear() -> Model:
-    weights = torch.randn(8, 8, generator=torch.Generator().manual_seed(1)).fill_diagonal_(0)
-    return LinearItemModel(LinearConfig(COLUMNS, trained_columns=8, trained_rows=5), weights)
-
-
-def ranking() -> Model:
-    config = RankingConfig(COLUMNS, 3, 4, code_power=0.5)
-    return RankingAutoencoder(config, torch.Generator().manual_seed(1))
-
-
-EXAMPLES: dict[str, Callable[[], Model]] = {"autoencoder": autoencoder, "ranking": ranking, "linear": linear}
 
 
 @pytest.fixture(params=MODELS)
@@ -117,3 +98,39 @@ def test_codes_decode_to_the_scores(model: Model) -> None:
     assert codes.shape == (3, model.code_units)
     some = torch.tensor([7, 0, 8])
     torch.testing.assert_close(model.decode(codes, some), dense(model)[:, some])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_tensors_of_columns_are_those_that_grow_with_the_columns(name: str) -> None:
+    model = VARIANTS[name](1)
+    with torch.device("meta"):
+        larger = type(model)(replace(model.config, num_columns=COLUMNS + 1)).state_dict()
+    held = model.state_dict()
+    shapes = {name: (tensor.shape, larger[name].shape) for name, tensor in held.items()}
+    grown = {name for name, (before, after) in shapes.items() if before != after}
+    assert model.column_tensors == grown
+    assert all(shapes[name][0][0] == COLUMNS for name in grown)
+    parameters = {name for name, _ in model.named_parameters()}
+    assert model.unit_row_tensors <= parameters & grown
+    for name in parameters & grown:
+        norms = held[name].float().view(COLUMNS, -1).norm(dim=1)
+        assert bool(((norms - 1).abs() < 1e-6).all()) == (name in model.unit_row_tensors)
+
+
+class Drawn(TorchDispatchMode):
+    """Whether something was drawn from a normal distribution."""
+
+    normal = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.normal |= "normal" in str(func)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_model_without_memory_draws_nothing_from_a_normal_distribution(name: str) -> None:
+    """On the device "meta", torch imports 150 MB for it."""
+    model = VARIANTS[name](1)
+    with Drawn() as found, torch.device("meta"):
+        type(model)(model.config)
+    assert not found.normal

@@ -101,8 +101,12 @@ def test_a_blend_stands_alone_and_its_members_too(trained, item_side, blend, tmp
     for at, model in enumerate((trained, item_side)):
         run = contents(model.run)
         step = f"checkpoints/step-{read_state(model.run).state['step']:09d}"
-        for name in ("columns/part-00000-of-00001.parquet", f"{step}/model.safetensors", f"{step}/state.json"):
+        for name in ("columns/part-00000-of-00001.parquet", f"{step}/model-00000-of-00001.safetensors"):
             expected[f"members/{at}/{name}"] = run[name]
+        state = f"members/{at}/{step}/state.json"
+        expected[state] = files[state]
+        ours, theirs = (read_state(url).state for url in (f"{blend}/members/{at}", model.run))
+        assert ours == {**theirs, "tensors": {**theirs["tensors"], "optimizer": []}}
     assert files == {**expected, "blend.json": files["blend.json"]}
     moved = str(tmp_path / "elsewhere")
     shutil.copytree(blend, moved)
@@ -150,7 +154,7 @@ def test_what_cannot_be_blended_is_refused_and_leaves_nothing(trained, item_side
     assert "do not hold the same ratings" in refused(*flags(trained, seed))
     altered = tmp_path / "altered"
     shutil.copytree(item_side.run, altered)
-    weights = max(altered.rglob("model.safetensors"))
+    weights = max(altered.rglob("model-*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert "was altered" in refused(*flags(trained, item_side._replace(run=str(altered))), "--weights_of", blend)
     # A fold is not needed where weights are given.

@@ -162,6 +162,7 @@ def test_where_nothing_is_trained_nothing_stays(
         ({"warmup": [0, 1]}, [], "grid.json, run warmup_1: warmup is 1.0, not in [0, 1)"),
         ({}, ["--data", "nowhere"], "grid.json, run run: nowhere is not a data set"),
         ({}, ["--resume"], "out holds no grid to resume; train without --resume"),
+        ({}, ["--workers", "2"], "--grid: one worker trains a run"),
         ({}, ["--accelerator", "type:x"], "--accelerator is for the workers of an engine"),
     ],
 )  # fmt: skip

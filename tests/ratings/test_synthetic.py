@@ -9,7 +9,7 @@ def test_the_expected_rating_is_the_mean_of_many_draws():
     sample = make_ratings(20, 16, 100, noise=0.7, seed=1)
     random = np.random.default_rng(0)
     users, items = np.array([0, 3, 19]), np.array([1, 0, 15])
-    draws = sample.affinities[users, items][:, None] + random.normal(0, 0.7, (3, 200_000))
+    draws = sample.affinities(users, items)[:, None] + random.normal(0, 0.7, (3, 200_000))
     stars = np.clip(np.floor(draws * 2 + 0.5) / 2, 0.5, 5.0)
     np.testing.assert_allclose(sample.expected(users, items), stars.mean(1), atol=4 * 0.7 / math.sqrt(200_000))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -66,3 +68,21 @@ def test_what_fits_is_given_as_its_type() -> None:
 def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         typed(Whole, {**GOOD, **change})
+
+
+def test_what_a_caller_holds_is_free_when_it_returns() -> None:
+    """An error that is kept in the frame that it came through would hold all callers, and models that these hold."""
+
+    class Large:
+        pass
+
+    def caller() -> weakref.ref[Large]:
+        large = Large()
+        assert typed(Whole, GOOD)["best"] is None
+        return weakref.ref(large)
+
+    gc.disable()
+    try:
+        assert caller()() is None
+    finally:
+        gc.enable()

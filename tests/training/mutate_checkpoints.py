@@ -1,5 +1,7 @@
 """A program that damages a run and its data set, many times, and evaluates, scores and resumes.
 
+There are two runs, one of one worker, and one in rounds of two workers with its model in parts.
+
 It ends with 0 where each time an InputError or the right result came of it. What ends the process shows in its exit
 code, and the last line that it printed says at which case.
 
@@ -21,6 +23,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from by_rounds import train_in_rounds
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
@@ -29,8 +32,10 @@ from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.evaluation.metrics import parse_metrics
 from nnsparse_stream.scoring.tables import top_k_tables
 from nnsparse_stream.storage import files as storage
+from nnsparse_stream.training import parts
 from nnsparse_stream.training.checkpoint import load_model
 from nnsparse_stream.training.presets import recipe
+from nnsparse_stream.training.round_worker import HELD
 from nnsparse_stream.training.run import TrainingRequest
 from nnsparse_stream.training.start import train
 from nnsparse_stream.training.state import checkpoints_of, read_state
@@ -60,6 +65,10 @@ VALUES = (
 SMALL = recipe("best-small", hidden=(4,), batch_rows=64, epochs=2)
 
 
+# Of the run in rounds.
+ROUNDS = {"workers": 2, "rounds": 2}
+
+
 def request(where: Path, **fields: Any) -> TrainingRequest:
     return TrainingRequest(str(where / "data"), str(where / "run"), SMALL, threads=1, **fields)
 
@@ -82,7 +91,17 @@ def score(where: Path) -> Any:
 def resume(where: Path) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
         train(request(where, resume=True))
-    return Path(checkpoints_of(str(where / "run"))[-1], "model.safetensors").read_bytes()
+    return weights(where)
+
+
+def resume_rounds(where: Path) -> Any:
+    HELD.forget(str(where / "run"))
+    train_in_rounds(request(where, resume=True, **ROUNDS), job="two")
+    return weights(where)
+
+
+def weights(where: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(Path(checkpoints_of(str(where / "run"))[-1]).glob("model-*"))]
 
 
 def replaced(generator: random.Random, value: Any) -> Any:
@@ -120,9 +139,9 @@ def other_tensors(generator: random.Random, tensors: dict[str, torch.Tensor]) ->
 def noted_anew(state_file: Path, state: dict[str, Any]) -> None:
     """Writes a state with the checksums of the files as they are now, as one who means it would."""
     for name in ("model", "optimizer"):
-        data = (state_file.parent / f"{name}.safetensors").read_bytes()
-        if isinstance(state.get("tensors"), dict) and isinstance(state["tensors"].get(name), dict):
-            state["tensors"][name] = {"bytes": len(data), "sha256": storage.sha256(data)}
+        files = [path.read_bytes() for path in sorted(state_file.parent.glob(f"{name}-*"))]
+        if isinstance(state.get("tensors"), dict) and isinstance(state["tensors"].get(name), list):
+            state["tensors"][name] = [{"bytes": len(data), "sha256": storage.sha256(data)} for data in files]
     state = {name: value for name, value in state.items() if name != "sha256"}
     state_file.write_bytes(storage.to_json({**state, "sha256": storage.sha256(storage.to_json(state))}))
 
@@ -166,20 +185,23 @@ def mutate(generator: random.Random, where: Path) -> tuple[str, bool]:
 
 
 def main(log: str, scratch: str, cases: int) -> None:
-    whole = Path(scratch, "whole")
-    make(log, whole)
-    acts: tuple[Callable[[Path], Any], ...] = (evaluate, score, resume)
-    right = {}
-    for act in acts:
-        shutil.copytree(whole, Path(scratch, act.__name__))
-        right[act] = act(Path(scratch, act.__name__))
+    alone, together = Path(scratch, "alone"), Path(scratch, "together")
+    make(log, alone, together)
+    acts: tuple[tuple[Path, Callable[[Path], Any]], ...] = (
+        (alone, evaluate), (together, score), (alone, resume), (together, evaluate), (alone, score),
+        (together, resume_rounds),
+    )  # fmt: skip
+    right = []
+    for number, (whole, act) in enumerate(acts):
+        shutil.copytree(whole, Path(scratch, f"right-{number}"))
+        right.append(act(Path(scratch, f"right-{number}")))
     outcomes: Counter[str] = Counter()
     for number in range(cases):
         generator, where = random.Random(number), Path(scratch, "case")
-        act = acts[number % len(acts)]
+        whole, act = acts[number % len(acts)]
         shutil.copytree(whole, where)
         what, forged = mutate(generator, where)
-        print(f"case {number}: {act.__name__}, {what}", flush=True)
+        print(f"case {number}: {act.__name__} {whole.name}, {what}", flush=True)
         try:
             found = act(where)
         except InputError as error:
@@ -188,21 +210,24 @@ def main(log: str, scratch: str, cases: int) -> None:
                 raise
         else:
             outcomes["forged" if forged else "right"] += 1
-            assert forged or found == right[act], "another result, and no word"
+            assert forged or found == right[number % len(acts)], "another result, and no word"
         shutil.rmtree(where)
     print(json.dumps(outcomes))
     # Not all that was damaged is read.
     assert min(outcomes["refused"], outcomes["right"]) > 0
 
 
-def make(log: str, where: Path) -> None:
-    """A data set, and a run of it that has not come to its end."""
+def make(log: str, alone: Path, together: Path) -> None:
+    """Twice the same data set, and runs of it that have not come to their end."""
     from nnsparse_stream.pipelines import cli
 
     flags = ["--axis", "user", "--folds", "80,10,10", "--num_shards", "2"]
     with contextlib.redirect_stdout(io.StringIO()):
-        assert cli.main(["prepare", "--input", log, "--output", str(where / "data"), *flags]) == 0
-        train(request(where, max_steps=10, checkpoint_steps=5))
+        assert cli.main(["prepare", "--input", log, "--output", str(alone / "data"), *flags]) == 0
+        shutil.copytree(alone / "data", together / "data")
+        train(request(alone, max_steps=10, checkpoint_steps=5))
+    parts._LEAST_BYTES = 100
+    train_in_rounds(request(together, **ROUNDS), until=3)
 
 
 if __name__ == "__main__":

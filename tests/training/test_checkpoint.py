@@ -58,7 +58,7 @@ def test_a_process_reads_a_model_once_and_its_driver_none(
     command("score", "--model", other, "--input", trained.log, "--output", str(tmp_path / "scores"))
     assert len(read) == 2
     for url in checkpoints_of(run):
-        Path(url, "model.safetensors").unlink()
+        Path(url, "model-00000-of-00001.safetensors").unlink()
     assert read_state(run).state == read_state(trained.run).state
 
 
@@ -76,7 +76,7 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(
     """The compiled loops would write beyond a tensor with fewer rows."""
     run, flags = str(tmp_path / "run"), ["--data", trained.data, "--preset", "best-small", "--hidden", "4"]
     command("train", *flags, "--output", run, "--steps", "3", "--threads", "1")
-    path = Path(checkpoints_of(run)[-1], "optimizer.safetensors")
+    path = Path(checkpoints_of(run)[-1], "optimizer-00000-of-00001.safetensors")
     tensors = safetensors.torch.load(path.read_bytes())
     tensors["0.first"] = tensors["0.first"][:2].clone()
     path.write_bytes(safetensors.torch.save(tensors))

@@ -22,6 +22,6 @@ def test_a_damaged_run_is_refused_or_gives_the_right_result(trained: Trained, tm
         [sys.executable, "-X", "faulthandler", program, trained.log, str(tmp_path), CASES],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
     )
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-5000:]

@@ -10,6 +10,7 @@ from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.order import Cursor, minibatches, shuffle_blocks
+from nnsparse_stream.training.shares import shares
 
 #: Of some rows; the entries of all are more than those for which numbers are drawn at once.
 LENGTHS = np.concatenate([np.random.default_rng(1).poisson(3, 40), [90_000, 0, 8, 150_000, 9, 60_000, 7, 0]])
@@ -17,19 +18,26 @@ LENGTHS = np.concatenate([np.random.default_rng(1).poisson(3, 40), [90_000, 0, 8
 
 def test_every_row_group_is_in_one_shuffle_block_within_the_bound(trained):
     dataset = Dataset(trained.data)
+    (share,) = shares(dataset.manifest, 1)
     for bound in (1, 5_000, 10**9):
-        blocks = shuffle_blocks(dataset.manifest, 3, 1, bound)
-        groups = list(itertools.chain.from_iterable(blocks))
-        assert sorted(groups) == [
-            (shard, group) for shard, entry in enumerate(dataset.shards) for group in range(len(entry.row_groups))
-        ]
+        blocks = shuffle_blocks(dataset.manifest, share, 3, 1, shuffle_entries=bound)
+        assert sorted(itertools.chain.from_iterable(blocks)) == list(share)
         for block in blocks:
-            assert len(block) == 1 or sum(dataset.shards[s].row_groups[g][1] for s, g in block) <= bound
+            entries = [dataset.shards[piece.shard].row_groups[piece.group][1] for piece in block]
+            assert len(block) == 1 or sum(entries) <= bound
 
 
-def expected(max_rows, max_entries):
+@pytest.mark.parametrize("worker", [0, 3])
+def test_row_groups_are_permuted_by_numbers_of_the_worker(trained, worker):
+    manifest = Dataset(trained.data).manifest
+    (share,) = shares(manifest, 1)
+    random = np.random.Generator(np.random.Philox(key=3, counter=[0, worker, 5, 0]))
+    assert shuffle_blocks(manifest, share, 3, 5, worker, 1) == [[share[at]] for at in random.permutation(len(share))]
+
+
+def expected(max_rows, max_entries, worker):
     """The same by copies of the rows: permuted, in chunks, each sampled, cut by the batchifier."""
-    random = np.random.Generator(np.random.Philox(key=7, counter=[0, 0, 2, 5]))
+    random = np.random.Generator(np.random.Philox(key=7, counter=[0, worker, 2, 5]))
     order = random.permutation(np.flatnonzero(LENGTHS > 0))
     ends = np.cumsum(LENGTHS[order])
     chunks = np.split(order, np.unique(np.searchsorted(ends, np.arange(1 << 18, ends[-1], 1 << 18))))
@@ -53,11 +61,13 @@ def expected(max_rows, max_entries):
     return list(Batchifier(max_rows, max_entries)(sampled))
 
 
-@pytest.mark.parametrize(("max_rows", "max_entries"), [(3, 10**9), (4, 8), (100, 9), (1, 100_000), (2, 1)])
-def test_the_order_is_that_of_rows_permuted_sampled_and_cut(max_rows, max_entries):
+@pytest.mark.parametrize(
+    ("max_rows", "max_entries", "worker"), [(3, 10**9, 0), (4, 8, 0), (100, 9, 2), (1, 100_000, 0), (2, 1, 0)]
+)
+def test_the_order_is_that_of_rows_permuted_sampled_and_cut(max_rows, max_entries, worker):
     batchifier = Batchifier(max_rows, max_entries)
-    got = list(minibatches(LENGTHS, batchifier, 7, 2, Cursor(4)))
-    wanted = expected(max_rows, max_entries)
+    got = list(minibatches(LENGTHS, batchifier, 7, 2, Cursor(4), worker))
+    wanted = expected(max_rows, max_entries, worker)
     assert [chosen.after for chosen in got] == [Cursor(4, i) for i in range(1, len(got))] + [Cursor(5)]
     for chosen, rows in zip(got, wanted, strict=True):
         assert chosen.entries == rows.num_entries
@@ -67,7 +77,7 @@ def test_the_order_is_that_of_rows_permuted_sampled_and_cut(max_rows, max_entrie
             lowest = np.sort(np.argsort(chosen.draws, kind="stable")[:max_entries])
             assert lowest.tolist() == rows.values.tolist()
     whole = [(chosen.rows.tolist(), chosen.after) for chosen in got]
-    rest = minibatches(LENGTHS, batchifier, 7, 2, Cursor(4, 3))
+    rest = minibatches(LENGTHS, batchifier, 7, 2, Cursor(4, 3), worker)
     assert [(chosen.rows.tolist(), chosen.after) for chosen in rest] == whole[3:]
 
 

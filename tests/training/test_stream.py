@@ -14,8 +14,10 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.training.fold_cache import PLACES
-from nnsparse_stream.training.order import Cursor, shuffle_blocks
+from nnsparse_stream.training.order import Cursor
+from nnsparse_stream.training.shares import shares
 from nnsparse_stream.training.stream import TrainingStream
+from nnsparse_stream.training.survey import survey_shards
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +39,49 @@ def taken(minibatches):
     return [(m.rows.offsets.tolist(), m.rows.columns.tolist(), m.rows.values.tolist(), m.after) for m in minibatches]
 
 
+def each_row(rows):
+    """The columns and the values of each row."""
+    parts = (torch.split(part, rows.lengths().tolist()) for part in (rows.columns, rows.values))
+    return [(tuple(columns.tolist()), tuple(values.tolist())) for columns, values in zip(*parts, strict=True)]
+
+
+def rows_of_all(minibatches):
+    return [row for minibatch in minibatches for row in each_row(minibatch.rows)]
+
+
+def training_rows(dataset):
+    """Those that have training entries, ascending."""
+    batches = (fold_rows(batch, (0,), dataset.manifest.num_columns) for batch in dataset.batches())
+    return sorted(row for rows in batches for row in each_row(rows) if row[0])
+
+
 def test_an_epoch_holds_every_training_rating_once(dataset):
-    seen = sorted(
-        (tuple(m.rows[row].columns.tolist()), tuple(m.rows[row].values.tolist()))
-        for m in one_epoch(stream(dataset), 1)
-        for row in range(m.rows.num_rows)
-    )
-    expected = sorted(
-        (tuple(rows[row].columns.tolist()), tuple(rows[row].values.tolist()))
-        for batch in dataset.batches()
-        for rows in [fold_rows(batch, (0,), dataset.manifest.num_columns)]
-        for row in range(rows.num_rows)
-        if rows[row].num_entries
-    )
-    assert seen == expected
+    seen = sorted(rows_of_all(one_epoch(stream(dataset), 1)))
+    assert seen == training_rows(dataset)
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    workers=st.integers(2, 7),
+    block=st.sampled_from([1, 4_000, 10**9]),
+    after=st.integers(0, 9),
+    cache=st.sampled_from(PLACES),
+)
+def test_the_shares_of_all_workers_hold_every_training_rating_once(dataset, workers, block, after, cache):
+    """Also where each goes on from a cursor; and nobody's draws are another's."""
+    divided = shares(dataset.manifest, workers)
+    entries = survey_shards(dataset, range(len(dataset.shards)), divided).share_entries.tolist()
+    seen = []
+    for worker, share in enumerate(divided):
+        fields = {"share": share, "worker": worker, "shuffle_entries": block}
+        whole = one_epoch(stream(dataset, **fields), 2)
+        cursor = whole[:after][-1].after if after else Cursor()
+        rest = one_epoch(stream(dataset, **fields, cache=cache, entries=entries[worker], readers=3), 2, cursor)
+        assert taken(whole) == taken(whole[:after] + rest)
+        assert taken(whole) != taken(one_epoch(stream(dataset, **{**fields, "worker": worker + 1}), 2))
+        assert sum(minibatch.rows.num_entries for minibatch in whole) == entries[worker]
+        seen += rows_of_all(whole)
+    assert sorted(seen) == training_rows(dataset)
 
 
 @settings(deadline=None, max_examples=12)
@@ -124,7 +155,7 @@ def test_a_cache_reads_each_row_group_once(dataset, monkeypatch, cache):
     start = Cursor(1, 2)
     got = [minibatch and taken([minibatch]) for minibatch in cached.epochs(1, 2, start)]
     assert got == [minibatch and taken([minibatch]) for minibatch in bare.epochs(1, 2, start)]
-    assert sorted(places) == sorted(itertools.chain.from_iterable(shuffle_blocks(dataset.manifest, 5, 1)))
+    assert sorted(places) == [(piece.shard, piece.group) for piece in shares(dataset.manifest, 1)[0]]
     assert taken(one_epoch(cached, 3)) == taken(one_epoch(bare, 3))
     assert len(places) == len(set(places))
 

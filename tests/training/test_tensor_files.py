@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from peak_memory import memory, needs_new_peak
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
@@ -19,6 +19,7 @@ TENSORS = {
     "counts": torch.tensor([7, 8]),
     "wide": torch.tensor(0.1, dtype=torch.float64),
     "none": torch.zeros(0, 5),
+    "places": torch.tensor([3, -4], dtype=torch.int32),
 }
 
 
@@ -60,6 +61,27 @@ def test_other_tensors_are_refused(tmp_path: Path, change: dict[str, torch.Tenso
         assert equal(read_tensors(url, noted, TENSORS, optional=True), other)
 
 
+def test_fewer_rows_are_read_where_they_may_be_and_other_shapes_are_not(tmp_path: Path) -> None:
+    url, expected = str(tmp_path / "a"), {"matrix": torch.zeros(5, 2)}
+    for rows in range(6):
+        held = {"matrix": torch.arange(2.0 * rows).view(rows, 2)}
+        assert equal(read_tensors(url, write_tensors(url, held), expected, fewer_rows=True), held)
+    for held in (torch.zeros(6, 2), torch.zeros(3, 1), torch.zeros(3), torch.zeros(()), torch.zeros(3, 2).double()):
+        noted = write_tensors(url, {"matrix": held})
+        with pytest.raises(InputError, match=r"matrix is .*, not F32 \[\d, 2\]"):
+            read_tensors(url, noted, expected, fewer_rows=True)
+
+
+def test_tensors_are_read_to_where_they_are_to_be(tmp_path: Path) -> None:
+    url, whole = str(tmp_path / "a"), torch.zeros(4, 2)
+    noted = write_tensors(url, {"rows": torch.ones(2, 2)})
+    read_tensors(url, noted, {"rows": whole[1:3]}, room=lambda name: {"rows": whole[1:3]}[name])
+    assert whole[:, 0].tolist() == [0, 1, 1, 0]
+    # Nobody is asked for room for what is not there.
+    with pytest.raises(InputError, match="of another model"):
+        read_tensors(url, noted, {"rows": torch.zeros(9, 2)}, room=lambda name: pytest.fail(name))
+
+
 def test_each_damaged_byte_and_each_missing_one_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a"
     noted = write_tensors(str(path), TENSORS)
@@ -71,28 +93,14 @@ def test_each_damaged_byte_and_each_missing_one_is_noticed(tmp_path: Path) -> No
             read_tensors(str(path), noted, TENSORS)
 
 
-def memory() -> dict[str, int]:
-    status = Path("/proc/self/status").read_text()
-    return {name: int(status.split(f"{name}:")[1].split()[0]) * 1024 for name in ("VmRSS", "VmHWM")}
-
-
-@pytest.fixture
-def from_now() -> None:
-    """Forgets the peak of the memory that this process had before."""
-    gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pytest.skip("the system does not let a process forget its peak of memory")
-
-
-def test_neither_reading_nor_writing_takes_a_second_copy(tmp_path: Path, from_now: None) -> None:
+@needs_new_peak
+def test_neither_reading_nor_writing_takes_a_second_copy(tmp_path: Path) -> None:
     size = 96 << 20
     tensors = {"a": torch.ones(size // 8), "b": torch.ones(size // 8)}
-    before = memory()["VmRSS"]
+    before = memory()
     noted = write_tensors(str(tmp_path / "a"), tensors)
-    assert memory()["VmHWM"] - before < 0.3 * size
-    before = memory()["VmRSS"]
+    assert memory("VmHWM") - before < 0.3 * size
+    before = memory()
     found = read_tensors(str(tmp_path / "a"), noted, tensors)
-    assert memory()["VmHWM"] - before < 1.3 * size
+    assert memory("VmHWM") - before < 1.3 * size
     assert found["b"][-1] == 1

@@ -34,7 +34,7 @@ from nnsparse_stream.training.steps import Trainer
 
 
 def weights_of(run):
-    return safetensors.torch.load(Path(checkpoints_of(str(run))[-1], "model.safetensors").read_bytes())
+    return safetensors.torch.load(Path(checkpoints_of(str(run))[-1], "model-00000-of-00001.safetensors").read_bytes())
 
 
 def test_metrics_improve_and_are_written_for_each_epoch(trained):
@@ -124,7 +124,7 @@ def test_stacked_pretraining_trains_one_layer_after_the_other_and_then_all(train
     for stage in (lines[:3], lines[3:6], lines[6:]):
         assert stage[2]["train"]["loss"] < stage[0]["train"]["loss"]
     saved = [
-        safetensors.torch.load(Path(url, "model.safetensors").read_bytes())
+        safetensors.torch.load(Path(url, "model-00000-of-00001.safetensors").read_bytes())
         for url in checkpoints_of(str(tmp_path / "run"))
     ]
     for before, after, layer in ((saved[0], saved[2], 1), (saved[3], saved[5], 2), (saved[6], saved[8], None)):
