@@ -191,7 +191,7 @@ def _part(name: str, value: Any, data: Mapping[str, str]) -> str:
         return _safe(value)
     if isinstance(value, float):
         short = f"{value:g}"
-        text = short if float(short) == value else repr(value)
+        text = (short if float(short) == value else repr(value)).replace("e+", "e")
     elif isinstance(value, tuple):
         text = "x".join(map(str, value))
     else:
@@ -210,4 +210,4 @@ def _data_names(urls: Collection[str]) -> dict[str, str]:
 
 
 def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).strip("._") or "_"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._") or "_"

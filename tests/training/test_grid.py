@@ -23,8 +23,11 @@ from nnsparse_stream.training.grid import MOST_RUNS, grid_runs, read_grid
             ["best-learning_rate_0.0005", "best-learning_rate_1", "deep-learning_rate_0.0005", "deep-learning_rate_1"],
         ),
         # A list of one value is a list; a number that is not short is told in full.
-        ({"learning_rate": [0.0012345678], "tied": [True, False]}, [
-            "learning_rate_0.0012345678-tied_true", "learning_rate_0.0012345678-tied_false"]),
+        (
+            {"learning_rate": [0.0012345678], "tied": [True, False]},
+            ["learning_rate_0.0012345678-tied_true", "learning_rate_0.0012345678-tied_false"],
+        ),
+        ({"learning_rate": [1e-7, 1e20]}, ["learning_rate_1e-07", "learning_rate_1e20"]),
         ({"hidden": [[500, 500], 256, [7]]}, ["hidden_500x500", "hidden_256", "hidden_7"]),
         ({"validation_metric": ["ndcg@10", "mae"]}, ["validation_metric_ndcg_10", "validation_metric_mae"]),
         # What entries differ in varies, too, also where one of them has not the field.

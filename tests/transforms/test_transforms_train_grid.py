@@ -27,7 +27,7 @@ from nnsparse_stream.training.start import train
 from nnsparse_stream.transforms import TrainGrid, train_grid
 
 GRID = [{"learning_rate": [0.06, 1e38]}, {"preset": "linear"}, {"seed": 1}]
-GOOD, DIVERGES, LINEAR, OTHER = "learning_rate_0.06", "learning_rate_1e+38", "linear", "seed_1"
+GOOD, DIVERGES, LINEAR, OTHER = "learning_rate_0.06", "learning_rate_1e38", "linear", "seed_1"
 
 
 def members_of(trained: Trained, output: Path) -> list[Member]:
