@@ -26,13 +26,22 @@ memory), bit for bit: on the CPU of the same machine, with the same --threads. A
 checkpoint; the exit code is then 143, or 0 where the run was over. A second one ends it at once.
 
   nnsparse-stream train --data data/ml --output runs/ml --preset cfn
+  nnsparse-stream train --data data/ml --output runs/search --grid search.json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `train`."""
-    parser.add_argument("--data", required=True, metavar="URL", help="the data set")
+    parser.add_argument("--data", metavar="URL", help="the data set")
     parser.add_argument("--output", required=True, metavar="URL", help="the run's directory")
+    parser.add_argument(
+        "--grid",
+        metavar="FILE",
+        help="train many runs, each to OUTPUT/runs/NAME, and compare them: JSON such as "
+        '{"preset": ["best", "deep"], "seed": [0, 1]}, an object or a list of objects, of fields that are a value or '
+        "a list of values, of all of which the product is trained: data, preset, seed, patience, validation_metric and "
+        "those of the recipe; the flags say the rest",
+    )
     parser.add_argument(
         "--preset",
         default="cfn",
@@ -169,6 +178,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
+    if args.grid is not None:
+        from nnsparse_stream.pipelines.train_grid import run_grid
+
+        run_grid(args, beam_flags)
+        return
     if args.workers > 1 or args.rounds is not None:
         from nnsparse_stream.pipelines.train_rounds import run_rounds
 
@@ -190,7 +204,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
 def _train_here(args: argparse.Namespace) -> bool:
     """Trains in this process; False where a signal ended the run before it was over."""
     stop = threading.Event()
-    with _set_by_signal(stop):  # before what takes a second to import
+    with set_by_signal(stop):  # before what takes a second to import
         from nnsparse_stream.pipelines.train_progress import Shown
         from nnsparse_stream.training.start import train
 
@@ -203,10 +217,12 @@ def training_request(args: argparse.Namespace) -> TrainingRequest:
     """What the flags ask for.
 
     Raises:
-        InputError: there is no such preset, or a value does not fit.
+        InputError: there is no such preset, a value does not fit, or no data set is named.
     """
     from nnsparse_stream.training.presets import CHOICES, chosen_preset, recipe
 
+    if args.data is None:
+        raise InputError("`data` is missing: the data set to train on")
     preset = args.preset
     if preset in CHOICES:
         from nnsparse_stream.data.manifest import Manifest
@@ -243,7 +259,7 @@ def training_request(args: argparse.Namespace) -> TrainingRequest:
 
 
 @contextlib.contextmanager
-def _set_by_signal(stop: threading.Event) -> Iterator[None]:
+def set_by_signal(stop: threading.Event) -> Iterator[None]:
     """SIGTERM and Ctrl-C set an event; a second one raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals

@@ -10,14 +10,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnsparse_stream.training.progress import Progress, cache_line, epoch_line, recipe_line, sums_text
-from nnsparse_stream.training.recipe import Recipe
+from nnsparse_stream.training.progress import Told, sums_text
 
 # Seconds between two drawings of the bar, each of which reads losses from the device, at least.
 _INTERVAL = 0.1
 
 
-class Shown(Progress):
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+class Shown(Told):
     """Shows a bar on standard error where that is a terminal; prints where the data stays, and a line an epoch.
 
     Args:
@@ -25,17 +28,10 @@ class Shown(Progress):
     """
 
     def __init__(self, output: str) -> None:
+        super().__init__(_print)
         self._output = output
         self._bar: tqdm | None = None
         self._drawn_at = -math.inf
-
-    def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
-        """Prints the recipe that is used."""
-        print(recipe_line(preset, recipe, device), flush=True)
-
-    def cache_chosen(self, size: int, told: str) -> None:
-        """Prints so."""
-        print(cache_line(size, told), flush=True)
 
     def epoch_begun(self, epoch: int, entries: int, total: int) -> None:
         """Opens a bar."""
@@ -57,11 +53,11 @@ class Shown(Progress):
     def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
         """Prints the epoch's line."""
         self.close()
-        print(epoch_line(metrics, epochs), flush=True)
+        super().epoch_ended(metrics, epochs)
 
     def already_over(self) -> None:
         """Prints so."""
-        print(f"{self._output} has ended; there is nothing to resume", flush=True)
+        _print(f"{self._output} has ended; there is nothing to resume")
 
     def close(self) -> None:
         """Takes the bar away."""

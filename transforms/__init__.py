@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nnsparse_stream.transforms.shards import WriteShards as WriteShards
     from nnsparse_stream.transforms.sparsify import SparsifyRatings as SparsifyRatings
     from nnsparse_stream.transforms.train import TrainAutoencoder as TrainAutoencoder
+    from nnsparse_stream.transforms.train_grid import TrainGrid as TrainGrid
     from nnsparse_stream.transforms.vocabulary import BuildVocabulary as BuildVocabulary
 
 _MODULE_OF = {
@@ -38,6 +39,7 @@ _MODULE_OF = {
     "ScoreRatings": "score",
     "SparsifyRatings": "sparsify",
     "TrainAutoencoder": "train",
+    "TrainGrid": "train_grid",
     "WriteShards": "shards",
 }
 

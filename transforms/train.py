@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.training.progress import Progress, cache_line, epoch_line, recipe_line
+from nnsparse_stream.training.progress import Told
 from nnsparse_stream.transforms.closed_form import SUMS, AddUp, Count, empty_sums, read_sums
 from nnsparse_stream.transforms.list_shards import ListShards
 from nnsparse_stream.transforms.model_worker import ModelWorker
@@ -20,23 +20,9 @@ from nnsparse_stream.transforms.train_rounds import TrainRounds
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.objective import ClosedForm
-    from nnsparse_stream.training.recipe import Recipe
     from nnsparse_stream.training.run import TrainingRequest
 
 _LOGGER = logging.getLogger(__name__)
-
-
-class _Logged(Progress):
-    """The recipe that is used, where the data stays, and a line an epoch, in the worker's log."""
-
-    def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
-        _LOGGER.info(recipe_line(preset, recipe, device))
-
-    def cache_chosen(self, size: int, told: str) -> None:
-        _LOGGER.info(cache_line(size, told))
-
-    def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
-        _LOGGER.info(epoch_line(metrics, epochs))
 
 
 class _Train(beam.DoFn):
@@ -46,7 +32,7 @@ class _Train(beam.DoFn):
     def process(self, request: TrainingRequest) -> Iterator[dict[str, Any]]:
         from nnsparse_stream.training.start import train
 
-        yield train(request, progress=_Logged(), job=self._job)
+        yield train(request, progress=Told(_LOGGER.info), job=self._job)
 
 
 class _Begin(beam.DoFn):
@@ -77,7 +63,7 @@ class _Solve(beam.DoFn):
         def summed_up() -> ClosedForm:
             return read_sums(request.recipe, counts, parts)
 
-        yield train(request, progress=_Logged(), job=self._job, summed_up=summed_up)
+        yield train(request, progress=Told(_LOGGER.info), job=self._job, summed_up=summed_up)
 
 
 class TrainAutoencoder(beam.PTransform):

@@ -42,6 +42,29 @@ class Progress:
         """The run that was to be resumed has ended before."""
 
 
+class Told(Progress):
+    """Tells the recipe that is used, where the data stays, and each epoch, in a line each.
+
+    Args:
+        tell: takes a line.
+    """
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self._tell = tell
+
+    def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
+        """Tells the recipe."""
+        self._tell(recipe_line(preset, recipe, device))
+
+    def cache_chosen(self, size: int, told: str) -> None:
+        """Tells the place."""
+        self._tell(cache_line(size, told))
+
+    def epoch_ended(self, metrics: dict[str, Any], epochs: int) -> None:
+        """Tells the epoch's figures."""
+        self._tell(epoch_line(metrics, epochs))
+
+
 def peak_memory() -> int:
     """The process's peak resident memory in bytes."""
     if sys.platform == "linux":  # where ru_maxrss counts the parent's memory, too

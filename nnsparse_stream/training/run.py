@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shard_reader import ShardReader
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.judging import judge_batch
@@ -121,6 +122,24 @@ class TrainingRequest:
         """
         usual = objective_of(self.recipe).metrics
         return metrics_of_model([self.validation_metric or usual[0], *usual], usual)
+
+    def check_data(self, manifest: Manifest) -> None:
+        """Refuses a data set that the run cannot be made with.
+
+        Args:
+            manifest: that of `data`.
+
+        Raises:
+            InputError: that is so.
+        """
+        if not manifest.fold_entries["train"]:
+            raise InputError(f"{self.data} has no rating in its training fold; prepare it with other `folds`")
+        self.recipe.check_feedback(manifest.feedback, self.data)
+        for name in ("patience", "validation_metric"):
+            if getattr(self, name) is not None and not manifest.fold_entries["validation"]:
+                raise InputError(
+                    f"`{name}` needs a validation fold, and {self.data} has none; prepare it with other `folds`"
+                )
 
 
 def no_sums() -> dict[str, Any]:

@@ -192,14 +192,7 @@ def open_run(request: TrainingRequest, device: str, job: str | None) -> Opening:
     opening = Opening(request, directory, dataset, metric, None, attempted, None)
     if attempted and complete:  # the attempt's end was lost on the way
         return opening._replace(ended=_ended(request))
-    if not manifest.fold_entries["train"]:
-        raise InputError(f"{request.data} has no rating in its training fold; prepare it with other `folds`")
-    request.recipe.check_feedback(manifest.feedback, request.data)
-    for name in ("patience", "validation_metric"):
-        if getattr(request, name) is not None and not manifest.fold_entries["validation"]:
-            raise InputError(
-                f"`{name}` needs a validation fold, and {request.data} has none; prepare it with other `folds`"
-            )
+    request.check_data(manifest)
     # Before anything is removed: files may be missing or damaged.
     dataset.check_files()
     for _ in dataset.vocabulary_parts():

@@ -289,6 +289,8 @@ def _checkpoint_of(run: str) -> str:
     """The checkpoint that stands for a run."""
     found = checkpoints_of(run)
     if not found:
+        if storage.exists(storage.join(run, "grid.json")):
+            raise InputError(f"{run} holds a grid of many runs: name one of them, {storage.join(run, 'runs', 'NAME')}")
         raise InputError(f"{run} is neither a training run's directory nor a checkpoint's: there is no {STATE_FILE}")
     ended = storage.join(run, "run.json")
     if not storage.exists(ended):
