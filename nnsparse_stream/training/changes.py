@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def merge_part(
     A row becomes the mean of the values that it has on the workers, each by the number of its steps that touched it;
     what has no such rows becomes the plain mean. Sums are in float64 and in the order of the workers: the result is a
     function of base, changes and seed. What nobody touched keeps its bits, and so does what one worker alone touched.
-    It takes the memory of a part's parameters in float64, of a part, and of one change to it.
+    It takes the memory of a part's parameters in float64, and of a part.
 
     Args:
         base: the checkpoint that the round began at.
@@ -102,8 +102,9 @@ def merge_part(
     shapes = part_tensors(model, p, parts)
     trained = {name: shapes[name] for name, _ in model.named_parameters() if name in shapes}
     sums: dict[str, _Sum] = {}
+    room = _Room(shapes)
     for worker, (url, noted) in enumerate(changes):
-        change = _read_change(url, noted, trained, model.column_tensors)
+        change = _read_change(url, noted, trained, model.column_tensors, room)
         if worker == 0:
             sums = {name: _Sum(trained[name].shape) for name in change}
         if change.keys() != sums.keys():
@@ -114,7 +115,7 @@ def merge_part(
                     f"training diverged in round {step}: worker {worker} left values of {name} that are not finite; "
                     "lower `learning_rate`"
                 )
-    merged = read_part(base, p)
+    merged = read_part(base, p, room)
     generator = torch.Generator().manual_seed(_seed_of(seed, step, p))
     for name in sorted(sums):
         sums[name].merge_into(merged[name], name in model.unit_row_tensors, generator)
@@ -163,8 +164,35 @@ class _Sum:
             held[here] = rounded(values.float(), generator) if is_narrow else values.to(held.dtype)
 
 
+class _Room:
+    """The memory that a part's changes are read into, one after the other, and then the base.
+
+    Of blocks that are freed and taken again, the system's allocator keeps more than it uses.
+    """
+
+    def __init__(self, shapes: Mapping[str, Tensor]) -> None:
+        self._shapes = shapes
+        self._held: dict[str, Tensor] = {}
+
+    def __call__(self, name: str) -> Tensor:
+        """Where a tensor of a change, or of the part, goes."""
+        name = name.removesuffix(".values")
+        if name not in self._held:
+            like = self._shapes.get(name)
+            if like is None:
+                rows = len(self._shapes[name.removesuffix(".rows").removesuffix(".touches")])
+                self._held[name] = torch.empty(rows, dtype=torch.int32)
+            else:
+                self._held[name] = torch.empty(like.shape, dtype=like.dtype)
+        return self._held[name]
+
+
 def _read_change(
-    url: str, noted: TensorFile, trained: Mapping[str, Tensor], column_tensors: frozenset[str]
+    url: str,
+    noted: TensorFile,
+    trained: Mapping[str, Tensor],
+    column_tensors: frozenset[str],
+    room: Callable[[str], Tensor],
 ) -> dict[str, tuple[Tensor | None, Tensor, Tensor | None]]:
     """The rows that a change has of each parameter, their values, and how often they were touched; None for all rows.
 
@@ -173,6 +201,7 @@ def _read_change(
         noted: what was noted when it was written.
         trained: the parameters of the part, on any device; their values are not read.
         column_tensors: those that have a row for each column.
+        room: gives the memory of each tensor.
 
     Raises:
         InputError: the file is missing, or another one than was written.
@@ -183,7 +212,7 @@ def _read_change(
         expected |= {f"{name}.rows": rows, f"{name}.touches": rows, f"{name}.values": tensor}
         if name not in column_tensors:
             expected[name] = tensor
-    found = read_tensors(url, noted, expected, optional=True, fewer_rows=True)
+    found = read_tensors(url, noted, expected, optional=True, fewer_rows=True, room=room)
     change: dict[str, tuple[Tensor | None, Tensor, Tensor | None]] = {}
     for name, tensor in trained.items():
         held = [found.get(key) for key in (name, f"{name}.rows", f"{name}.values", f"{name}.touches")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -71,15 +72,20 @@ def write_part(url: str, model: Model, p: int, parts: int) -> TensorFile:
     return write_tensors(storage.join(url, part_name(p, parts)), part_tensors(model, p, parts))
 
 
-def read_part(checkpoint: CheckpointState, p: int) -> dict[str, Tensor]:
+def read_part(checkpoint: CheckpointState, p: int, room: Callable[[str], Tensor] | None = None) -> dict[str, Tensor]:
     """The tensors of part p of a checkpoint's model, on the CPU.
+
+    Args:
+        checkpoint: the checkpoint.
+        p: the part.
+        room: gives the tensor that a name is read into, as in `read_tensors`.
 
     Raises:
         InputError: the file is missing, or another one than was written.
     """
     model, files = empty_model(checkpoint), checkpoint.model_files
     url = storage.join(checkpoint.url, part_name(p, len(files)))
-    return read_tensors(url, files[p], part_tensors(model, p, len(files)))
+    return read_tensors(url, files[p], part_tensors(model, p, len(files)), room=room)
 
 
 def read_weights(checkpoint: CheckpointState, model: Model) -> dict[str, Tensor]:

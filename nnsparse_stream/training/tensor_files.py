@@ -98,8 +98,8 @@ def read_tensors(
             read.
         optional: whether some, or all, may be missing.
         fewer_rows: whether they may have fewer rows than is expected.
-        room: gives the tensor that a name is read into, contiguous, on the CPU and as is expected; it is asked when
-            the header has been checked. A new one where None.
+        room: gives the tensor that a name is read into, its first rows where there are fewer; contiguous, on the CPU,
+            and as is expected. It is asked when the header has been checked. A new one where None.
 
     Raises:
         InputError: the file is missing, truncated or altered, or holds other tensors.
@@ -119,7 +119,8 @@ def read_tensors(
         tensors = {}
         for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
             entry, dtype = entries[name], expected[name].dtype
-            tensors[name] = torch.empty(entry["shape"], dtype=dtype) if room is None else room(name)
+            held = torch.empty(entry["shape"], dtype=dtype) if room is None else room(name)
+            tensors[name] = held[: entry["shape"][0]] if entry["shape"] else held
             for piece in _pieces(tensors[name]):
                 _fill(url, stream, piece)
                 digest.update(piece)
