@@ -43,8 +43,8 @@ CASES = {
     # After the epoch's checkpoint, before its metrics; an inner layer is trained.
     "cfn-stacked": Case(
         recipe("cfn-stacked", hidden=(8, 6, 4), pretrain_epochs=1, epochs=2, batch_rows=20, momentum=0.5),
-        run.Run,
-        "_write_metrics",
+        run,
+        "write_metrics",
         3,
     ),
 }
