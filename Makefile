@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-engines lint api clean
+.PHONY: install demo test install-engines test-engines lint api clean
 
 install: $(VENV)/.installed
 
@@ -20,9 +20,15 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# Needs no virtual environment. What a machine lacks the tools for is left out.
+install-engines:
+	-$(PYTHON) -m deploy.engines.prism install
+	-$(PYTHON) -m deploy.engines.flink install
+
 # Prism, Flink and an Azure server are installed where Go, Java and Maven, npm are; the table at the end says what was left out, and why.
+# All tests of one engine run in the same one of two processes.
 test-engines: install
-	$(BIN)/python -m pytest -m engines tests/engines
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m engines tests/engines
 
 lint: install
 	$(BIN)/ruff check .

@@ -108,9 +108,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_argument(
         "--rounds_per_job",
         type=positive_int,
-        default=100,
+        default=32,
         metavar="N",
-        help="give the engine at most N rounds in a job (default: 100)",
+        help="give the engine at most N rounds in a job, and 64 at the most (default: 32)",
     )
     run.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to OUTPUT/tensorboard")
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nnsparse_stream.training.round_epochs import finish_epoch
 from nnsparse_stream.training.round_worker import HELD, judge_share, train_round
 from nnsparse_stream.training.rounds import (
     begin_rounds,
     complete_rounds,
-    finish_epoch,
     finish_round,
     merge_round,
     open_rounds,

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 
 from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.transforms.model_worker import ModelWorker
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest
+
+
+#: Rounds of a pipeline at the most: Beam goes through it by recursion, for which 100 are too deep.
+MOST_ROUNDS = 64
 
 
 class TrainRounds(beam.PTransform):
@@ -33,11 +38,17 @@ class TrainRounds(beam.PTransform):
         A PCollection of one dictionary: what `nnsparse_stream.training.start.train` returns.
 
     Raises:
-        InputError: when the pipeline is built: a hint is none; in a worker: what `start.train` raises.
+        InputError: at once: there are more than `MOST_ROUNDS`; when the pipeline is built: a hint is none; in a worker:
+            what `start.train` raises.
     """
 
     def __init__(self, request: TrainingRequest, worker: ModelWorker, job: str, rounds: range) -> None:
         super().__init__()
+        if len(rounds) > MOST_ROUNDS:
+            raise InputError(
+                f"{len(rounds)} rounds are more than the {MOST_ROUNDS} that a pipeline may have: make several, of one "
+                "`job`, or ask for fewer `rounds` of an epoch"
+            )
         self._request, self._worker, self._job, self._rounds = request, worker, job, rounds
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
@@ -182,7 +193,7 @@ class _Judge(_Step):
 
 class _FinishEpoch(_Step):
     def process(self, keyed: tuple[int, Iterable[bytes]] | int) -> Iterator[int]:
-        from nnsparse_stream.training.rounds import finish_epoch
+        from nnsparse_stream.training.round_epochs import finish_epoch
 
         judged = [] if isinstance(keyed, int) else _heard(keyed)
         finish_epoch(self._request, self._number, [part for one in judged for part in one or ()], self._job)

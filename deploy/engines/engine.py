@@ -18,7 +18,7 @@ from typing import ClassVar
 from deploy.engines.servers import EngineError, Servers, free_ports, listens
 
 _ROOT = Path(__file__).parents[2]
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0
 
 
 class Engine(ABC):
@@ -68,6 +68,8 @@ class Engine(ABC):
         return [
             "--runner=PortableRunner",
             f"--job_endpoint=localhost:{self.ports['jobs']}",
+            # Or Beam runs `pip freeze` before each job, to compare it with the workers' installation, the same one.
+            "--experiments=disable_logging_submission_environment",
             "--environment_type=EXTERNAL",
             f"--environment_config=localhost:{self.ports['pool']}",
         ]

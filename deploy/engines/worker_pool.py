@@ -30,6 +30,9 @@ _PRELOAD = [
     "nnsparse_stream.transforms.shards",
     "nnsparse_stream.transforms.sparsify",
     "nnsparse_stream.transforms.vocabulary",
+    # Seconds of every worker that has a model.
+    "torch",
+    "nnsparse_stream.kernels.cpu.backend",
 ]
 
 

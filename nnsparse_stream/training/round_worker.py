@@ -26,7 +26,8 @@ from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.parts import part_range, read_part
 from nnsparse_stream.training.progress import peak_memory
 from nnsparse_stream.training.recipe import StepRecipe
-from nnsparse_stream.training.rounds import Told, awaiting_end, base_of, sums_told
+from nnsparse_stream.training.round_epochs import awaiting_end, sums_told
+from nnsparse_stream.training.rounds import Told, base_of
 from nnsparse_stream.training.run import TrainingRequest, no_sums
 from nnsparse_stream.training.shares import shares
 from nnsparse_stream.training.state import CheckpointState, step_directory

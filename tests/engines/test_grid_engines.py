@@ -57,6 +57,7 @@ def assert_same_grid(grid: Path, case: Case) -> None:
         assert_same_run(grid / "runs" / name, case.expected / "runs" / name)
 
 
+@pytest.mark.parametrize("engine_flags", ["in process, multi_processing", "Prism, EXTERNAL"], indirect=True)
 def test_a_grid(
     case: Case, engine_flags: list[str], tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:

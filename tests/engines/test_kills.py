@@ -40,7 +40,7 @@ class Case(NamedTuple):
     expected: dict[str, str]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     where = tmp_path_factory.mktemp("kills")
     write_log(where / "in", 4000, 1000, 600_000, files=6)

@@ -23,7 +23,7 @@ from nnsparse_stream.training.state import checkpoints_of
 
 
 class Case(NamedTuple):
-    """The flags of a run of six rounds, and where it lies when it is left alone, in one process."""
+    """The flags of a run of four rounds, and where it lies when it is left alone, in one process."""
 
     flags: list[str]
     expected: Path
@@ -34,7 +34,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     where = tmp_path_factory.mktemp("rounds")
     write_log(where / "in", 400, 60, 12_000, files=1)
     data, expected = str(where / "data"), where / "run"
-    flags = ["--data", data, "--preset", "best-user", "--hidden", "8", "--epochs", "3", "--threads", "1", "--workers",
+    flags = ["--data", data, "--preset", "best-user", "--hidden", "8", "--epochs", "2", "--threads", "1", "--workers",
              "3", "--rounds", "2"]  # fmt: skip
     for done in (
         run_command("prepare", "--input", where / "in", "--output", data, "--axis", "user", "--folds", "80,10,10"),
@@ -56,7 +56,7 @@ def assert_equal(run: Path, case: Case, record_property: Callable[[str, Any], No
     record_property("checksum", digest(tensors(run)))
 
 
-@pytest.mark.parametrize("engine_flags", ["Prism, EXTERNAL", "Flink, EXTERNAL"], indirect=True)
+@pytest.mark.parametrize("engine_flags", ["Prism, EXTERNAL"], indirect=True)
 def test_same_bytes(
     case: Case, engine_flags: list[str], tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
@@ -80,12 +80,12 @@ def wait_for(run: Path, rounds: int, driver: subprocess.Popen[bytes]) -> bool:
 def test_flink_goes_on_by_itself(
     case: Case, flink: FlinkCluster, tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
-    """Workers and task managers are killed by turns, each some time after a round."""
+    """Workers and task managers are killed, each some time after a round; the bytes are those of one process."""
     generator, kills = random.Random(1), itertools.count()
     for attempt in range(KILLS):
         run = tmp_path / f"run-{attempt}"
         driver = start_command("train", *case.flags, "--output", run, *flink.flags())
-        for number in (0, 2, 4):
+        for number in (0, 1, 2):
             if next(kills) >= KILLS or not wait_for(run, number, driver):
                 break
             time.sleep(generator.uniform(0, 1))
@@ -111,7 +111,7 @@ def test_a_run_whose_driver_or_worker_dies_goes_on_elsewhere(
     for attempt in range(max(KILLS, 2)):
         run, place = tmp_path / f"run-{attempt}", places[attempt % 2]
         driver = start_command("train", *case.flags, "--output", run, *(place.flags() if place else ()))
-        assert wait_for(run, generator.randrange(5), driver)
+        assert wait_for(run, generator.randrange(3), driver)
         time.sleep(generator.uniform(0, 0.5))
         victims = pool_workers(place.servers)[:1] if place else []
         for pid in victims:

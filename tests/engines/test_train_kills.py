@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import pytest
 from runs import assert_same_run
 
-from commands import pool_workers, run_command, start_command, write_log
+from commands import pool_workers, run_command, run_commands, start_command, write_log
 from deploy.engines.engine import Engine
 from deploy.engines.flink.cluster import FlinkCluster
 from deploy.engines.prism import Prism
 from nnsparse_stream.training.state import checkpoints_of
 
-PATIENCE = 60.0
+#: Seconds after which a command that waits for a killed worker is taken to wait in vain.
+PATIENCE = 20.0
 
 
 class Case(NamedTuple):
@@ -29,18 +30,15 @@ class Case(NamedTuple):
     expected: Path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     where = tmp_path_factory.mktemp("train")
     write_log(where / "in", 400, 60, 12_000, files=1)
     data, expected = str(where / "data"), where / "run"
     flags = ["--data", data, "--hidden", "8", "--epochs", "60", "--threads", "1", "--checkpoint_steps", "3",
              "--keep_checkpoints", "100000"]  # fmt: skip
-    for done in (
-        run_command("prepare", "--input", where / "in", "--output", data, "--axis", "user", "--folds", "80,10,10"),
-        run_command("train", *flags, "--output", expected),
-    ):
-        assert done.returncode == 0, done.stderr
+    prepare = ["prepare", "--input", where / "in", "--output", data, "--axis", "user", "--folds", "80,10,10"]
+    run_commands([prepare, ["train", *flags, "--output", expected]])
     return Case(flags, expected)
 
 

@@ -20,9 +20,17 @@ from nnsparse_stream.pipelines import cli
 from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.run import TrainingRequest
 from nnsparse_stream.training.state import checkpoints_of
+from nnsparse_stream.transforms.model_worker import ModelWorker
+from nnsparse_stream.transforms.train_rounds import TrainRounds
 
 _SMALL = ("--hidden", "6", "--epochs", "2", "--threads", "1")
 _HERE = "--runner=DirectRunner"
+
+
+def test_more_rounds_than_a_pipeline_takes_are_refused() -> None:
+    request = TrainingRequest("data", "run", recipe("best"), workers=2)
+    with pytest.raises(InputError, match="65 rounds are more than the 64 that a pipeline may have"):
+        TrainRounds(request, ModelWorker(), "one", range(1, 66))
 
 
 def train(trained: Trained, run: Path, *flags: str) -> int:
