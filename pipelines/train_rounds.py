@@ -83,23 +83,32 @@ def _processes(args: argparse.Namespace) -> tuple[list[str], int]:
 @contextlib.contextmanager
 def _stopping(request: TrainingRequest) -> Iterator[None]:
     """SIGTERM and Ctrl-C end the jobs; what is told then says how the run goes on."""
-    before = signal.getsignal(signal.SIGTERM)
+    signs = (signal.SIGTERM, signal.SIGINT)
+    before = {sign: signal.getsignal(sign) for sign in signs}
     is_main = threading.current_thread() is threading.main_thread()  # only that may handle signals
+    stopped = False
 
     def interrupt(number: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
         raise KeyboardInterrupt
 
     if is_main:
-        signal.signal(signal.SIGTERM, interrupt)
+        for sign in signs:
+            signal.signal(sign, interrupt)
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException as error:
+        # Where this process trains, Beam makes an error of its own of an interrupt.
+        if not stopped and not isinstance(error, KeyboardInterrupt):
+            raise
         raise StoppedError(
             f"stopped; the rounds that are whole are in {request.output}; --resume goes on from there"
         ) from None
     finally:
         if is_main:
-            signal.signal(signal.SIGTERM, before)
+            for sign in signs:
+                signal.signal(sign, before[sign])
 
 
 @contextlib.contextmanager

@@ -26,7 +26,8 @@ from nnsparse_stream.training.tensor_files import TensorFile, copy_tensors, read
 
 #: Patterns of all files of a checkpoint, for `OutputDirectory`.
 FILES = (STATE_FILE, PART_FILES, "optimizer-#-of-#.safetensors")
-_TENSORS = re.compile(r"(model|optimizer)-\d+-of-\d+\.safetensors")
+# Also under the temporary name that a kill has left.
+_WRITTEN = re.compile(r"(state\.json|(model|optimizer)-\d+-of-\d+\.safetensors)(\.[0-9a-f]{32}\.tmp)?")
 
 
 @dataclass
@@ -131,8 +132,8 @@ def copy_model(checkpoint: CheckpointState, run: str) -> None:
 
 def remove_checkpoint(url: str) -> None:
     """Removes a checkpoint, state.json first: what remains where that is cut off is not taken for a checkpoint."""
-    tensors = [name for name in storage.list_files(url) if _TENSORS.fullmatch(name)]
-    for name in (STATE_FILE, *tensors):
+    files = [name for name in storage.list_files(url) if _WRITTEN.fullmatch(name)]
+    for name in (STATE_FILE, *files):
         storage.remove_file(storage.join(url, name))
     storage.remove_empty_directory(url)
 

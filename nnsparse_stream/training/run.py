@@ -27,7 +27,7 @@ from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress, peak_memory
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
-from nnsparse_stream.training.state import checkpoints_of, step_directory
+from nnsparse_stream.training.state import checkpoints_of, remains_of, step_directory
 from nnsparse_stream.training.survey import Survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
 from nnsparse_stream.training.worker_recipe import DEFAULT_ROUNDS
@@ -211,11 +211,12 @@ def write_metrics(directory: OutputDirectory, request: TrainingRequest, history:
 
 
 def remove_old_checkpoints(request: TrainingRequest, state: dict[str, Any]) -> None:
-    """Removes the checkpoints that are not to be kept."""
+    """Removes the checkpoints that are not to be kept, and what a kill has left of some."""
     best = state["best"] and step_directory(request.output, state["best"]["step"])
-    for old in checkpoints_of(request.output)[: -request.keep_checkpoints]:
-        if old != best:
-            remove_checkpoint(old)
+    old = checkpoints_of(request.output)[: -request.keep_checkpoints]
+    for url in [*remains_of(request.output, state["step"]), *old]:
+        if url != best:
+            remove_checkpoint(url)
 
 
 class Run(ABC):

@@ -238,10 +238,21 @@ def step_directory(run: str, step: int) -> str:
 
 def checkpoints_of(run: str) -> list[str]:
     """URLs of a run's whole checkpoints, by ascending step."""
+    return [url for url, whole in _steps_of(run).items() if whole]
+
+
+def remains_of(run: str, step: int) -> list[str]:
+    """URLs of directories of earlier steps than one in which a kill has left a part of a checkpoint."""
+    last = step_directory(run, step)
+    return [url for url, whole in _steps_of(run).items() if not whole and url < last]
+
+
+def _steps_of(run: str) -> dict[str, bool]:
+    """URLs of the directories of a run's checkpoints, by ascending step, and whether each is whole."""
     where = storage.join(run, "checkpoints")
     names = storage.list_files(where) if storage.is_directory(where) else {}
-    steps = sorted(name.removesuffix("/" + STATE_FILE) for name in names if name.endswith("/" + STATE_FILE))
-    return [storage.join(where, step) for step in steps if step.startswith("step-")]
+    steps = sorted({name.partition("/")[0] for name in names if name.startswith("step-") and "/" in name})
+    return {storage.join(where, step): f"{step}/{STATE_FILE}" in names for step in steps}
 
 
 def write_state(url: str, state: dict[str, Any]) -> None:

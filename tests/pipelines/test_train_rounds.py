@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,28 @@ def test_processes_of_this_machine_write_the_same_bytes_and_end_at_a_signal(
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     assert_same_run(run, whole)
+
+
+def test_a_signal_ends_a_run_in_this_process(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In which Beam makes an error of its own of whatever a step raises."""
+    run = tmp_path / "run"
+
+    def end() -> None:
+        while len(checkpoints_of(str(run))) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    flags = ("--epochs", "1000", "--workers", "2", "--rounds", "1", "--rounds_per_job", "2")
+    code = train(trained, run, *flags, _HERE)
+    thread.join()
+    told = capsys.readouterr()
+    assert code == cli.STOPPED, told.err
+    assert told.out.splitlines()[-1].startswith("stopped; the rounds that are whole are in ")
+    assert not told.err
 
 
 @pytest.mark.parametrize(
