@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,25 +81,53 @@ def test_flink_goes_on_by_itself(
     case: Case, flink: FlinkCluster, tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
     """Workers and task managers are killed, each some time after a round; the bytes are those of one process."""
-    generator, kills = random.Random(1), itertools.count()
-    for attempt in range(KILLS):
-        run = tmp_path / f"run-{attempt}"
+    generator = random.Random(1)
+    killed: Counter[str] = Counter()
+    runs, started = 0, time.monotonic()
+    while killed.total() < KILLS:
+        runs += 1
+        assert runs <= KILLS, f"kills keep missing the run: {killed}"
+        run = tmp_path / f"run-{runs}"
         driver = start_command("train", *case.flags, "--output", run, *flink.flags())
         for number in (0, 1, 2):
-            if next(kills) >= KILLS or not wait_for(run, number, driver):
+            if killed.total() >= KILLS or not wait_for(run, number, driver):
                 break
             time.sleep(generator.uniform(0, 1))
             if generator.random() < 0.5:
                 for pid in pool_workers(flink.servers)[:1]:
                     os.kill(pid, signal.SIGKILL)
+                    killed["worker"] += not (run / "run.json").exists()
             else:
                 flink.servers.kill(generator.choice(["task-manager-0", "task-manager-1"]))
+                killed["task manager"] += not (run / "run.json").exists()
                 flink.start()
         message = driver.communicate()[1].decode()
         assert driver.returncode == 0, message
         assert_equal(run, case, record_property)
-        if next(kills) >= KILLS:
-            break
+    record_kills(record_property, case, runs, killed, started)
+
+
+@pytest.mark.skipif(KILLS <= 2, reason="longer runs make it; tests/training/test_round_kills.py has it by functions")
+def test_a_job_that_goes_on_on_flink_leaves_its_run_to_another_driver(
+    case: Case, flink: FlinkCluster, tmp_path: Path, record_property: Callable[[str, Any], None]
+) -> None:
+    """A driver is killed, or stopped, and its run is taken up elsewhere while its job still trains."""
+    generator = random.Random(3)
+    killed: Counter[str] = Counter()
+    started = time.monotonic()
+    for attempt in range(KILLS):
+        run = tmp_path / f"run-{attempt}"
+        driver = start_command("train", *case.flags, "--output", run, *flink.flags())
+        assert wait_for(run, generator.randrange(4), driver)
+        time.sleep(generator.uniform(0, 0.5))
+        sign = generator.choice([signal.SIGKILL, signal.SIGTERM])
+        driver.send_signal(sign)
+        driver.communicate()
+        killed[sign.name] += not (run / "run.json").exists()
+        resumed = run_command("train", *case.flags, "--output", run, "--resume", "--runner=DirectRunner")
+        assert resumed.returncode == 0, resumed.stderr
+        assert_equal(run, case, record_property)
+    record_kills(record_property, case, KILLS, killed, started)
 
 
 def test_a_run_whose_driver_or_worker_dies_goes_on_elsewhere(
@@ -107,17 +135,30 @@ def test_a_run_whose_driver_or_worker_dies_goes_on_elsewhere(
 ) -> None:
     """Begun on Prism, which makes nothing again, and by processes of this machine; ended in one process."""
     generator = random.Random(2)
+    killed: Counter[str] = Counter()
     places: list[Engine | None] = [prism, None]
-    for attempt in range(max(KILLS, 2)):
+    runs, started = max(KILLS, 2), time.monotonic()
+    for attempt in range(runs):
         run, place = tmp_path / f"run-{attempt}", places[attempt % 2]
         driver = start_command("train", *case.flags, "--output", run, *(place.flags() if place else ()))
-        assert wait_for(run, generator.randrange(3), driver)
+        assert wait_for(run, generator.randrange(4), driver)
         time.sleep(generator.uniform(0, 0.5))
         victims = pool_workers(place.servers)[:1] if place else []
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
+            killed["worker"] += not (run / "run.json").exists()
         os.killpg(driver.pid, signal.SIGKILL)
         driver.communicate()
+        killed["driver"] += not (run / "run.json").exists()
         resumed = run_command("train", *case.flags, "--output", run, "--resume", "--runner=DirectRunner")
         assert resumed.returncode == 0, resumed.stderr
         assert_equal(run, case, record_property)
+    record_kills(record_property, case, runs, killed, started)
+
+
+def record_kills(
+    record_property: Callable[[str, Any], None], case: Case, runs: int, killed: Counter[str], started: float
+) -> None:
+    told = ", ".join(f"{count} of a {victim}" for victim, count in sorted(killed.items()))
+    record_property("seconds", f"{time.monotonic() - started:.1f}")
+    record_property("checksum", f"{digest(tensors(case.expected))}, {runs} runs, kills: {told}")
