@@ -78,9 +78,11 @@ def _train_here(args: argparse.Namespace) -> dict[str, Any]:
         try:
             outcomes = []
             for number, member in enumerate(members, start=1):
-                print(f"run {number} of {len(members)}: {member.run.name}", flush=True)
-                with contextlib.closing(Shown(member.request.output)) as progress:
-                    outcome = train_member(member, resume=args.resume, progress=progress, stop=stop.is_set)
+                outcome = None
+                if not stop.is_set():
+                    print(f"run {number} of {len(members)}: {member.run.name}", flush=True)
+                    with contextlib.closing(Shown(member.request.output)) as progress:
+                        outcome = train_member(member, resume=args.resume, progress=progress, stop=stop.is_set)
                 if outcome is None:
                     raise StoppedError(f"stopped; what is trained is in {args.output}; --resume goes on from there")
                 if outcome.failed:

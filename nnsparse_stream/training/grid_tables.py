@@ -43,7 +43,8 @@ def table_text(summary: Mapping[str, Any]) -> str:
     Args:
         summary: what grid.json holds.
     """
-    parts = [[f"{metric} on {data}", *table.text()] for data, metric, table in _comparisons(summary)]
+    comparisons = _comparisons(summary)
+    parts = [[f"{metric} on the validation fold of {data}", *table.text()] for data, metric, table in comparisons]
     if summary["groups"]:
         parts.append(_over_seeds(summary).text())
     if failed := _failed(summary):
@@ -85,7 +86,7 @@ def grid_report(summary: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     for data, metric, table in _comparisons(summary):
         names = [row[0] for row in table.rows]
         strong = next((place for place, name in enumerate(names) if name in best), None)
-        parts += [report.section(f"{metric} on {data}"), table.html(strong)]
+        parts += [report.section(f"{metric} on the validation fold of {data}"), table.html(strong)]
         shown = [report.Series(name, *zip(*curves[name], strict=True)) for name in names if curves[name]]
         if shown:
             caption = f"{metric} on the validation fold by epoch, of the best runs."

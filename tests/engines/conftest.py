@@ -116,7 +116,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             reason = str(report.longrepr[2]).removeprefix("Skipped: ") if outcome == "skipped" else ""
             name = report.nodeid.partition("::")[2].removeprefix("test_")
             state = f"left out: {reason}" if reason else outcome
-            rows.append((name, state, known.get("seconds", ""), known.get("checksum", "")))
+            rows.append((name, state, str(known.get("seconds", "")), known.get("checksum", "")))
     if rows:
         width = max(len(row[0]) for row in rows)
         terminalreporter.section("engines")

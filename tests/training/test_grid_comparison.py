@@ -141,12 +141,12 @@ def test_tables() -> None:
     assert (
         table_text(summary)
         == """\
-rmse on data
+rmse on the validation fold of data
   run                           rmse     mae  epochs  best epoch  its rmse  seconds
   hidden_8x4-seed_1-epochs_2  0.8000  0.7500       2           1    0.3000      1.0
   hidden_8x4-seed_0-epochs_2  0.9000  0.7000       2           1    0.4000      1.0
 
-ndcg@100 on data
+ndcg@100 on the validation fold of data
   run     ndcg@100  epochs  best epoch  its ndcg@100  seconds
   linear                 2                                1.0
 
