@@ -144,7 +144,7 @@ class TrainingRequest:
 
 def no_sums() -> dict[str, Any]:
     """The sums of an epoch before its first minibatch."""
-    return {"entries": 0, "rows": 0, "batches": 0, "terms": {}, "seconds": 0.0, "waited": 0.0}
+    return {"entries": 0, "rows": 0, "batches": 0, "terms": {}, "learning_rate": 0.0, "seconds": 0.0, "waited": 0.0}
 
 
 def is_over(request: TrainingRequest, state: dict[str, Any]) -> bool:

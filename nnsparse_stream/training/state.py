@@ -30,6 +30,7 @@ class _Sums(TypedDict):
     rows: int
     batches: int
     terms: dict[str, float]
+    learning_rate: float
     seconds: float
     waited: float
 

@@ -69,7 +69,7 @@ class StepRun(Run):
                 figures = self._told()
                 fill = figures.pop("fill")
                 layer = recipe.stage(state["epoch"] + 1).layer
-                metrics = self._judge(layer, self.trainer.learning_rate, figures, fill)
+                metrics = self._judge(layer, state["sums"]["learning_rate"], figures, fill)
                 self.trainer.begin(recipe.stage(state["epoch"] + 1).layer)
                 self._keep(directory, metrics)
 
@@ -91,6 +91,7 @@ class StepRun(Run):
             terms = self.trainer.train_batch(rows, learning_rate, progress)
             state["step"] += 1
             state["cursor"] = list(minibatch.after)
+            sums["learning_rate"] = learning_rate
             self._sums.add(rows, terms)
             sums["seconds"] = seconds_before + time.perf_counter() - started
             sums["waited"] = waited_before + self.stream.waited

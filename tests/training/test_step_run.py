@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,17 @@ def test_losses_are_read_every_so_many_steps_and_sum_up_to_the_same_however_ofte
     (epoch, end) = (json.loads(line)["step"] for line in (tmp_path / "rare" / "metrics.jsonl").read_text().splitlines())
     assert steps["rare"] == [step for step in range(1, end + 1) if not step % 7 or not step % 9 or step in (epoch, end)]
     assert steps["each"] == steps["told"] == [*range(1, end + 1)]
+
+
+def test_a_run_that_was_killed_after_the_last_step_of_an_epoch_knows_its_learning_rate(
+    trained: Trained, tmp_path: Path
+) -> None:
+    plan = recipe("cfn", hidden=(8,), batch_rows=20, epochs=2)
+    train(request(trained, tmp_path / "whole", recipe=plan))
+    asked = request(trained, tmp_path / "killed", recipe=plan, checkpoint_steps=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepRun, "_judge", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(asked)
+    train(replace(asked, resume=True))
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
