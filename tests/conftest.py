@@ -16,6 +16,8 @@ from samples import Trained, command
 
 from nnsparse_stream.storage import retries
 
+pytest.register_assert_rewrite("runs")  # says what two runs differ in
+
 # Triton reads it once, when it is imported: without a GPU its kernels run by the interpreter, on tensors of the CPU.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ["TRITON_INTERPRET"] = "1"

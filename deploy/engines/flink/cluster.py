@@ -147,12 +147,14 @@ class FlinkCluster(Engine):
             # Beam's classes lie beside Flink's: a job does not load its own copies.
             "classloader.resolve-order": "parent-first",
             "pekko.ask.timeout": "60 s",
+            # How old what the monitoring interface says of a job may be; those who kill until it failed see it then.
+            "web.refresh-interval": 500,
             "heartbeat.interval": 1000,
             "heartbeat.timeout": 20000,
             # Without it a failed task is the end of the job. Tasks fail again until the job manager has noticed that a
             # task manager is gone, some seconds; errors in the input are retried as well: not too often.
             "restart-strategy.type": "fixed-delay",
-            "restart-strategy.fixed-delay.attempts": 6,
+            "restart-strategy.fixed-delay.attempts": 10,
             "restart-strategy.fixed-delay.delay": "2 s",
         }
         for name in ("conf", "tmp", "artifacts"):
