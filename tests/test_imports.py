@@ -29,6 +29,7 @@ BELOW = {
     "evaluation": {"nn", "data"},
     "training": {"evaluation", "nn", "data"},
     "scoring": {"training", "evaluation"},
+    "streaming": {"scoring"},
 }
 LIBRARY = ROOT / "nnsparse_stream"
 #: Rooms of preparation; rows of a fold, which become tensors, are the one module of `data` that knows torch.
