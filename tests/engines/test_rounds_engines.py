@@ -125,7 +125,8 @@ def test_a_job_that_goes_on_on_flink_leaves_its_run_to_another_driver(
         driver.communicate()
         killed[sign.name] += not (run / "run.json").exists()
         resumed = run_command("train", *case.flags, "--output", run, "--resume", "--runner=DirectRunner")
-        assert resumed.returncode == 0, resumed.stderr
+        # The job may end the run while the command that takes it up begins.
+        assert resumed.returncode == 0 or "has ended; there is nothing to resume" in resumed.stderr, resumed.stderr
         assert_equal(run, case, record_property)
     record_kills(record_property, case, KILLS, killed, started)
 
