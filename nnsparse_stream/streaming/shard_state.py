@@ -78,7 +78,7 @@ class ShardState:
     It holds no ratings of the data set. It is made of `pending`, `settled` and `meta`, which are all that there is to
     keep; another one of the same parts goes on from there.
 
-    Sizes: an event takes 28 bytes where ids are integers; an id that is a string takes 4 bytes and its own in place of 8
+    Sizes: an event takes 28 bytes where ids are integers; a string takes 4 bytes and its own in place of 8
     (42 bytes an event with row ids of 12 bytes and column ids of 10). A row takes 16 bytes more, of an index that is
     made in memory. All grows with the pairs that events name, and with nothing else: 1.5 times the pairs are settled at
     most (see `Settled`), and in memory those after the last compaction twice. Measured: a million pairs of 100,000 rows
