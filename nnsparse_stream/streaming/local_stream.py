@@ -19,7 +19,7 @@ from nnsparse_stream.streaming.live_scores import score_flushes
 from nnsparse_stream.streaming.shard_state import Flush, ShardState
 from nnsparse_stream.streaming.source import EventSource
 from nnsparse_stream.streaming.state_files import StateFiles
-from nnsparse_stream.streaming.window_files import complete_window, flush_name, is_complete, write_flush
+from nnsparse_stream.streaming.window_files import complete_window, flush_path, is_complete, write_flush
 from nnsparse_stream.streaming.windows import Windows
 
 #: Seconds between two looks for events where nothing was there.
@@ -73,7 +73,7 @@ def stream_here(
 
     Returns:
         The figures of this run: `events` read, `late` among them, `dead` records, `rows` and `files` and `windows`
-        written, `waiting` events of windows that are open, `lag` (seconds from the last event of the newest window
+        written, `unknown` known entries of these rows whose columns the model does not know, `waiting` events of windows that are open, `lag` (seconds from the last event of the newest window
         written to its writing, or None), `model_step`, `model` (its fingerprint; both None where nothing was scored),
         `stopped`.
 
@@ -113,12 +113,10 @@ class _Loop:
         self._files = StateFiles(output, schema)
         self._states, rest = self._files.load(windows)
         places = {name: _Place(*place) for name, place in rest.get("places", {}).items()}
-        self._places = {
-            name: places.get(name) or _Place(source.begin(name), _BEGIN) for name in source.partitions()
-        }
+        self._places = {name: places.get(name) or _Place(source.begin(name), _BEGIN) for name in source.partitions()}
         # What the last commit has written of windows, until it is in `_complete.json` files.
         self._written: dict[int, list[dict[str, Any]]] = {int(name): of for name, of in rest.get("written", {}).items()}
-        self._counts = dict.fromkeys(("events", "late", "dead", "rows", "files", "windows"), 0)
+        self._counts = dict.fromkeys(("events", "late", "dead", "rows", "files", "windows", "unknown"), 0)
         self._lag: float | None = None
         self._model: tuple[int, str] | None = None
         self._complete()
@@ -215,15 +213,15 @@ class _Loop:
             first: windows of which these are the first files, although they were closed before; it grows.
         """
         num_shards = self._base.num_shards
-        self._announce(flush_name(flush, num_shards) for flush in flushes)
+        self._announce(flush_path(flush, num_shards) for flush in flushes)
         current = self._live.get()
-        for flush, table in zip(
-            flushes, score_flushes(flushes, current, self._top_k, self._rules), strict=True
-        ):
-            written = write_flush(self._output, flush, num_shards, table)
+        scores = score_flushes(flushes, current, self._top_k, self._rules)
+        for flush, scored in zip(flushes, scores, strict=True):
+            written = write_flush(self._output, flush, num_shards, scored)
             self._counts["files"] += 1
             self._counts["rows"] += len(flush.rows)
             self._counts["late"] += flush.late
+            self._counts["unknown"] += scored.unknown
             if len(flush.pairs):
                 self._lag = time.time() - flush.pairs["time"].to_numpy().max() / SECOND
             # A window that was closed before is complete, with what was on time; unless nothing was.
@@ -242,7 +240,7 @@ class _Loop:
     def _complete(self) -> None:
         """Says of the windows that the last commit has written that they are complete."""
         for window, written in self._written.items():
-            complete_window(self._output, window, written)
+            complete_window(self._output, window, window + self._windows.size, written)
             self._counts["windows"] += 1
         self._written = {}
         self._files.finish()

@@ -31,6 +31,7 @@ CONTENTS = (
     f"{STATE}/commit.json",
     f"{STATE}/writing.json",
     f"{STATE}/blocks-#.arrow",
+    f"{STATE}/ended.json",
 )
 _LOCK, _OWNER = f"{STATE}/lock", f"{STATE}/owner.json"
 #: Seconds for which an owner that has not ended is believed to go on, where there are no locks.
@@ -52,9 +53,7 @@ def open_output(url: str, settings: Mapping[str, Any], overwrite: bool, go_on: b
     Raises:
         InputError: what lies there is not of a stream, or of one with other settings, or must not be taken up.
     """
-    output = OutputDirectory(
-        url, contents=CONTENTS, completing=NAME, overwrite=overwrite, beside=(_LOCK, _OWNER)
-    )
+    output = OutputDirectory(url, contents=CONTENTS, completing=NAME, overwrite=overwrite, beside=(_LOCK, _OWNER))
     settings = dict(settings)
     if output.state() == "complete" and not overwrite:
         found = read_settings(url)
