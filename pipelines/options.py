@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _TIMES = (
     "name or position of a time column (numbers, for instance Unix seconds; ISO dates, with times or not; or Parquet's "
-    "timestamps and dates); which duplicate is the first or last, and what prepare cuts or leaves out by time, go by it "
-    "(default: none; movielens: position 3)",
+    "timestamps and dates); which duplicate is the first or last, and what prepare cuts or leaves out by time, go by "
+    "it (default: none; movielens: position 3)",
     "what times that are numbers count since 1970 (UTC): with a unit they are calendar times, as timestamps are "
     "(default: auto: integers are only compared with each other, decimals are seconds)",
 )

@@ -10,12 +10,11 @@ import pyarrow as pa
 
 from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.scoring.list_rules import ListRules
-from nnsparse_stream.storage import files as storage
 from nnsparse_stream.streaming.base_rows import BaseRows
 from nnsparse_stream.streaming.events import SECOND, Letter
 from nnsparse_stream.streaming.letter_files import letters_name, write_letters
 from nnsparse_stream.streaming.live_model import LiveModel
-from nnsparse_stream.streaming.live_scores import score_flushes
+from nnsparse_stream.streaming.live_scores import Scored, score_flushes
 from nnsparse_stream.streaming.shard_state import Flush, ShardState
 from nnsparse_stream.streaming.source import EventSource
 from nnsparse_stream.streaming.state_files import StateFiles
@@ -72,27 +71,29 @@ def stream_here(
         renew: called before each change of a file, as `sole_writer` asks for.
 
     Returns:
-        The figures of this run: `events` read, `late` among them, `dead` records, `rows` and `files` and `windows`
-        written, `unknown` known entries of these rows whose columns the model does not know, `waiting` events of windows that are open, `lag` (seconds from the last event of the newest window
-        written to its writing, or None), `model_step`, `model` (its fingerprint; both None where nothing was scored),
-        `stopped`.
+        The figures of this run: `events` read, `late` among them, `dead` records; `rows` scored, `files` written, and
+        `windows` that are complete; `unknown` known entries of these rows whose columns the model does not know;
+        `waiting` events of windows that are open; `lag`, seconds from the last event of the newest window that was
+        written to its writing, or None; `model_step` and `model` (its fingerprint; both None where nothing was
+        scored); `stopped`.
 
     Raises:
         InputError: the source cannot be read, or what is there of the state.
         StoreError: a store, a broker or the network failed.
     """
     loop = _Loop(source, schema, base, live, output, windows, top_k, rules, renew)
-    idle_since = time.monotonic()
+    news_at = time.monotonic()
     while True:
         stopped = stop()
-        if not stopped and loop.turn(stop):
-            idle_since = time.monotonic()
+        news = not stopped and loop.turn(stop)
+        now = time.monotonic()
+        news_at = now if news else news_at
         told(loop.figures())
-        idle = time.monotonic() - idle_since
-        if stopped or (until_idle is not None and idle >= until_idle):
+        if stopped or (until_idle is not None and not news and now - news_at >= until_idle):
             return {**loop.figures(), "stopped": stopped}
-        if idle:
-            time.sleep(POLL_SECONDS if until_idle is None else min(POLL_SECONDS, until_idle - idle))
+        if not news:
+            left = POLL_SECONDS if until_idle is None else until_idle - (now - news_at)
+            time.sleep(min(POLL_SECONDS, left))
 
 
 class _Loop:
@@ -111,7 +112,10 @@ class _Loop:
         self._source, self._schema, self._base, self._live = source, schema, base, live
         self._output, self._windows, self._top_k, self._rules, self._renew = output, windows, top_k, rules, renew
         self._files = StateFiles(output, schema)
-        self._states, rest = self._files.load(windows)
+        states, rest = self._files.load(windows)
+        self._states = {
+            shard: states.get(shard) or ShardState(shard, windows, schema) for shard in range(base.num_shards)
+        }
         places = {name: _Place(*place) for name, place in rest.get("places", {}).items()}
         self._places = {name: places.get(name) or _Place(source.begin(name), _BEGIN) for name in source.partitions()}
         # What the last commit has written of windows, until it is in `_complete.json` files.
@@ -135,9 +139,8 @@ class _Loop:
         begun, changed, idle = time.monotonic(), False, False
         before = self._places
         while not idle and time.monotonic() - begun < _TURN_SECONDS and not stop():
-            closed = self._watermark()
             idle = self._read()
-            changed |= self._close(closed)
+            changed |= self._close()
         moved = {name: place.position for name, place in self._places.items()} != {
             name: place.position for name, place in before.items()
         }
@@ -149,9 +152,6 @@ class _Loop:
         self._files.commit(self._states, {"places": places, "written": written})
         self._complete()
         return True
-
-    def _watermark(self) -> int:
-        return min((place.watermark for place in self._places.values()), default=_BEGIN)
 
     def _read(self) -> bool:
         """Reads each partition once; says whether nothing more was there.
@@ -165,8 +165,6 @@ class _Loop:
             for block in reading.events:
                 self._counts["events"] += len(block)
                 for shard, events in partition(block, "row", self._base.num_shards):
-                    if shard not in self._states:
-                        self._states[shard] = ShardState(shard, self._windows, self._schema)
                     self._states[shard].add(events)
             if reading.letters:
                 self._bury(name, place.position, reading.letters)
@@ -181,57 +179,44 @@ class _Loop:
         self._announce([letters_name(name, position)])
         write_letters(self._output, name, position, letters)
 
-    def _close(self, closed: int) -> bool:
-        """Closes the windows that end before the watermark, and writes them; says whether there were any.
-
-        Args:
-            closed: the watermark to which windows were closed before.
-        """
+    def _close(self) -> bool:
+        """Closes the windows that end by the watermark, and writes them; says whether there were any."""
+        watermark = min(place.watermark for place in self._places.values())
         flushes: list[Flush] = []
-        rows, changed = 0, False
-        first: set[int] = set()
-        watermark = self._watermark()
+        changed, rows = False, 0
+        # All shards, also those for which nothing waits: what comes of this time later is late.
         for state in self._states.values():
-            while (end := state.next_close()) is not None and end <= watermark:
-                changed = True
-                for flush in state.close(end, self._base):
-                    flushes.append(flush)
-                    rows += len(flush.rows)
+            for flush in state.close(watermark, self._base):
+                flushes.append(flush)
+                rows += len(flush.rows)
                 if rows >= _ROWS_AT_ONCE:
-                    self._write(flushes, closed, first)
-                    flushes, rows = [], 0
+                    self._write(flushes)
+                    changed, flushes, rows = True, [], 0
         if flushes:
-            self._write(flushes, closed, first)
-        return changed
+            self._write(flushes)
+        return changed or bool(flushes)
 
-    def _write(self, flushes: list[Flush], closed: int, first: set[int]) -> None:
-        """Scores rows and writes their files.
-
-        Args:
-            flushes: the rows.
-            closed: the watermark to which windows were closed before.
-            first: windows of which these are the first files, although they were closed before; it grows.
-        """
+    def _write(self, flushes: list[Flush]) -> None:
+        """Scores rows and writes their files."""
         num_shards = self._base.num_shards
         self._announce(flush_path(flush, num_shards) for flush in flushes)
         current = self._live.get()
         scores = score_flushes(flushes, current, self._top_k, self._rules)
         for flush, scored in zip(flushes, scores, strict=True):
             written = write_flush(self._output, flush, num_shards, scored)
-            self._counts["files"] += 1
-            self._counts["rows"] += len(flush.rows)
-            self._counts["late"] += flush.late
-            self._counts["unknown"] += scored.unknown
-            if len(flush.pairs):
-                self._lag = time.time() - flush.pairs["time"].to_numpy().max() / SECOND
-            # A window that was closed before is complete, with what was on time; unless nothing was.
-            window = flush.window
-            if window + self._windows.size <= closed and window not in first:
-                if window in self._written or is_complete(self._output, window):
-                    continue
-                first.add(window)
-            self._written.setdefault(window, []).append(written)
+            if flush.pane == 0:
+                self._written.setdefault(flush.window, []).append(written)
+            elif flush.window not in self._written and not is_complete(self._output, flush.window):
+                self._written[flush.window] = []  # nothing of it was in time
+            self._count(flush, scored)
         self._model = current.step, current.fingerprint
+
+    def _count(self, flush: Flush, scored: Scored) -> None:
+        of_flush = {"files": 1, "rows": len(flush.rows), "late": flush.late, "unknown": scored.unknown}
+        for name, number in of_flush.items():
+            self._counts[name] += number
+        if len(flush.pairs):
+            self._lag = time.time() - flush.pairs["time"].to_numpy().max() / SECOND
 
     def _announce(self, names: Iterable[str]) -> None:
         self._renew()

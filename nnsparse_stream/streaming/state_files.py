@@ -17,7 +17,7 @@ from nnsparse_stream.streaming.windows import Windows
 
 _KIND = "nnsparse-stream state"
 _COMMIT, _WRITING = "commit.json", "writing.json"
-_BLOCKS = re.compile(r"blocks-[0-9]+\.arrow")
+_BLOCKS = re.compile(r"blocks-([0-9]+)\.arrow")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 #: Files of blocks that a commit may name, before the smaller ones are written anew as one.
 _MOST_FILES = 64
@@ -30,8 +30,14 @@ class _File(NamedTuple):
 
 
 class _Place(NamedTuple):
-    file: str
+    """Of a block: the number of its file, which is that of the commit that wrote it, and its own in that."""
+
+    file: int
     number: int
+
+
+def _name(file: int) -> str:
+    return f"blocks-{file:09d}.arrow"
 
 
 class StateFiles:
@@ -50,7 +56,7 @@ class StateFiles:
     def __init__(self, output: str, schema: pa.Schema) -> None:
         self._output, self._schema = output, schema
         self._url = storage.join(output, STATE)
-        self._files: dict[str, _File] = {}
+        self._files: dict[int, _File] = {}
         # The block itself is kept beside its place, so that its id stays its own.
         self._places: dict[int, tuple[pa.RecordBatch, _Place]] = {}
         self._announced: list[str] = []
@@ -72,19 +78,19 @@ class StateFiles:
             if commit.get("kind") != _KIND:
                 raise InputError(f"{place} is not a stream's state; pass `overwrite` to begin anew")
             self.number = commit["commit"]
-            self._files = {name: _File(*file) for name, file in commit["files"].items()}
+            self._files = {int(number): _File(*file) for number, file in commit["files"].items()}
         self._undo()
         states = self._states(commit.get("shards", {}), windows)
         return states, commit.get("rest", {})
 
     def _states(self, shards: Mapping[str, Any], windows: Windows) -> dict[int, ShardState]:
         blocks = {}
-        for name, file in self._files.items():
-            data = storage.read_checked(storage.join(self._url, name), file.bytes, file.sha256)
+        for number, file in self._files.items():
+            data = storage.read_checked(storage.join(self._url, _name(number)), file.bytes, file.sha256)
             with pa.ipc.open_stream(data) as reader:
-                blocks[name] = list(reader)
+                blocks[number] = list(reader)
 
-        def held(places: list[list[Any]]) -> list[pa.RecordBatch]:
+        def held(places: list[list[int]]) -> list[pa.RecordBatch]:
             found = [(blocks[file][number], _Place(file, number)) for file, number in places]
             self._places.update({id(block): (block, place) for block, place in found})
             return [block for block, _ in found]
@@ -115,7 +121,8 @@ class StateFiles:
                         storage.remove_file(storage.join(self._output, folder, file))
                 storage.remove_empty_directory(storage.join(self._output, folder))
         for file in storage.list_files(self._url):
-            if _TEMPORARY.search(file) or (_BLOCKS.fullmatch(file) and file not in self._files):
+            blocks = _BLOCKS.fullmatch(file)
+            if _TEMPORARY.search(file) or (blocks and int(blocks[1]) not in self._files):
                 storage.remove_file(storage.join(self._url, file))
 
     def announce(self, names: Iterable[str]) -> None:
@@ -136,7 +143,6 @@ class StateFiles:
             rest: what is to be kept with them, JSON values.
         """
         number = self.number + 1
-        name = f"blocks-{number:09d}.arrow"
         again = self._to_rewrite(states)
         new: list[pa.RecordBatch] = []
         places: dict[int, tuple[pa.RecordBatch, _Place]] = {}
@@ -145,7 +151,7 @@ class StateFiles:
             for block in blocks:
                 found = self._places.get(id(block))
                 if found is None or found[1].file in again:
-                    found = block, _Place(name, len(new))
+                    found = block, _Place(number, len(new))
                     new.append(block)
                 places[id(block)] = found
             return [places[id(block)][1] for block in blocks]
@@ -161,13 +167,13 @@ class StateFiles:
         used = {place.file for _, place in places.values()}
         files = {file: told for file, told in self._files.items() if file in used}
         if new:
-            files[name] = self._write(name, new)
+            files[number] = self._write(_name(number), new)
         commit = {"kind": _KIND, "commit": number, "files": files, "shards": shards, "rest": dict(rest)}
         storage.write_file(storage.join(self._url, _COMMIT), json.dumps(commit).encode())
         gone = self._files.keys() - files.keys()
         self._files, self._places, self.number = files, places, number
         for file in gone:
-            storage.remove_file(storage.join(self._url, file))
+            storage.remove_file(storage.join(self._url, _name(file)))
 
     def finish(self) -> None:
         """Says that what was announced is written, or removed, and that nothing more will be beside it."""
@@ -175,7 +181,7 @@ class StateFiles:
             storage.remove_file(storage.join(self._url, _WRITING))
             self._announced = []
 
-    def _to_rewrite(self, states: Mapping[int, ShardState]) -> set[str]:
+    def _to_rewrite(self, states: Mapping[int, ShardState]) -> set[int]:
         """The files whose blocks are better written anew."""
         live = dict.fromkeys(self._files, 0)
         for state in states.values():
