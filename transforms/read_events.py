@@ -57,7 +57,7 @@ class ReadEvents(beam.PTransform):
         """Applies the transform to the pipeline."""
         partitions = begin | "Partitions" >> beam.Create(self._source.partitions(), reshuffle=False)
         read = beam.ParDo(self._read).with_output_types(tuple[int, pa.RecordBatch])
-        return partitions.with_output_types(str) | "Read" >> read
+        return partitions | "Read" >> read
 
 
 class Place(NamedTuple):

@@ -177,7 +177,7 @@ class _WriteEnd(beam.PTransform):
             | "One key" >> beam.Map(_one).with_output_types(tuple[int, int])
             | "At the end" >> beam.WindowInto(GlobalWindows(), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING)
             | "Windows" >> beam.CombinePerKey(sum)
-            | "Write" >> beam.Map(_write_end, self._output)
+            | "Write" >> beam.Map(_write_end, self._output).with_output_types(None)
         )
 
 
