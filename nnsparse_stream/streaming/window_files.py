@@ -34,6 +34,12 @@ _PART = re.compile(r"([^/]+)/part-(\d{5,})-of-(\d{5,})-pane-(\d{4,})\.parquet")
 _COMPACTED_BYTES = 64 << 20
 
 
+def flush_path(flush: Flush, num_shards: int) -> str:
+    """Where the scores of a flush lie, relative to the output."""
+    name = f"part-{flush.shard:05d}-of-{num_shards:05d}-pane-{flush.pane:04d}.parquet"
+    return storage.join(WINDOWS, Windows.name(flush.window), name)
+
+
 def write_flush(output: str, flush: Flush, num_shards: int, scored: Scored) -> dict[str, Any]:
     """Writes the scores of a flush, whole, under a name that its window, shard and pane make: a retry overwrites it.
 
@@ -48,8 +54,7 @@ def write_flush(output: str, flush: Flush, num_shards: int, scored: Scored) -> d
         `window`, `shard`, `pane`, `revision`, `lists` (how many rows had changed), `late` (events), `unknown` (known
         entries of columns that the model does not know), `model_step` and `model` (None where nothing is scored).
     """
-    name = f"part-{flush.shard:05d}-of-{num_shards:05d}-pane-{flush.pane:04d}.parquet"
-    path = storage.join(WINDOWS, Windows.name(flush.window), name)
+    path = flush_path(flush, num_shards)
     table = scored.table
     return {
         "path": path,
@@ -87,7 +92,16 @@ def complete_window(output: str, window: int, end: int, written: Iterable[dict[s
         "files": held,
         **{name: sum(file[name] for file in held) for name in ("rows", "lists", "unknown")},
     }
-    storage.write_file(storage.join(output, WINDOWS, Windows.name(window), COMPLETE), storage.to_json(value))
+    storage.write_file(_complete_file(output, window), storage.to_json(value))
+
+
+def is_complete(output: str, window: int) -> bool:
+    """Whether `complete_window` was called for the window that begins then."""
+    return storage.exists(_complete_file(output, window))
+
+
+def _complete_file(output: str, window: int) -> str:
+    return storage.join(output, WINDOWS, Windows.name(window), COMPLETE)
 
 
 def compact(output: str, to: str, overwrite: bool = False) -> dict[str, Any]:

@@ -1,0 +1,246 @@
+"""A stream in this process, without a runner: reads what is new, keeps the state in files, writes the windows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from nnsparse_stream.data.grouping import partition
+from nnsparse_stream.scoring.list_rules import ListRules
+from nnsparse_stream.storage import files as storage
+from nnsparse_stream.streaming.base_rows import BaseRows
+from nnsparse_stream.streaming.events import SECOND, Letter
+from nnsparse_stream.streaming.letter_files import letters_name, write_letters
+from nnsparse_stream.streaming.live_model import LiveModel
+from nnsparse_stream.streaming.live_scores import score_flushes
+from nnsparse_stream.streaming.shard_state import Flush, ShardState
+from nnsparse_stream.streaming.source import EventSource
+from nnsparse_stream.streaming.state_files import StateFiles
+from nnsparse_stream.streaming.window_files import complete_window, flush_path, is_complete, write_flush
+from nnsparse_stream.streaming.windows import Windows
+
+#: Seconds between two looks for events where nothing was there.
+POLL_SECONDS = 0.5
+#: Seconds of reading after which what was read is committed, and rows that are scored at once.
+_TURN_SECONDS, _ROWS_AT_ONCE = 2.0, 1024
+#: The watermark before anything was read.
+_BEGIN = -(1 << 63)
+
+
+class _Place(NamedTuple):
+    """How far a partition is read: its position, and its watermark, microseconds since 1970."""
+
+    position: str
+    watermark: int
+
+
+def stream_here(
+    source: EventSource,
+    schema: pa.Schema,
+    base: BaseRows,
+    live: LiveModel,
+    output: str,
+    windows: Windows,
+    *,
+    top_k: int | None,
+    rules: ListRules = ListRules(),  # noqa: B008 (immutable)
+    until_idle: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    told: Callable[[dict[str, Any]], None] = lambda _: None,
+    renew: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Goes on with a stream from its last commit.
+
+    Every event is in the state once, whenever the process is killed: what was written after the last commit is removed,
+    and made again. Windows that have not ended stay in the state, for the next run.
+
+    Args:
+        source: the events.
+        schema: `events.event_schema` of them.
+        base: what is known of the rows beside the events.
+        live: the model.
+        output: URL of an output that `stream_output.open_output` has opened and nobody else writes to.
+        windows: of event time.
+        top_k: columns of each list; None to predict the ratings of the events.
+        rules: what lists hold.
+        until_idle: seconds without an event after which it ends; None for never.
+        stop: says whether to end now; it is asked twice a second or more.
+        told: is given the figures as they stand, as often.
+        renew: called before each change of a file, as `sole_writer` asks for.
+
+    Returns:
+        The figures of this run: `events` read, `late` among them, `dead` records, `rows` and `files` and `windows`
+        written, `unknown` known entries of these rows whose columns the model does not know, `waiting` events of windows that are open, `lag` (seconds from the last event of the newest window
+        written to its writing, or None), `model_step`, `model` (its fingerprint; both None where nothing was scored),
+        `stopped`.
+
+    Raises:
+        InputError: the source cannot be read, or what is there of the state.
+        StoreError: a store, a broker or the network failed.
+    """
+    loop = _Loop(source, schema, base, live, output, windows, top_k, rules, renew)
+    idle_since = time.monotonic()
+    while True:
+        stopped = stop()
+        if not stopped and loop.turn(stop):
+            idle_since = time.monotonic()
+        told(loop.figures())
+        idle = time.monotonic() - idle_since
+        if stopped or (until_idle is not None and idle >= until_idle):
+            return {**loop.figures(), "stopped": stopped}
+        if idle:
+            time.sleep(POLL_SECONDS if until_idle is None else min(POLL_SECONDS, until_idle - idle))
+
+
+class _Loop:
+    def __init__(
+        self,
+        source: EventSource,
+        schema: pa.Schema,
+        base: BaseRows,
+        live: LiveModel,
+        output: str,
+        windows: Windows,
+        top_k: int | None,
+        rules: ListRules,
+        renew: Callable[[], None],
+    ) -> None:
+        self._source, self._schema, self._base, self._live = source, schema, base, live
+        self._output, self._windows, self._top_k, self._rules, self._renew = output, windows, top_k, rules, renew
+        self._files = StateFiles(output, schema)
+        self._states, rest = self._files.load(windows)
+        places = {name: _Place(*place) for name, place in rest.get("places", {}).items()}
+        self._places = {name: places.get(name) or _Place(source.begin(name), _BEGIN) for name in source.partitions()}
+        # What the last commit has written of windows, until it is in `_complete.json` files.
+        self._written: dict[int, list[dict[str, Any]]] = {int(name): of for name, of in rest.get("written", {}).items()}
+        self._counts = dict.fromkeys(("events", "late", "dead", "rows", "files", "windows", "unknown"), 0)
+        self._lag: float | None = None
+        self._model: tuple[int, str] | None = None
+        self._complete()
+
+    def figures(self) -> dict[str, Any]:
+        waiting = sum(len(block) for state in self._states.values() for block in state.pending)
+        step, model = self._model or (None, None)
+        return {**self._counts, "waiting": waiting, "lag": self._lag, "model_step": step, "model": model}
+
+    def turn(self, stop: Callable[[], bool]) -> bool:
+        """Reads, for a while or until nothing more is there, writes the windows that end, and commits.
+
+        Returns:
+            Whether anything was new.
+        """
+        begun, changed, idle = time.monotonic(), False, False
+        before = self._places
+        while not idle and time.monotonic() - begun < _TURN_SECONDS and not stop():
+            closed = self._watermark()
+            idle = self._read()
+            changed |= self._close(closed)
+        moved = {name: place.position for name, place in self._places.items()} != {
+            name: place.position for name, place in before.items()
+        }
+        if not (changed or moved):
+            return False
+        self._renew()
+        places = {name: list(place) for name, place in self._places.items()}
+        written = {str(window): of for window, of in self._written.items()}
+        self._files.commit(self._states, {"places": places, "written": written})
+        self._complete()
+        return True
+
+    def _watermark(self) -> int:
+        return min((place.watermark for place in self._places.values()), default=_BEGIN)
+
+    def _read(self) -> bool:
+        """Reads each partition once; says whether nothing more was there.
+
+        Once each, so that where a window is closed does not depend on how long reading takes: a run that was killed
+        closes the windows after the same events.
+        """
+        idle = True
+        for name, place in self._places.items():
+            reading = self._source.read(name, place.position)
+            for block in reading.events:
+                self._counts["events"] += len(block)
+                for shard, events in partition(block, "row", self._base.num_shards):
+                    if shard not in self._states:
+                        self._states[shard] = ShardState(shard, self._windows, self._schema)
+                    self._states[shard].add(events)
+            if reading.letters:
+                self._bury(name, place.position, reading.letters)
+            self._places = {
+                **self._places, name: _Place(reading.after, max(place.watermark, reading.watermark))
+            }  # fmt: skip
+            idle &= reading.idle
+        return idle
+
+    def _bury(self, name: str, position: str, letters: list[Letter]) -> None:
+        self._counts["dead"] += len(letters)
+        self._announce([letters_name(name, position)])
+        write_letters(self._output, name, position, letters)
+
+    def _close(self, closed: int) -> bool:
+        """Closes the windows that end before the watermark, and writes them; says whether there were any.
+
+        Args:
+            closed: the watermark to which windows were closed before.
+        """
+        flushes: list[Flush] = []
+        rows, changed = 0, False
+        first: set[int] = set()
+        watermark = self._watermark()
+        for state in self._states.values():
+            while (end := state.next_close()) is not None and end <= watermark:
+                changed = True
+                for flush in state.close(end, self._base):
+                    flushes.append(flush)
+                    rows += len(flush.rows)
+                if rows >= _ROWS_AT_ONCE:
+                    self._write(flushes, closed, first)
+                    flushes, rows = [], 0
+        if flushes:
+            self._write(flushes, closed, first)
+        return changed
+
+    def _write(self, flushes: list[Flush], closed: int, first: set[int]) -> None:
+        """Scores rows and writes their files.
+
+        Args:
+            flushes: the rows.
+            closed: the watermark to which windows were closed before.
+            first: windows of which these are the first files, although they were closed before; it grows.
+        """
+        num_shards = self._base.num_shards
+        self._announce(flush_path(flush, num_shards) for flush in flushes)
+        current = self._live.get()
+        scores = score_flushes(flushes, current, self._top_k, self._rules)
+        for flush, scored in zip(flushes, scores, strict=True):
+            written = write_flush(self._output, flush, num_shards, scored)
+            self._counts["files"] += 1
+            self._counts["rows"] += len(flush.rows)
+            self._counts["late"] += flush.late
+            self._counts["unknown"] += scored.unknown
+            if len(flush.pairs):
+                self._lag = time.time() - flush.pairs["time"].to_numpy().max() / SECOND
+            # A window that was closed before is complete, with what was on time; unless nothing was.
+            window = flush.window
+            if window + self._windows.size <= closed and window not in first:
+                if window in self._written or is_complete(self._output, window):
+                    continue
+                first.add(window)
+            self._written.setdefault(window, []).append(written)
+        self._model = current.step, current.fingerprint
+
+    def _announce(self, names: Iterable[str]) -> None:
+        self._renew()
+        self._files.announce(names)
+
+    def _complete(self) -> None:
+        """Says of the windows that the last commit has written that they are complete."""
+        for window, written in self._written.items():
+            complete_window(self._output, window, window + self._windows.size, written)
+            self._counts["windows"] += 1
+        self._written = {}
+        self._files.finish()
