@@ -20,11 +20,13 @@ Where other work takes the machine's time, compare processor seconds, and pairs 
 
     python benchmarks/rounds.py --workers 2 --epochs 3 --pairs 2 --directory DIR --json rounds.json
     python benchmarks/rounds.py --workers 2 --epochs 3 --preset ranking-dense --train --units 128
+    python benchmarks/rounds.py --workers 2 --epochs 1 --engine processes prism flink --train --hidden 512
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -33,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +82,31 @@ def run(argv: list[str]) -> tuple[float, float, float]:
     return begun, time.perf_counter() - started, sum(seen.values())
 
 
-def train(arguments: argparse.Namespace, data: str, output: Path, workers: int) -> dict[str, Any]:
+@contextlib.contextmanager
+def flags_of(engine: str, workers: int, directory: Path) -> Iterator[list[str]]:
+    """The Beam options of an engine that runs meanwhile; none for processes of the command's own."""
+    if engine == "processes":
+        yield []
+        return
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from deploy.engines.flink.cluster import FlinkCluster
+    from deploy.engines.prism import Prism
+
+    served = FlinkCluster(directory, task_managers=workers, memory=4096) if engine == "flink" else Prism(directory)
+    try:
+        type(served).install()
+        served.start()
+        yield served.flags()
+    finally:
+        served.stop()
+
+
+def train(
+    arguments: argparse.Namespace, data: str, output: Path, workers: int, beam: Sequence[str] = ()
+) -> dict[str, Any]:
     """Trains with so many workers: the figures of the command, of its epochs, and of its rounds."""
     flags = ["--preset", arguments.preset, "--epochs", str(arguments.epochs), "--threads", "1", "--overwrite"]
-    flags += ["--workers", str(workers), *arguments.train]
+    flags += ["--workers", str(workers), *arguments.train, *beam]
     begun, seconds, processor = run(["train", "--data", data, "--output", str(output), *flags])
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     trained = Manifest.read(data).fold_entries["train"] * arguments.epochs
@@ -141,6 +165,8 @@ def show(found: dict[str, Any], alone: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[2], help="K, each against one worker alone")
+    engines = ["processes", "prism", "flink"]
+    parser.add_argument("--engine", nargs="+", choices=engines, default=engines[:1], help="where several workers train")
     parser.add_argument("--pairs", type=int, default=1, help="how often each is run against one alone")
     parser.add_argument("--preset", default="best-user")
     parser.add_argument("--epochs", type=int, default=3)
@@ -158,9 +184,12 @@ def main() -> None:
             for workers in arguments.workers:
                 alone = train(arguments, data, output, 1)
                 show(alone, alone)
-                found = train(arguments, data, output, workers)
-                show(found, alone)
-                results.append({"alone": alone, "workers": found})
+                for engine in arguments.engine:
+                    with flags_of(engine, workers, Path(scratch) / engine) as beam:
+                        found = train(arguments, data, output, workers, beam)
+                    print(engine)
+                    show(found, alone)
+                    results.append({"alone": alone, "engine": engine, "workers": found})
     ratios = [one["workers"]["ratings_per_second"] / one["alone"]["ratings_per_second"] for one in results]
     print(f"ratings/s of the command, against one worker alone: {statistics.median(ratios):.2f} (bar for K = 2: 1.6)")
     if arguments.json:

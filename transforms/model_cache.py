@@ -11,6 +11,8 @@ from apache_beam.utils.shared import Shared
 if TYPE_CHECKING:
     from nnsparse_stream.ids.vocabulary import Vocabulary
     from nnsparse_stream.scoring.predictors import ColumnPredictor
+    from nnsparse_stream.streaming.base_rows import BaseRows
+    from nnsparse_stream.streaming.live_model import LiveModel
     from nnsparse_stream.training.checkpoint import Checkpoint
 
 _T = TypeVar("_T")
@@ -104,3 +106,37 @@ class ColumnPredictorHandle(_Handle["ColumnPredictor"]):
         from nnsparse_stream.scoring.predictors import ColumnPredictor
 
         return ColumnPredictor(self._checkpoint.get(), self._first.get().vocabulary, map(read_codes, self._files))
+
+
+class LiveModelHandle(_Handle["LiveModel"]):
+    """The newest model of a run, looked for by one thread a process.
+
+    Args:
+        url, data, device, refresh: as `nnsparse_stream.streaming.live_model.LiveModel` takes them.
+    """
+
+    def __init__(self, url: str, data: str, device: str, refresh: float) -> None:
+        super().__init__()
+        self._of = (url, data, device, refresh)
+
+    def _load(self) -> LiveModel:
+        from nnsparse_stream.streaming.live_model import LiveModel
+
+        return LiveModel(*self._of)
+
+
+class BaseRowsHandle(_Handle["BaseRows"]):
+    """The ratings of a data set that events come on top of; what was read of them is kept once a process.
+
+    Args:
+        data: URL of the data set.
+    """
+
+    def __init__(self, data: str) -> None:
+        super().__init__()
+        self._data = data
+
+    def _load(self) -> BaseRows:
+        from nnsparse_stream.streaming.base_rows import BaseRows
+
+        return BaseRows(self._data)

@@ -1,0 +1,128 @@
+"""KeepRatings: what is known of rows, kept by an engine; at a window's end the rows that changed in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.utils.timestamp import Timestamp
+
+from nnsparse_stream.streaming.shard_state import Flush, ShardState
+from nnsparse_stream.streaming.windows import Windows
+from nnsparse_stream.transforms.coders import RecordBatchCoder
+from nnsparse_stream.transforms.model_cache import BaseRowsHandle
+
+
+class KeepRatings(beam.PTransform):
+    """Keeps the events of each stream shard, in the global window, and gives out the rows that changed in a window.
+
+    Args:
+        base: the data set's ratings, which the events come on top of.
+        windows: of event time, whole milliseconds long.
+        schema: `events.event_schema` of the events.
+
+    Returns:
+        Of a PCollection of (shard, block of events), as `ReadEvents` gives it: a PCollection of `Flush`; its timestamp
+        is the end of its window.
+    """
+
+    def __init__(self, base: BaseRowsHandle, windows: Windows, schema: pa.Schema) -> None:
+        super().__init__()
+        self._keep = _Keep(base, windows, schema)
+
+    def expand(self, events: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[Flush]:
+        """Applies the transform."""
+        return events | beam.ParDo(self._keep).with_output_types(Flush)
+
+
+class FlushCoder(beam.coders.Coder):
+    """A Flush as its numbers in JSON and two Arrow blocks, each before the next one's length."""
+
+    def __init__(self) -> None:
+        self._parts = beam.coders.TupleCoder([beam.coders.BytesCoder(), RecordBatchCoder(), RecordBatchCoder()])
+
+    def encode(self, value: Flush) -> bytes:
+        """Writes the fields."""
+        numbers = [value.window, value.shard, value.pane, value.revision, value.late]
+        return bytes(self._parts.encode((json.dumps(numbers).encode(), value.rows, value.pairs)))
+
+    def decode(self, encoded: bytes) -> Flush:
+        """The flush."""
+        numbers, rows, pairs = self._parts.decode(encoded)
+        window, shard, pane, revision, late = json.loads(numbers)
+        return Flush(window, shard, pane, revision, rows, pairs, late)
+
+    def is_deterministic(self) -> bool:
+        """A flush is no key."""
+        return False
+
+    def to_type_hint(self) -> Any:
+        """The type that is coded."""
+        return Flush
+
+
+class _Keep(beam.DoFn):
+    PENDING = BagStateSpec("pending", RecordBatchCoder())
+    SETTLED = BagStateSpec("settled", RecordBatchCoder())
+    META = ReadModifyWriteStateSpec("meta", beam.coders.BytesCoder())
+    CLOSE = TimerSpec("close", TimeDomain.WATERMARK)
+
+    def __init__(self, base: BaseRowsHandle, windows: Windows, schema: pa.Schema) -> None:
+        self._base, self._windows = base, windows
+        self._schema = schema.serialize().to_pybytes()
+        self._late = Metrics.counter("stream", "late")
+
+    def process(
+        self,
+        keyed: tuple[int, pa.RecordBatch],
+        pending: Any = beam.DoFn.StateParam(PENDING),  # noqa: B008 (how Beam asks for it)
+        close: Any = beam.DoFn.TimerParam(CLOSE),  # noqa: B008
+    ) -> None:
+        """Lays the events down unread, and asks to be called at their windows' ends: each has a timer of its own."""
+        _, events = keyed
+        pending.add(events)
+        for end in self._windows.ends_of(events["time"].to_numpy()):
+            close.set(Timestamp(micros=end), dynamic_timer_tag=str(end))
+
+    @on_timer(CLOSE)
+    def close(
+        self,
+        shard: Any = beam.DoFn.KeyParam,
+        end: Any = beam.DoFn.TimestampParam,
+        pending: Any = beam.DoFn.StateParam(PENDING),  # noqa: B008
+        settled: Any = beam.DoFn.StateParam(SETTLED),  # noqa: B008
+        meta: Any = beam.DoFn.StateParam(META),  # noqa: B008
+        again: Any = beam.DoFn.TimerParam(CLOSE),  # noqa: B008
+    ) -> Iterator[Flush]:
+        """Closes the windows that have ended."""
+        schema = pa.ipc.read_schema(pa.py_buffer(self._schema))
+        state = ShardState(
+            shard,
+            self._windows,
+            schema,
+            pending=list(pending.read()),
+            settled=list(settled.read()),
+            meta=meta.read(),
+        )
+        kept = len(state.settled)
+        flushes = state.close(end.micros, self._base.get())
+        self._late.inc(sum(flush.late for flush in flushes))
+        pending.clear()
+        for events in state.pending:
+            pending.add(events)
+        if not state.appended:
+            settled.clear()
+            kept = 0
+        for events in state.settled[kept:]:
+            settled.add(events)
+        meta.write(state.meta)
+        later = state.next_close()
+        if later is not None:  # where it was nobody's, it is of events that came too late for their own window
+            again.set(Timestamp(micros=later), dynamic_timer_tag=str(later))
+        yield from flushes
