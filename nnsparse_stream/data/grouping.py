@@ -210,7 +210,7 @@ def _merge(block: pa.RecordBatch, axis: str, vocabulary: Vocabulary, duplicates:
     columns = block["column"].to_numpy()
     num_columns = max(len(vocabulary), 1)
     keys = codes * num_columns + columns
-    order, ordered = _sorted(keys, len(row_ids) * num_columns)
+    order, ordered = sort_keys(keys, len(row_ids) * num_columns)
     merged = int((ordered[1:] == ordered[:-1]).sum())
     # -0.0 becomes 0.0: the two are equal, so which of them is kept would hang on the order of the records.
     values = block["rating"].to_numpy() + np.float32(0) if duplicates != "count" else np.ones(len(block), np.float32)
@@ -283,7 +283,7 @@ class _Repeated(NamedTuple):
         return cls(pairs, places[np.lexsort((*ties, keys))], ends - counts[pairs], ends)
 
 
-def _sorted(keys: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray]:
+def sort_keys(keys: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray]:
     """The order that sorts keys from 0 to `bound`, int64 (n,), ties in any order, and the sorted keys."""
     bits = len(keys).bit_length()
     if bound.bit_length() + bits > 63:
