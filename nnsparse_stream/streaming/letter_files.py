@@ -12,6 +12,12 @@ from nnsparse_stream.streaming.events import Letter
 DEAD_LETTERS = "_dead_letters"
 
 
+def letters_path(partition: str, position: str) -> str:
+    """Where the letters of what was read from a position on lie, relative to the output."""
+    name = storage.sha256(json.dumps([partition, position]).encode())[:32]
+    return storage.join(DEAD_LETTERS, f"{name}.jsonl")
+
+
 def write_letters(output: str, partition: str, position: str, letters: Sequence[Letter]) -> str:
     """Writes the letters of one reading, a JSON object a line, under a name that comes of where it began.
 
@@ -28,8 +34,7 @@ def write_letters(output: str, partition: str, position: str, letters: Sequence[
     Raises:
         StoreError: it cannot be written.
     """
-    name = storage.sha256(json.dumps([partition, position]).encode())[:32]
-    url = storage.join(output, DEAD_LETTERS, f"{name}.jsonl")
+    url = storage.join(output, letters_path(partition, position))
     lines = [json.dumps(letter._asdict(), ensure_ascii=False) + "\n" for letter in letters]
     storage.write_file(url, "".join(lines).encode(errors="backslashreplace"))
     return url

@@ -12,7 +12,7 @@ from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.streaming.base_rows import BaseRows
 from nnsparse_stream.streaming.events import SECOND, Letter
-from nnsparse_stream.streaming.letter_files import letters_name, write_letters
+from nnsparse_stream.streaming.letter_files import letters_path, write_letters
 from nnsparse_stream.streaming.live_model import LiveModel
 from nnsparse_stream.streaming.live_scores import Scored, score_flushes
 from nnsparse_stream.streaming.shard_state import Flush, ShardState
@@ -176,7 +176,7 @@ class _Loop:
 
     def _bury(self, name: str, position: str, letters: list[Letter]) -> None:
         self._counts["dead"] += len(letters)
-        self._announce([letters_name(name, position)])
+        self._announce([letters_path(name, position)])
         write_letters(self._output, name, position, letters)
 
     def _close(self) -> bool:

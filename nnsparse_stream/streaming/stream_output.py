@@ -15,14 +15,13 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.local_paths import local_path
 from nnsparse_stream.storage.output_directory import OutputDirectory
+from nnsparse_stream.streaming.letter_files import DEAD_LETTERS
 
 #: Says what stream the output is of; there from the stream's begin on.
 NAME = "_stream.json"
 KIND = "nnsparse-stream stream"
 #: Of the state of the loop in one process.
 STATE = "_state"
-#: Of records that are no events.
-DEAD_LETTERS = "_dead_letters"
 #: Patterns of the files of a stream beside `NAME`; see `OutputDirectory`.
 CONTENTS = (
     "windows/*/part-#-of-#-pane-#.parquet",
