@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
-from apache_beam.utils.timestamp import Timestamp
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
+from nnsparse_stream.streaming.base_rows import BaseRows
+from nnsparse_stream.streaming.events import ENDED
 from nnsparse_stream.streaming.shard_state import Flush, ShardState
 from nnsparse_stream.streaming.windows import Windows
 from nnsparse_stream.transforms.coders import RecordBatchCoder
-from nnsparse_stream.transforms.model_cache import BaseRowsHandle
+
+#: No timer of the global window is later; what would be closes with it.
+_LAST = int(GlobalWindow().max_timestamp().micros)
 
 
 class KeepRatings(beam.PTransform):
@@ -32,7 +37,7 @@ class KeepRatings(beam.PTransform):
         is the end of its window.
     """
 
-    def __init__(self, base: BaseRowsHandle, windows: Windows, schema: pa.Schema) -> None:
+    def __init__(self, base: BaseRows, windows: Windows, schema: pa.Schema) -> None:
         super().__init__()
         self._keep = _Keep(base, windows, schema)
 
@@ -41,39 +46,13 @@ class KeepRatings(beam.PTransform):
         return events | beam.ParDo(self._keep).with_output_types(Flush)
 
 
-class FlushCoder(beam.coders.Coder):
-    """A Flush as its numbers in JSON and two Arrow blocks, each before the next one's length."""
-
-    def __init__(self) -> None:
-        self._parts = beam.coders.TupleCoder([beam.coders.BytesCoder(), RecordBatchCoder(), RecordBatchCoder()])
-
-    def encode(self, value: Flush) -> bytes:
-        """Writes the fields."""
-        numbers = [value.window, value.shard, value.pane, value.revision, value.late]
-        return bytes(self._parts.encode((json.dumps(numbers).encode(), value.rows, value.pairs)))
-
-    def decode(self, encoded: bytes) -> Flush:
-        """The flush."""
-        numbers, rows, pairs = self._parts.decode(encoded)
-        window, shard, pane, revision, late = json.loads(numbers)
-        return Flush(window, shard, pane, revision, rows, pairs, late)
-
-    def is_deterministic(self) -> bool:
-        """A flush is no key."""
-        return False
-
-    def to_type_hint(self) -> Any:
-        """The type that is coded."""
-        return Flush
-
-
 class _Keep(beam.DoFn):
     PENDING = BagStateSpec("pending", RecordBatchCoder())
     SETTLED = BagStateSpec("settled", RecordBatchCoder())
     META = ReadModifyWriteStateSpec("meta", beam.coders.BytesCoder())
     CLOSE = TimerSpec("close", TimeDomain.WATERMARK)
 
-    def __init__(self, base: BaseRowsHandle, windows: Windows, schema: pa.Schema) -> None:
+    def __init__(self, base: BaseRows, windows: Windows, schema: pa.Schema) -> None:
         self._base, self._windows = base, windows
         self._schema = schema.serialize().to_pybytes()
         self._late = Metrics.counter("stream", "late")
@@ -87,8 +66,8 @@ class _Keep(beam.DoFn):
         """Lays the events down unread, and asks to be called at their windows' ends: each has a timer of its own."""
         _, events = keyed
         pending.add(events)
-        for end in self._windows.ends_of(events["time"].to_numpy()):
-            close.set(Timestamp(micros=end), dynamic_timer_tag=str(end))
+        for begin in np.unique(self._windows.begin_of(events["time"].to_numpy())).tolist():
+            _set(close, begin + self._windows.size)
 
     @on_timer(CLOSE)
     def close(
@@ -102,16 +81,11 @@ class _Keep(beam.DoFn):
     ) -> Iterator[Flush]:
         """Closes the windows that have ended."""
         schema = pa.ipc.read_schema(pa.py_buffer(self._schema))
-        state = ShardState(
-            shard,
-            self._windows,
-            schema,
-            pending=list(pending.read()),
-            settled=list(settled.read()),
-            meta=meta.read(),
-        )
+        state = ShardState(shard, self._windows, schema, settled=list(settled.read()), meta=meta.read())
+        for events in pending.read():
+            state.add(events)
         kept = len(state.settled)
-        flushes = state.close(end.micros, self._base.get())
+        flushes = state.close(ENDED if end.micros >= _LAST else end.micros, self._base)
         self._late.inc(sum(flush.late for flush in flushes))
         pending.clear()
         for events in state.pending:
@@ -123,6 +97,12 @@ class _Keep(beam.DoFn):
             settled.add(events)
         meta.write(state.meta)
         later = state.next_close()
-        if later is not None:  # where it was nobody's, it is of events that came too late for their own window
-            again.set(Timestamp(micros=later), dynamic_timer_tag=str(later))
+        if later is not None:  # of events that came too late for their own window, it is one that nobody asked for
+            _set(again, later)
         yield from flushes
+
+
+def _set(timer: Any, end: int) -> None:
+    """Asks for a call at a window's end, microseconds since 1970: once for each end, however often it is asked for."""
+    end = min(max(end, int(MIN_TIMESTAMP.micros)), _LAST)
+    timer.set(Timestamp(micros=end), dynamic_timer_tag=str(end))

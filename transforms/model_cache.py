@@ -11,7 +11,6 @@ from apache_beam.utils.shared import Shared
 if TYPE_CHECKING:
     from nnsparse_stream.ids.vocabulary import Vocabulary
     from nnsparse_stream.scoring.predictors import ColumnPredictor
-    from nnsparse_stream.streaming.base_rows import BaseRows
     from nnsparse_stream.streaming.live_model import LiveModel
     from nnsparse_stream.training.checkpoint import Checkpoint
 
@@ -123,20 +122,3 @@ class LiveModelHandle(_Handle["LiveModel"]):
         from nnsparse_stream.streaming.live_model import LiveModel
 
         return LiveModel(*self._of)
-
-
-class BaseRowsHandle(_Handle["BaseRows"]):
-    """The ratings of a data set that events come on top of; what was read of them is kept once a process.
-
-    Args:
-        data: URL of the data set.
-    """
-
-    def __init__(self, data: str) -> None:
-        super().__init__()
-        self._data = data
-
-    def _load(self) -> BaseRows:
-        from nnsparse_stream.streaming.base_rows import BaseRows
-
-        return BaseRows(self._data)

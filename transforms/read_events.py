@@ -1,4 +1,4 @@
-"""ReadEvents: the events of a source that never ends, cut by stream shard and window; records that are none to files."""
+"""ReadEvents: the events of a source that never ends, cut by stream shard and window; what is none to files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker, WatermarkEstimator
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
-from apache_beam.transforms.window import TimestampedValue
+from apache_beam.transforms.window import GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Duration, Timestamp
 
 from nnsparse_stream.data.grouping import partition
@@ -236,4 +236,9 @@ class _Read(beam.DoFn, RestrictionProvider):
             for begin in np.unique(begins):
                 within = begins == begin
                 of_window = piece if within.all() else piece.filter(pa.array(within))
-                yield TimestampedValue((shard, of_window), Timestamp(micros=int(times[within].max())))
+                yield TimestampedValue((shard, of_window), _timestamp(int(times[within].max())))
+
+
+def _timestamp(time: int) -> Timestamp:
+    """A time in Beam's, which begins later and ends earlier than what 64 bits of microseconds hold."""
+    return Timestamp(micros=min(max(time, int(MIN_TIMESTAMP.micros)), int(GlobalWindow().max_timestamp().micros)))

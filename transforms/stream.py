@@ -9,19 +9,20 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.trigger import AccumulationMode, AfterWatermark
+from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterWatermark
 from apache_beam.transforms.window import FixedWindows, GlobalWindow, GlobalWindows
 from apache_beam.utils.timestamp import Duration, Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.storage import files as storage
+from nnsparse_stream.streaming.base_rows import BaseRows
 from nnsparse_stream.streaming.events import SECOND, event_schema
 from nnsparse_stream.streaming.shard_state import Flush
 from nnsparse_stream.streaming.source import EventSource
 from nnsparse_stream.streaming.windows import Windows
-from nnsparse_stream.transforms.keep_ratings import FlushCoder, KeepRatings
-from nnsparse_stream.transforms.model_cache import BaseRowsHandle, LiveModelHandle
+from nnsparse_stream.transforms.keep_ratings import KeepRatings
+from nnsparse_stream.transforms.model_cache import LiveModelHandle
 from nnsparse_stream.transforms.read_events import ReadEvents
 
 #: Rows that are scored at once; what one bundle holds of them.
@@ -68,8 +69,7 @@ def build_stream(pipeline: beam.Pipeline, source: EventSource, job: StreamJob) -
     that, and who waits for the job may end it then.
     """
     events = pipeline | ReadEvents(source, job.num_shards, job.windows, job.output, job.until_idle)
-    base = BaseRowsHandle(job.data)
-    flushes = events | KeepRatings(base, job.windows, event_schema(job.row_type, job.column_type))
+    flushes = events | KeepRatings(BaseRows(job.data), job.windows, event_schema(job.row_type, job.column_type))
     completed = flushes | WriteWindows(job)
     if job.until_idle is not None:
         _ = completed | _WriteEnd(job.output)
@@ -98,9 +98,17 @@ class WriteWindows(beam.PTransform):
         return (
             flushes
             | "Score" >> beam.ParDo(_Score(self._job)).with_output_types(tuple[int, bytes])
-            | "By end" >> beam.WindowInto(ends)
+            | "By end"
+            >> beam.WindowInto(
+                ends,
+                # A shard of which nothing was on time has its first file late: the window's `_complete.json` is then
+                # written again, with that too.
+                trigger=AfterWatermark(late=AfterCount(1)),
+                accumulation_mode=AccumulationMode.ACCUMULATING,
+                allowed_lateness=Duration(micros=windows.allowed_lateness),
+            )
             | "By window" >> beam.GroupByKey()
-            | "Complete" >> beam.Map(_complete, self._job.output).with_output_types(int)
+            | "Complete" >> beam.Map(_complete, self._job.output, windows.size).with_output_types(int)
         )
 
 
@@ -110,6 +118,7 @@ class _Score(beam.DoFn):
         self._model = LiveModelHandle(job.model, job.data, job.device, job.model_refresh)
         self._waiting: list[tuple[Flush, Timestamp]] = []
         self._rows = Metrics.counter("stream", "rows_scored")
+        self._unknown = Metrics.counter("stream", "unknown")
         self._lag = Metrics.distribution("stream", "lag_ms")
         self._step = Metrics.gauge("stream", "model_step")
 
@@ -140,15 +149,17 @@ class _Score(beam.DoFn):
         flushes = [flush for flush, _ in self._waiting]
         current = self._model.get().get()
         self._step.set(current.step)
-        tables = score_flushes(flushes, current, self._job.top_k, self._job.rules)
-        for (flush, at), table in zip(self._waiting, tables, strict=True):
-            written = write_flush(self._job.output, flush, self._job.num_shards, table)
-            self._count(flush)
-            yield (flush.window, json.dumps(written).encode()), at
+        scores = score_flushes(flushes, current, self._job.top_k, self._job.rules)
+        for (flush, at), scored in zip(self._waiting, scores, strict=True):
+            written = write_flush(self._job.output, flush, self._job.num_shards, scored)
+            self._count(flush, scored.unknown)
+            if flush.pane == 0:
+                yield (flush.window, json.dumps(written).encode()), at
         self._waiting = []
 
-    def _count(self, flush: Flush) -> None:
+    def _count(self, flush: Flush, unknown: int) -> None:
         self._rows.inc(len(flush.rows))
+        self._unknown.inc(unknown)
         times = flush.pairs["time"].to_numpy()
         if len(times):
             now = int(time.time() * SECOND)
@@ -156,11 +167,11 @@ class _Score(beam.DoFn):
                 self._lag.update((now - int(event)) // 1_000)
 
 
-def _complete(written: tuple[int, Iterable[bytes]], output: str) -> int:
+def _complete(written: tuple[int, Iterable[bytes]], output: str, size: int) -> int:
     from nnsparse_stream.streaming.window_files import complete_window
 
     window, files = written
-    complete_window(output, window, map(json.loads, files))
+    complete_window(output, window, window + size, map(json.loads, files))
     return window
 
 
@@ -175,7 +186,8 @@ class _WriteEnd(beam.PTransform):
         return (
             completed
             | "One key" >> beam.Map(_one).with_output_types(tuple[int, int])
-            | "At the end" >> beam.WindowInto(GlobalWindows(), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING)
+            | "At the end"
+            >> beam.WindowInto(GlobalWindows(), trigger=AfterWatermark(), accumulation_mode=AccumulationMode.DISCARDING)
             | "Windows" >> beam.CombinePerKey(sum)
             | "Write" >> beam.Map(_write_end, self._output).with_output_types(None)
         )

@@ -145,7 +145,8 @@ class FlinkCluster(Engine):
         self.servers.wait(f"the savepoint of job {job}", is_there, _START_SECONDS)
         operation = answer["operation"]
         if "location" not in operation:
-            raise EngineError(f"job {job} has no savepoint: {operation.get('failure-cause', operation)}")
+            reason = str(operation.get("failure-cause", {}).get("stack-trace", operation)).splitlines()[0]
+            raise EngineError(f"job {job} has no savepoint: {reason}")
         return str(operation["location"])
 
     def _kept(self, what: str) -> str:
