@@ -1,4 +1,4 @@
-"""Coders of what is shuffled: Arrow blocks as IPC streams, flushes of them, splits and shards as JSON; Beam would pickle them."""
+"""Coders of what is shuffled: blocks as Arrow IPC streams, the rest as JSON; Beam would pickle them."""
 
 from __future__ import annotations
 
