@@ -100,6 +100,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="end when no event has come for so long, as for a schedule's runs (default: never)",
     )
+    parser.add_argument(
+        "--order",
+        choices=("time", "name"),
+        default="time",
+        help="in which order a directory's files are read: as they were written, or by name (default: time)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="begin anew, and remove what lies in --output")
     add_worker_arguments(parser)
     add_format_arguments(parser, events=True)
@@ -230,6 +236,11 @@ def _planned(args: argparse.Namespace) -> tuple[EventSource, Windows, Manifest]:
     local = [args.source] if not args.source.startswith(("kafka://", "redis://")) else []
     check_apart(args.output, [args.data, args.model, *local])
     manifest = Manifest.read(args.data)
+    if feedback.feedback != manifest.feedback:
+        raise InputError(
+            f"the events are {feedback.feedback} feedback, and what {args.data} holds is {manifest.feedback}: pass the "
+            "flags that it was prepared with, as `feedback`, `weight_column` or `positive_from`"
+        )
     names = FieldNames(args.user_column, args.item_column, feedback.column, args.timestamp_column)
     event_format = EventFormat(
         axis=manifest.axis,
@@ -237,10 +248,11 @@ def _planned(args: argparse.Namespace) -> tuple[EventSource, Windows, Manifest]:
         column_type=manifest.column_id_type,
         names=names,
         file_format=args.format,
-        dialect=chosen_dialect(args),
+        dialect=chosen_dialect(args).checked(),
         timestamp_unit=args.timestamp_unit,
         out_of_order=args.out_of_order,
         positive_from=feedback.positive_from,
+        order=args.order,
     )
     return open_source(args.source, event_format), Windows(args.window, args.allowed_lateness), manifest
 

@@ -242,7 +242,8 @@ def _layout(url: str, split: list[list[str]], dialect: Dialect, names: FieldName
         dialect.header is not True
         and names.by_default
         and set(named) <= set(_READ_BY_POSITION)
-        and (dialect.header is False or _is_record(first, names, dialect))
+        # A record without its rating says nothing of headers.
+        and (dialect.header is False or _is_record(next((f for f in split if f[2:3] != [""]), first), names, dialect))
     ):
         header = False
         read = 2 + rated

@@ -16,7 +16,7 @@ from nnsparse_stream.ids.hashing import LONGEST_ID
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.id_types import PLAIN_INTEGER
 from nnsparse_stream.ratings.json_records import BadLineError, json_values
-from nnsparse_stream.ratings.time_columns import ISO, OWN, iso_time, to_times
+from nnsparse_stream.ratings.time_columns import BY_SIZE, ISO, OWN, iso_time, to_times
 
 if TYPE_CHECKING:
     from nnsparse_stream.ratings.text_records import BlockSchema
@@ -36,7 +36,7 @@ def is_storable(ratings: np.ndarray) -> np.ndarray:
     return np.abs(ratings) <= float(np.finfo(np.float32).max)
 
 
-def parse_record(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int | float | str]:
+def parse_record(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int | float | str | None]:
     """Parses one record: a line, or several that quotes join.
 
     Args:
@@ -45,7 +45,7 @@ def parse_record(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int
         schema: what to read.
 
     Returns:
-        The values of `BlockSchema.fields`.
+        The values of `BlockSchema.fields`; None for a rating that is taken back.
 
     Raises:
         BadLineError: it is no record; the message says why.
@@ -65,9 +65,12 @@ def parse_record(line: bytes, file: RatingFile, schema: BlockSchema) -> list[int
         if len(fields) != file.num_fields:
             raise BadLineError(f"{len(fields)} fields where {file.num_fields} are expected")
         values = [fields[position] for position in file.positions]
-    parsed: list[int | float | str] = []
+    parsed: list[int | float | str | None] = []
     for place, ((name, kind), value) in enumerate(zip(schema.fields(), values, strict=True)):
         if value is None or value == "":
+            if name == "rating" and schema.retractions:
+                parsed.append(None)
+                continue
             raise BadLineError(f"{name} is {'null' if value is None else 'empty'}")
         if isinstance(value, str) and not _is_encodable(value):
             hint = "; name the file's `encoding`" if file.format != "jsonl" else ""
@@ -121,10 +124,11 @@ def _timestamp(value: object) -> int:
 
 def _time(value: object, file: RatingFile) -> int:
     form = file.time_form
-    if form == ISO:
+    if form == ISO or (form == BY_SIZE and isinstance(value, str) and not file.dialect.is_number(value)):
         time = iso_time(value) if isinstance(value, str) else None
         if time is None:
-            raise BadLineError("timestamp is no ISO date, or date and time, that the calendar has")
+            number = "no number and " * (form == BY_SIZE)
+            raise BadLineError(f"timestamp is {number}no ISO date, or date and time, that the calendar has")
         return time
     if isinstance(value, str):
         if not file.dialect.is_number(value):
@@ -136,7 +140,8 @@ def _time(value: object, file: RatingFile) -> int:
         times, unfit = to_times(pa.array([value]), form)
         if not unfit.any():
             return int(times[0].as_py())
-    raise BadLineError(f"timestamp does not fit in 64 bits as microseconds since 1970: it is taken for {form}")
+    taken = "" if form == BY_SIZE else f": it is taken for {form}"
+    raise BadLineError(f"timestamp does not fit in 64 bits as microseconds since 1970{taken}")
 
 
 def _check_json_type(name: str, value: object, usual: str) -> None:

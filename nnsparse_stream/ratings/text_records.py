@@ -26,7 +26,7 @@ from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.id_types import may_be_spelt_otherwise, plain_lengths
 from nnsparse_stream.ratings.json_records import BadLineError
 from nnsparse_stream.ratings.record_values import QUOTE_HINT, is_storable, parse_record
-from nnsparse_stream.ratings.time_columns import ISO, OWN, PLAIN_ISO, parsed_times, parsed_types
+from nnsparse_stream.ratings.time_columns import BY_SIZE, ISO, OWN, PLAIN_ISO, parsed_times, parsed_types
 
 #: Takes the place of a delimiter of several bytes: a control character that no id holds.
 _UNIT_SEPARATOR = b"\x1f"
@@ -50,6 +50,8 @@ class BlockSchema(NamedTuple):
         timestamp: whether blocks have a column timestamp.
         position: whether blocks have a column position.
         rating: whether blocks have a column rating; pairs to be scored have none.
+        retractions: whether a record may be without its rating, empty or null, which is null then: it takes one back.
+            Else such a record is a bad one.
     """
 
     user: str
@@ -57,6 +59,7 @@ class BlockSchema(NamedTuple):
     timestamp: bool = False
     position: bool = False
     rating: bool = True
+    retractions: bool = False
 
     def fields(self) -> list[tuple[str, pa.DataType]]:
         """Name and type of the fields that are read from a file."""
@@ -70,7 +73,7 @@ class Records(NamedTuple):
     """What a piece of a file holds.
 
     Attributes:
-        columns: those of `BlockSchema.fields`, each (n,) and without nulls.
+        columns: those of `BlockSchema.fields`, each (n,) and without nulls, but for ratings that are taken back.
         positions: int64 (n,): the line of each.
         bad: the records that could not be read.
     """
@@ -133,7 +136,7 @@ def parse_lines(data: bytes, first_line: int, file: RatingFile, schema: BlockSch
 
 def _parse_by_line(lines: list[bytes], first_line: int, file: RatingFile, schema: BlockSchema, whole: bool) -> Records:
     dialect, fields = file.dialect, schema.fields()
-    rows: list[tuple[list[int | float | str], int]] = []
+    rows: list[tuple[list[int | float | str | None], int]] = []
     bad: list[BadRecord] = []
 
     def fail(line: int, reason: str, text: bytes) -> None:
@@ -234,13 +237,15 @@ def _parse_chunk_as(
         if file.format == "jsonl":
             table = _read_json(data, file, fields)
         else:
-            table = _read_delimited(data, file, fields, joined=len(lines) < count)
+            table = _read_delimited(data, file, fields, len(lines) < count, schema.retractions)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
     if table is None or len(table) != len(lines):
         return None
     columns = [column.combine_chunks() for column in table.columns]
-    if any(column.null_count for column in columns):
+    # Of JSON, Arrow has the same for a null as for a field that is missing.
+    nulls_at = 2 if schema.rating and schema.retractions and file.format != "jsonl" else None
+    if any(column.null_count for place, column in enumerate(columns) if place != nulls_at):
         return None
     for column in columns[:2]:
         if pa.types.is_string(column.type) and not _are_fit(column, file, len(lines) < count, data):
@@ -250,7 +255,8 @@ def _parse_chunk_as(
         if times is None:
             return None
         columns[-1] = times
-    return (columns, lines) if not schema.rating or is_storable(columns[2].to_numpy()).all() else None
+    fit = not schema.rating or is_storable(columns[2].fill_null(0.0).to_numpy()).all()
+    return (columns, lines) if fit else None
 
 
 def _are_fit(ids: pa.Array, file: RatingFile, joined: bool, data: bytes) -> bool:
@@ -288,7 +294,7 @@ def _read_json(data: bytes, file: RatingFile, fields: list[tuple[str, pa.DataTyp
 
 
 def _read_delimited(
-    data: bytes, file: RatingFile, fields: list[tuple[str, pa.DataType]], joined: bool
+    data: bytes, file: RatingFile, fields: list[tuple[str, pa.DataType]], joined: bool, retractions: bool
 ) -> pa.Table | None:
     dialect = file.dialect
     delimiter = (dialect.delimiter or ",").encode()
@@ -316,7 +322,10 @@ def _read_delimited(
             newlines_in_values=joined,
         ),
         convert_options=pyarrow.csv.ConvertOptions(
-            column_types=kinds, include_columns=wanted, null_values=[], decimal_point=dialect.decimal
+            column_types=kinds,
+            include_columns=wanted,
+            null_values=[""] if retractions else [],
+            decimal_point=dialect.decimal,
         ),
     )
     if not in_doubt:
@@ -348,12 +357,14 @@ def _well_formed(lines: list[bytes], file: RatingFile, schema: BlockSchema) -> n
     patterns = [plain + "*"] * file.num_fields
     for position, (name, kind) in zip(file.positions, schema.fields(), strict=True):
         if name == "rating":
-            patterns[position] = rf"[0-9]{{1,9}}({re.escape(dialect.decimal)}[0-9]{{1,9}})?"
+            number = rf"[0-9]{{1,9}}({re.escape(dialect.decimal)}[0-9]{{1,9}})?"
+            patterns[position] = f"({number})?" if schema.retractions else number
         elif name == "timestamp" and file.time_form == OWN:
             patterns[position] = "-?[0-9]{1,18}"
         elif name == "timestamp":
             number = rf"[0-9]{{1,12}}({re.escape(dialect.decimal)}[0-9]{{1,9}})?"
-            patterns[position] = PLAIN_ISO if file.time_form == ISO else number
+            iso = {ISO: PLAIN_ISO, BY_SIZE: f"({number}|[0-9]{{13,18}}|{PLAIN_ISO})"}
+            patterns[position] = iso.get(file.time_form, number)
         else:
             patterns[position] = identifier if pa.types.is_string(kind) else "(0|-?[1-9][0-9]{0,17})"
     pattern = "^" + re.escape(delimiter).join(patterns) + "\r?$"

@@ -5,7 +5,9 @@ A column has one *form*:
 - "own": integers, kept as they are: only the user knows what they count;
 - "s", "ms", "us", "ns": numbers since 1970 (UTC), with or without decimals. Decimals without a unit are seconds;
 - "iso": text, an ISO date, or a date and time; UTC where it names no zone;
-- "calendar": what Parquet itself says is a timestamp or a date.
+- "calendar": what Parquet itself says is a timestamp or a date;
+- "by size": of events, where no unit is named: each number is one of seconds, milliseconds, microseconds or nanoseconds
+  since 1970, whichever lies nearest to our days, and each text an ISO date, or a date and time.
 
 All but the first become microseconds since 1970 (UTC): of what is finer, the rest is dropped, but decimals are rounded.
 """
@@ -20,12 +22,15 @@ import pyarrow.compute as pc
 
 from nnsparse_stream.errors import InputError
 
-OWN, ISO, CALENDAR = "own", "iso", "calendar"
+OWN, ISO, CALENDAR, BY_SIZE = "own", "iso", "calendar", "by size"
 UNITS = ("s", "ms", "us", "ns")
 
 #: Microseconds of a unit; a nanosecond is divided by 1000 instead.
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1, "D": 86_400_000_000}
 _NANOSECONDS = 1_000
+#: By size, a number below the first is one of seconds (the year 5138), below the second of milliseconds (1973 to 5138),
+#: below the third of microseconds, and else of nanoseconds.
+_SIZES = (1e11, 1e14, 1e17)
 #: Up to here float64 holds every integer.
 _EXACT = 2.0**53
 _LARGEST = 2.0**63
@@ -88,6 +93,8 @@ def parsed_types(form: str) -> list[pa.DataType]:
     if form in UNITS:
         # Nanoseconds of today have more digits than float64.
         return [pa.int64(), pa.float64()] if form == "ns" else [pa.float64(), pa.int64()]
+    if form == BY_SIZE:
+        return [pa.int64(), pa.float64(), pa.string()]
     return [pa.string() if form == ISO else pa.int64()]
 
 
@@ -97,7 +104,8 @@ def parsed_times(column: pa.Array, form: str) -> pa.Array | None:
         return column
     if pa.types.is_floating(column.type):
         values = column.to_numpy()
-        if not (np.abs(values) < _EXACT / _MICROSECONDS.get(form, 1)).all():
+        scale = np.array([_MICROSECONDS.get(form, 1)]) if form != BY_SIZE else _scales(values)
+        if not (np.abs(values) < _EXACT / scale).all():
             return None  # an integer among them may have lost digits
     times, unfit = to_times(column, form)
     return None if unfit.any() else times
@@ -112,13 +120,20 @@ def to_times(column: pa.Array, form: str) -> tuple[pa.Array, np.ndarray]:
     """
     kind = column.type
     missing = column.is_null().to_numpy(zero_copy_only=False)
-    if form == ISO:
+    if form == ISO or (form == BY_SIZE and pa.types.is_string(kind)):
         times = _iso_times(column.cast(pa.string()))
         return times.fill_null(0), times.is_null().to_numpy(zero_copy_only=False) & ~missing
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         values = column.cast(pa.float64()).fill_null(0.0).to_numpy()
         with np.errstate(over="ignore"):
-            values = np.floor_divide(values, _NANOSECONDS) if form == "ns" else np.rint(values * _MICROSECONDS[form])
+            if form == BY_SIZE:
+                nanoseconds = np.abs(values) >= _SIZES[-1]
+                scaled = np.rint(values * _scales(values))
+                values = np.where(nanoseconds, np.floor_divide(values, _NANOSECONDS), scaled)
+            elif form == "ns":
+                values = np.floor_divide(values, _NANOSECONDS)
+            else:
+                values = np.rint(values * _MICROSECONDS[form])
         unfit = ~(np.abs(values) < _LARGEST)
         return pa.array(np.where(unfit, 0, values).astype(np.int64)), unfit
     if pa.types.is_timestamp(kind):
@@ -131,13 +146,23 @@ def to_times(column: pa.Array, form: str) -> tuple[pa.Array, np.ndarray]:
     if pa.types.is_uint64(kind):
         unfit = pc.greater(column, pa.scalar(2**63 - 1, kind)).fill_null(False).to_numpy(zero_copy_only=False)
     numbers = column.cast(pa.int64(), safe=False).fill_null(0).to_numpy()
-    if form == "ns":
+    if form == BY_SIZE:
+        nanoseconds = np.abs(numbers.astype(np.float64)) >= _SIZES[-1]
+        # What is of nanoseconds is not scaled, and no other can leave 64 bits.
+        numbers = np.where(nanoseconds, numbers // _NANOSECONDS, numbers * _scales(numbers.astype(np.float64)))
+    elif form == "ns":
         numbers = numbers // _NANOSECONDS
     elif form != OWN:
         most = (2**63 - 1) // _MICROSECONDS[form]
         unfit = unfit | (numbers > most) | (numbers < -most)
         numbers = np.where(unfit, 0, numbers) * _MICROSECONDS[form]
     return pa.array(numbers), unfit
+
+
+def _scales(values: np.ndarray) -> np.ndarray:
+    """Microseconds of a unit of each of some numbers, float64 (n,), by their size: int64 (n,); 1 of nanoseconds."""
+    scales = np.array([_MICROSECONDS["s"], _MICROSECONDS["ms"], 1, 1])
+    return scales[np.searchsorted(_SIZES, np.abs(values), side="right")]
 
 
 def iso_time(text: str) -> int | None:

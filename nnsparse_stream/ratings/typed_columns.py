@@ -27,7 +27,7 @@ def check_columns(columns: list[pa.Array], positions: np.ndarray, file: RatingFi
     converted: list[pa.Array] = []
     problems: list[tuple[str, np.ndarray]] = []
     for (name, kind), column in zip(schema.fields(), columns, strict=True):
-        if column.null_count:
+        if column.null_count and not (name == "rating" and schema.retractions):
             problems.append((f"{name} is null", _mask(column.is_null())))
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()

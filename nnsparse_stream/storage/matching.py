@@ -83,14 +83,15 @@ def _match(fs: fsspec.AbstractFileSystem, url: str, path: str) -> list[str] | No
     listing = request(fs, url, lambda: fs.glob(path, detail=True, **strict_listing(fs)))
     names: set[str] = set()
     for name, entry in listing.items():
-        if _is_visible(name.rsplit("/", 1)[-1]):
+        if is_visible(name.rsplit("/", 1)[-1]):
             names.update([name] if entry["type"] == "file" else _visible_below(fs, url, name))
     return sorted(names)
 
 
 def _visible_below(fs: fsspec.AbstractFileSystem, url: str, path: str) -> list[str]:
-    return [name for name in find(fs, url, path) if _is_visible(name[len(path) :])]
+    return [name for name in find(fs, url, path) if is_visible(name[len(path) :])]
 
 
-def _is_visible(path: str) -> bool:
+def is_visible(path: str) -> bool:
+    """Whether no part of a path begins with "." or "_"."""
     return not any(name.startswith((".", "_")) for name in path.split("/"))

@@ -10,6 +10,8 @@ import pyarrow as pa
 SECOND = 1_000_000
 #: The watermark of a source that has ended: every window closes.
 ENDED = (1 << 63) - 1
+#: The watermark of a source that has had no event yet, and may have more: it says nothing.
+UNKNOWN = -(1 << 62)
 
 
 def event_schema(row_type: str, column_type: str) -> pa.Schema:
