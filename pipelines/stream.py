@@ -193,9 +193,10 @@ def _run_job(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             "Beam's runner in this process reads nothing that has no end: leave out --runner, and this process follows "
             "the events without Beam; or name an engine"
         )
+    from nnsparse_stream.storage import files as storage
     from nnsparse_stream.streaming.base_rows import BaseRows
     from nnsparse_stream.streaming.stream_output import open_output
-    from nnsparse_stream.transforms.stream import StreamJob, build_stream
+    from nnsparse_stream.transforms.stream import StreamJob, build_stream, ended_file
 
     source, windows, manifest = _planned(args)
     num_shards = BaseRows(args.data).num_shards
@@ -215,7 +216,13 @@ def _run_job(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         until_idle=None if args.until_idle is None else args.until_idle / _SECOND,
     )
     streaming = [] if "--streaming" in beam_flags else ["--streaming"]
-    run_pipeline(lambda pipeline: build_stream(pipeline, source, job), [*beam_flags, *streaming])
+    ended = ended_file(args.output)
+    storage.remove_file(ended)
+    run_pipeline(
+        lambda pipeline: build_stream(pipeline, source, job),
+        [*beam_flags, *streaming],
+        None if args.until_idle is None else lambda: storage.exists(ended),
+    )
     return {}
 
 
