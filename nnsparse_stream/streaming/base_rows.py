@@ -73,7 +73,7 @@ class BaseRows:
 class _Ids(NamedTuple):
     """The rows of a shard: their ids, ascending as they lie there, and where each row group begins, int64 (g + 1,)."""
 
-    index: IdIndex
+    ids: IdIndex
     groups: np.ndarray
 
 
@@ -91,16 +91,15 @@ class _Opened:
 
     def known(self, shard: int, ids: pa.Array) -> pa.RecordBatch:
         of_data = shard % len(self._dataset.shards)
-        index, groups = self._ids(of_data)
-        places = np.sort(index.find(ids))
+        rows_of, groups = self._ids(of_data)
+        places = np.sort(rows_of.find(ids))
         places = places[np.searchsorted(places, 0) :]
         group_of = np.searchsorted(groups, places, side="right") - 1
         found = [pa.RecordBatch.from_pylist([], schema=self._schema)]
         for group in np.unique(group_of).tolist():
             rows = places[group_of == group]
-            found.append(
-                self._decode(index.ids.take(pa.array(rows)), self._group(of_data, group), rows - groups[group])
-            )
+            row_ids = rows_of.ids.take(pa.array(rows))
+            found.append(self._decode(row_ids, self._group(of_data, group), rows - groups[group]))
         return pa.concat_batches(found)
 
     def _decode(self, ids: pa.Array, group: pa.RecordBatch, rows: np.ndarray) -> pa.RecordBatch:

@@ -27,7 +27,7 @@ class Windows(NamedTuple):
 
     @staticmethod
     def name(begin: int) -> str:
-        """A window's name, which sorts by time and may be a file's: "2026-11-26T12-00-05Z", with its microseconds if any.
+        """A window's name, which sorts by time: "2026-11-26T12-00-05Z", with its microseconds if it has any.
 
         Args:
             begin: of the window, microseconds since 1970.
