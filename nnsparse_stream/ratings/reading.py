@@ -123,7 +123,7 @@ def read_split(split: Split, schema: BlockSchema) -> Iterator[ReadBlock]:
     read = _parquet_records if split.file.format == "parquet" else _text_records
     # Of a file without ratings, every record counts as a 1.
     for records, lines in read(split, schema._replace(rating=schema.rating and split.file.rated)):
-        block = _block(records, split, schema)
+        block = to_block(records, split, schema)
         bad = records.bad
         rows = max(1, BLOCK_BYTES * len(block) // max(block.nbytes, 1))
         for start in range(0, max(len(block), 1), rows):
@@ -194,7 +194,8 @@ def describe(bad: BadRecord) -> str:
     return f"{bad.file}:{bad.position}: {bad.reason}: {' '.join(bad.text.split())[:100]}"
 
 
-def _block(records: Records, split: Split, schema: BlockSchema) -> pa.RecordBatch:
+def to_block(records: Records, split: Split, schema: BlockSchema) -> pa.RecordBatch:
+    """The block of ratings that records of a split are; `schema` is that of the run."""
     file = split.file
     found = schema._replace(rating=schema.rating and file.rated)
     read = dict(zip((name for name, _ in found.fields()), records.columns, strict=True))
