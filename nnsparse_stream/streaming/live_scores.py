@@ -136,11 +136,12 @@ def _score_pairs(blocks: Sequence[pa.RecordBatch], events: Sequence[pa.RecordBat
         return []
     known = _Known.of(blocks, current)
     # The last row has no entries: it stands for those that are in no block.
+    found_at = [pc.index_in(pairs["row"], value_set=block["row"]) for pairs, block in zip(events, blocks, strict=True)]
     places = [
-        pc.add(pc.index_in(pairs["row"], value_set=block["row"]), int(first)).fill_null(len(known.ids))
-        for pairs, block, first in zip(events, blocks, known.first, strict=False)
+        pc.add(place.cast(pa.int64()), first).fill_null(len(known.ids))
+        for place, first in zip(found_at, known.first[:-1].tolist(), strict=True)
     ]
-    rows = pa.chunked_array(places, pa.int32()).to_numpy().astype(np.int64)
+    rows = pa.chunked_array(places, pa.int64()).to_numpy()
     pairs = pa.Table.from_batches(events)
     column = current.checkpoint.vocabulary.encode(pairs["column"].combine_chunks())
     numbered = pa.table({"row": np.arange(len(pairs)), "column": pairs["column"]})
@@ -185,8 +186,9 @@ class _Known(NamedTuple):
         first = np.cumsum([0, *(len(block) for block in blocks)])
         whole = pa.Table.from_batches([_checked(block, schema) for block in blocks], schema).combine_chunks()
         if not len(whole):
-            nothing = [np.zeros(1, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32)]
-            return cls(pa.array([], schema.field("row").type), first, *nothing, [0] * len(blocks), types)
+            offsets, columns, values = np.zeros(1, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32)
+            ids = pa.array([], schema.field("row").type)
+            return cls(ids, first, offsets, columns, values, [0] * len(blocks), types)
         (rows,) = whole.to_batches()
         row, column, values = _encoded(rows, vocabulary)
         kept = column >= 0

@@ -85,9 +85,7 @@ def test_what_is_in_use_already_is_not_read_again(live: LiveModel) -> None:
     assert live.get() is current
 
 
-def test_an_unfinished_checkpoint_is_not_looked_at(
-    live: LiveModel, run: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unfinished_checkpoint_is_not_looked_at(live: LiveModel, run: str, caplog: pytest.LogCaptureFixture) -> None:
     first = live.get()
     url = Path(add_checkpoint(run))
     state = (url / "state.json").read_bytes()
@@ -151,13 +149,11 @@ def test_a_model_of_another_vocabulary_is_refused(
 
 
 def test_a_model_of_the_other_axis_is_refused(trained: Trained, item_side: Trained) -> None:
-    with pytest.raises(InputError, match="has rows by user, but the model in .* was trained on rows by item"):
+    with pytest.raises(InputError, match=r"has rows by user, but the model in .* was trained on rows by item"):
         LiveModel(item_side.run, trained.data, "cpu", HOUR).get()
 
 
-def test_a_model_whose_vocabulary_extends_the_data_set_s_is_taken(
-    trained: Trained, run: str, tmp_path: Path
-) -> None:
+def test_a_model_whose_vocabulary_extends_the_data_set_s_is_taken(trained: Trained, run: str, tmp_path: Path) -> None:
     log, grown, pointer = tmp_path / "log.csv", str(tmp_path / "grown"), tmp_path / "model.txt"
     log.write_text("user,item,rating\n" + "".join(f"new{n},item{n % 9},3\nnew{n},unheard-of,5\n" for n in range(40)))
     command("prepare", "--input", str(log), "--output", grown, "--axis", "user", "--vocabulary", trained.data)
