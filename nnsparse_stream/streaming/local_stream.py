@@ -118,12 +118,15 @@ class _Loop:
         }
         places = {name: _Place(*place) for name, place in rest.get("places", {}).items()}
         self._places = {name: places.get(name) or _Place(source.begin(name), _BEGIN) for name in source.partitions()}
-        # What the last commit has written of windows, until it is in `_complete.json` files.
+        # Shards whose windows are still to be closed by the watermark; the others' have been written.
+        self._left: list[int] = rest.get("left", [])
+        # What was written of windows that `_complete.json` is still to name.
         self._written: dict[int, list[dict[str, Any]]] = {int(name): of for name, of in rest.get("written", {}).items()}
         self._counts = dict.fromkeys(("events", "late", "dead", "rows", "files", "windows", "unknown"), 0)
         self._lag: float | None = None
         self._model: tuple[int, str] | None = None
         self._complete()
+        self._files.finish()
 
     def figures(self) -> dict[str, Any]:
         waiting = sum(len(block) for state in self._states.values() for block in state.pending)
@@ -131,34 +134,36 @@ class _Loop:
         return {**self._counts, "waiting": waiting, "lag": self._lag, "model_step": step, "model": model}
 
     def turn(self, stop: Callable[[], bool]) -> bool:
-        """Reads, for a while or until nothing more is there, writes the windows that end, and commits.
+        """Reads and writes the windows that end, for some seconds or until nothing more is there, and commits.
 
         Returns:
             Whether anything was new.
         """
-        begun, changed, idle = time.monotonic(), False, False
-        before = self._places
-        while not idle and time.monotonic() - begun < _TURN_SECONDS and not stop():
-            idle = self._read()
-            changed |= self._close()
-        moved = {name: place.position for name, place in self._places.items()} != {
-            name: place.position for name, place in before.items()
-        }
-        if not (changed or moved):
+        until = time.monotonic() + _TURN_SECONDS
+        before, files = self._positions(), self._counts["files"]
+        idle = over = False
+        while not (idle or over):
+            # Where windows are closed hangs on what was read, and not on how long anything took: a run that was killed
+            # goes on as it would have.
+            if not self._left:
+                idle = self._read()
+                self._left = list(self._states)
+            over = self._close(lambda: stop() or time.monotonic() >= until)
+        if not self._left and (before, files) == (self._positions(), self._counts["files"]):
             return False
         self._renew()
         places = {name: list(place) for name, place in self._places.items()}
         written = {str(window): of for window, of in self._written.items()}
-        self._files.commit(self._states, {"places": places, "written": written})
+        self._files.commit(self._states, {"places": places, "left": self._left, "written": written})
         self._complete()
+        self._files.finish()
         return True
 
-    def _read(self) -> bool:
-        """Reads each partition once; says whether nothing more was there.
+    def _positions(self) -> dict[str, str]:
+        return {name: place.position for name, place in self._places.items()}
 
-        Once each, so that where a window is closed does not depend on how long reading takes: a run that was killed
-        closes the windows after the same events.
-        """
+    def _read(self) -> bool:
+        """Reads each partition once; says whether nothing more was there."""
         idle = True
         for name, place in self._places.items():
             reading = self._source.read(name, place.position)
@@ -168,9 +173,7 @@ class _Loop:
                     self._states[shard].add(events)
             if reading.letters:
                 self._bury(name, place.position, reading.letters)
-            self._places = {
-                **self._places, name: _Place(reading.after, max(place.watermark, reading.watermark))
-            }  # fmt: skip
+            self._places[name] = _Place(reading.after, max(place.watermark, reading.watermark))
             idle &= reading.idle
         return idle
 
@@ -179,25 +182,25 @@ class _Loop:
         self._announce([letters_path(name, position)])
         write_letters(self._output, name, position, letters)
 
-    def _close(self) -> bool:
-        """Closes the windows that end by the watermark, and writes them; says whether there were any."""
-        watermark = min(place.watermark for place in self._places.values())
+    def _close(self, over: Callable[[], bool]) -> bool:
+        """Closes the windows that end by the watermark, and writes them, until it is over; says whether it is.
+
+        All shards are closed, also those for which nothing waits: what comes of this time later is late.
+        """
+        watermark = min((place.watermark for place in self._places.values()), default=_BEGIN)
         flushes: list[Flush] = []
-        changed, rows = False, 0
-        # All shards, also those for which nothing waits: what comes of this time later is late.
-        for state in self._states.values():
-            for flush in state.close(watermark, self._base):
-                flushes.append(flush)
-                rows += len(flush.rows)
-                if rows >= _ROWS_AT_ONCE:
-                    self._write(flushes)
-                    changed, flushes, rows = True, [], 0
-        if flushes:
-            self._write(flushes)
-        return changed or bool(flushes)
+        is_over = False
+        while self._left and not is_over:
+            flushes += self._states[self._left.pop(0)].close(watermark, self._base)
+            if sum(len(flush.rows) for flush in flushes) >= _ROWS_AT_ONCE or not self._left:
+                self._write(flushes)
+                flushes, is_over = [], over()
+        return is_over
 
     def _write(self, flushes: list[Flush]) -> None:
         """Scores rows and writes their files."""
+        if not flushes:
+            return
         num_shards = self._base.num_shards
         self._announce(flush_path(flush, num_shards) for flush in flushes)
         current = self._live.get()
@@ -223,9 +226,10 @@ class _Loop:
         self._files.announce(names)
 
     def _complete(self) -> None:
-        """Says of the windows that the last commit has written that they are complete."""
+        """Says of the windows that the last commit has closed in all shards that they are complete."""
+        if self._left:
+            return
         for window, written in self._written.items():
             complete_window(self._output, window, window + self._windows.size, written)
             self._counts["windows"] += 1
         self._written = {}
-        self._files.finish()
