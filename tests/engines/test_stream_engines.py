@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-
-from commands import digest, run_command
-from nnsparse_stream.streaming.events import SECOND
 from samples import Trained
+
+from commands import run_command
 
 WINDOW, WINDOWS = 10, 5
 _BEGIN = 1_767_225_600  # a whole number of windows
