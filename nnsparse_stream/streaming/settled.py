@@ -87,12 +87,12 @@ class _Run(NamedTuple):
         hashes = [np.repeat(run.keys, np.diff(run.starts)) for run in (self, other)]
         return _Run.of(pa.concat_batches([self.events, other.events]), np.concatenate(hashes))
 
-    def of_rows(self, hashes: np.ndarray) -> pa.RecordBatch:
-        """The events of rows of these hashes, uint64 (n,), distinct, ascending."""
+    def places(self, hashes: np.ndarray) -> np.ndarray:
+        """The places of the events of rows of these hashes, uint64 (n,), distinct, ascending."""
         at = np.searchsorted(self.keys, hashes)
         inside = at < len(self.keys)
         at = at[inside][self.keys[at[inside]] == hashes[inside]]
-        return self.events.take(pa.array(ranges(self.starts[at], self.starts[at + 1] - self.starts[at])))
+        return ranges(self.starts[at], self.starts[at + 1] - self.starts[at])
 
 
 class Settled:
@@ -139,7 +139,7 @@ class Settled:
         """
         self._index()
         hashes = np.sort(hash_ids(rows))
-        found = [run.of_rows(hashes) for run in self._runs]
+        found = [run.events.take(pa.array(at)) for run in self._runs if len(at := run.places(hashes))]
         if not found:
             return pa.RecordBatch.from_pylist([], schema=self._schema)
         events = pa.concat_batches(found)

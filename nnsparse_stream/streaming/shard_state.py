@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from nnsparse_stream.storage.json_types import typed
 from nnsparse_stream.streaming.events import ENDED
 from nnsparse_stream.streaming.known_rows import changed_rows
-from nnsparse_stream.streaming.settled import Settled, newest_of_pairs
+from nnsparse_stream.streaming.settled import Settled
 from nnsparse_stream.streaming.windows import Windows
 
 
@@ -175,10 +175,8 @@ class ShardState:
         """
         meta, size = self._meta, self._windows.size
         closed = meta.closed_until
-        limit = None
-        if until < ENDED:
-            limit = until - until % size
-            limit = limit if closed is None else max(limit, closed)
+        earliest = -ENDED if closed is None else closed
+        limit = None if until == ENDED else max(until - until % size, earliest)
         due, rest = self._split(limit)
         flushes = []
         if due:
@@ -187,7 +185,7 @@ class ShardState:
             rows = events["row"].unique()
             changed = changed_rows(events, begins, self._settled.of_rows(rows), base.known(self._shard, rows))
             if limit is None:
-                limit = max(changed[-1].window + size, changed[-1].window if closed is None else closed)
+                limit = max(changed[-1].window + size, earliest)
             late = {}
             if closed is not None:
                 times, counts = np.unique(begins[events["time"].to_numpy() < closed], return_counts=True)
@@ -200,7 +198,7 @@ class ShardState:
                 meta.revision += 1
                 flushes.append(Flush(window, self._shard, pane, meta.revision, known, pairs, late.get(window, 0)))
             meta.panes = tuple(sorted(panes.items()))
-            meta.generation += self._settled.append(newest_of_pairs(events))
+            meta.generation += self._settled.append(events)
         if limit is not None:
             self._pending, meta.closed_until = rest, limit
             meta.panes = tuple((begin, pane) for begin, pane in meta.panes if begin > self._latest_closed(limit))
