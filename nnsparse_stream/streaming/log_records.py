@@ -62,7 +62,7 @@ class LogRecords:
             found = dialect._replace(delimiter=delimiter, quote=quote, header=False)
             self._lines = plain._replace(format=kind, positions=tuple(map(int, wanted)), dialect=found)
         elif form.file_format not in ("auto", "jsonl"):
-            field = next(field for field, name in columns.items() if not name.isdigit())
+            field = next(field for field, name in zip(columns, wanted, strict=True) if not name.isdigit())
             raise InputError(f"{url}: its messages have no header; pass `{field}_column` with a position from 0")
 
     def events(

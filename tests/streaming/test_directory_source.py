@@ -7,13 +7,13 @@ import json
 import os
 import pickle
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from reading_events import events_of, letters_of, read_all
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.layout import FieldNames
@@ -21,8 +21,8 @@ from nnsparse_stream.storage import files as storage
 from nnsparse_stream.streaming import directory_source
 from nnsparse_stream.streaming.directory_source import DirectorySource
 from nnsparse_stream.streaming.event_format import EventFormat
-from nnsparse_stream.streaming.events import SECOND, UNKNOWN, Letter, event_schema
-from nnsparse_stream.streaming.source import EventSource, Reading
+from nnsparse_stream.streaming.events import SECOND, UNKNOWN, event_schema
+from nnsparse_stream.streaming.source import Reading
 
 NAMES = FieldNames(timestamp="time")
 FORM = EventFormat("user", "string", "int64", NAMES)
@@ -40,25 +40,6 @@ def put(directory: Path, name: str, text: str | bytes, written: float) -> None:
     path = directory / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     os.utime(path, (written, written))
-
-
-def read_all(source: EventSource, position: str | None = None) -> tuple[list[Reading], list[dict[str, Any]]]:
-    """The readings until nothing more is there, and their events."""
-    (partition,) = source.partitions()
-    readings: list[Reading] = []
-    position = source.begin(partition) if position is None else position
-    while not readings or not readings[-1].idle:
-        readings.append(source.read(partition, position))
-        position = readings[-1].after
-    return readings, events_of(readings)
-
-
-def events_of(readings: list[Reading]) -> list[dict[str, Any]]:
-    return [event for reading in readings for block in reading.events for event in block.to_pylist()]
-
-
-def letters_of(readings: list[Reading]) -> list[Letter]:
-    return [letter for reading in readings for letter in reading.letters]
 
 
 def test_events_have_the_axis_rows_their_times_and_nulls(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ _HEAP_MB = 512
 
 
 class Kafka(Engine):
-    """One node that is broker and controller. Topics are made by who writes to them, or by an administrator's client."""
+    """One node that is broker and controller. A topic is made by writing to it, or by a client's command."""
 
     PORTS = ("kafka", "controller")
     SIZES = {"partitions": (2, "partitions of a topic that is made by writing to it")}  # noqa: RUF012 (as in Engine)
@@ -54,8 +54,8 @@ class Kafka(Engine):
         java = ["java", f"-Xmx{_HEAP_MB}m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{_jars()}/*"]
         with self.stopped_on_failure():
             if not (directory / "data").exists():
-                arguments = ["format", "--cluster-id", _CLUSTER, "--config", configuration]
-                run_tool([*java, "kafka.tools.StorageTool", *arguments], directory)
+                command = [*java, "kafka.tools.StorageTool", "format", "--cluster-id", _CLUSTER, "--config"]
+                run_tool([*command, str(configuration)], directory)
             self.servers.start("kafka", [*java, "kafka.Kafka", configuration])
             self.wait_for_ports("kafka")
 
