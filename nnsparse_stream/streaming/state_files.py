@@ -40,6 +40,11 @@ def _name(file: int) -> str:
     return f"blocks-{file:09d}.arrow"
 
 
+def _files_of(url: str) -> list[str]:
+    """The files of a directory, which may not be there."""
+    return list(storage.list_files(url)) if storage.is_directory(url) else []
+
+
 class StateFiles:
     """The states of a stream's shards, in files below `OUTPUT/_state/`.
 
@@ -114,13 +119,14 @@ class StateFiles:
             writing = storage.read_json(place, "what a stream was about to write")
             self._announced = writing["names"]
             names = set(self._announced) if writing["commit"] > self.number else set()
-            for folder in {name.rpartition("/")[0] for name in self._announced}:
-                for file in storage.list_files(storage.join(self._output, folder)):
+            for folder in sorted({name.rpartition("/")[0] for name in self._announced}):
+                url = storage.join(self._output, folder)
+                for file in _files_of(url):
                     final = _TEMPORARY.sub("", file)
                     if final != file or f"{folder}/{final}" in names:
-                        storage.remove_file(storage.join(self._output, folder, file))
-                storage.remove_empty_directory(storage.join(self._output, folder))
-        for file in storage.list_files(self._url):
+                        storage.remove_file(storage.join(url, file))
+                storage.remove_empty_directory(url)
+        for file in _files_of(self._url):
             blocks = _BLOCKS.fullmatch(file)
             if _TEMPORARY.search(file) or (blocks and int(blocks[1]) not in self._files):
                 storage.remove_file(storage.join(self._url, file))
