@@ -27,6 +27,7 @@ COMMANDS = {
     "blend": "several models -> one, whose weights are learned on the validation fold",
     "evaluate": "a model and a data set -> metrics of ratings or lists, beside baselines",
     "score": "a model and ratings -> top-K lists, or predictions at given pairs",
+    "stream": "events without end -> lists of the rows that they change, by windows of time",
     "demo": "the whole way on a synthetic sample, in under two minutes",
     "doctor": "what is installed and usable here: versions, devices, runners, storage",
 }
@@ -135,6 +136,7 @@ def _check_beam_flags(name: str, beam_flags: list[str]) -> None:
         return
     from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
+    importlib.import_module("nnsparse_stream.pipelines.flink_options")
     known = _BeamArgumentParser(allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(known)

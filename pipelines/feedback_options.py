@@ -28,8 +28,13 @@ class ChosenFeedback(NamedTuple):
     positive_from: float | None
 
 
-def add_feedback_arguments(group: argparse._ArgumentGroup) -> None:
-    """Adds the flags to a group: prepare, and score on raw files, share them."""
+def add_feedback_arguments(group: argparse._ArgumentGroup, duplicates: bool = True) -> None:
+    """Adds the flags to a group: prepare, score on raw files, and stream share them.
+
+    Args:
+        group: receives them.
+        duplicates: whether several records of a pair may be made one in several ways; else the last counts.
+    """
     group.add_argument(
         "--feedback",
         choices=("explicit", "implicit"),
@@ -48,6 +53,9 @@ def add_feedback_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="X",
         help="make implicit feedback of ratings: those of X or more are interactions, each a 1; leave out the others",
     )
+    if not duplicates:
+        group.set_defaults(duplicates="last")
+        return
     group.add_argument(
         "--duplicates",
         choices=("error", "first", "last", "mean", "sum", "max", "count"),

@@ -10,6 +10,7 @@ import argparse
 import importlib
 import math
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
     from nnsparse_stream.ratings.dialect import Dialect
     from nnsparse_stream.transforms.model_worker import ModelWorker
 
+# Microseconds.
+_UNITS = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+_TIMES = (
+    "name or position of a time column (numbers, for instance Unix seconds; ISO dates, with times or not; or Parquet's "
+    "timestamps and dates); which duplicate is the first or last, and what prepare cuts or leaves out by time, go by "
+    "it (default: none; movielens: position 3)",
+    "what times that are numbers count since 1970 (UTC): with a unit they are calendar times, as timestamps are "
+    "(default: auto: integers are only compared with each other, decimals are seconds)",
+)
+_EVENT_TIMES = (
+    "name or position of the events' times (numbers since 1970, as Unix seconds; ISO dates and times; or Parquet's "
+    "timestamps and dates); the latest of a pair counts, and windows go by it (default: none, the time at which the "
+    "source received the record; movielens: position 3)",
+    "what times that are numbers count since 1970 (UTC) (default: auto: by their magnitude)",
+)
 FORMATS = ("auto", "parquet", "csv", "tsv", "movielens", "jsonl")
 
 
@@ -76,9 +92,15 @@ def model_worker(args: argparse.Namespace, beam_flags: list[str]) -> ModelWorker
     return ModelWorker(args.device, args.accelerator, args.min_ram)
 
 
-def add_format_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that say how rating files are read: prepare, and score on raw files, share them."""
-    group = parser.add_argument_group("rating files")
+def add_format_arguments(parser: argparse.ArgumentParser, events: bool = False) -> None:
+    """Adds the flags that say how rating files are read: prepare, score on raw files, and stream share them.
+
+    Args:
+        parser: receives them.
+        events: whether they are of events without end: these have the data set's ids, the last of a pair counts, and
+            no fraction of all can be told.
+    """
+    group = parser.add_argument_group("events" if events else "rating files")
     group.add_argument(
         "--format",
         choices=FORMATS,
@@ -99,23 +121,12 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of the rating column, or its position from 0; none: there is none, and every record counts as a 1 "
         "(default: rating; of implicit feedback none)",
     )
-    add_feedback_arguments(group)
+    add_feedback_arguments(group, duplicates=not events)
     _add_dialect_arguments(group)
-    group.add_argument(
-        "--timestamp_column",
-        metavar="NAME",
-        help="name or position of a time column (numbers, for instance Unix seconds; ISO dates, with times or not; or "
-        "Parquet's timestamps and dates); which "
-        "duplicate is the first or last, and what prepare cuts or leaves out by time, go by it (default: none; "
-        "movielens: position 3)",
-    )
-    group.add_argument(
-        "--timestamp_unit",
-        choices=("auto", "s", "ms", "us", "ns"),
-        default="auto",
-        help="what times that are numbers count since 1970 (UTC): with a unit they are calendar times, as timestamps "
-        "are (default: auto: integers are only compared with each other, decimals are seconds)",
-    )
+    if events:
+        _add_time_arguments(group, _EVENT_TIMES)
+        return
+    _add_time_arguments(group, _TIMES)
     group.add_argument(
         "--id_type",
         choices=("auto", "int", "string"),
@@ -131,6 +142,11 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
         help="fail where more than this fraction of the records is malformed (default: 0.01); fewer go to "
         "OUTPUT/dead_letters with their file, position and reason",
     )
+
+
+def _add_time_arguments(group: argparse._ArgumentGroup, helps: tuple[str, str]) -> None:
+    group.add_argument("--timestamp_column", metavar="NAME", help=helps[0])
+    group.add_argument("--timestamp_unit", choices=("auto", "s", "ms", "us", "ns"), default="auto", help=helps[1])
 
 
 def _add_dialect_arguments(group: argparse._ArgumentGroup) -> None:
@@ -194,6 +210,14 @@ def fraction(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
     return value
+
+
+def duration(text: str) -> int:
+    """Parses a time, a number with its unit, as microseconds."""
+    found = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)(ms|s|m|h|d)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration: a number and ms, s, m, h or d, as 60s or 5m")
+    return round(float(found[1]) * _UNITS[found[2]])
 
 
 def positive_int(text: str) -> int:

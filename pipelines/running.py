@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,9 @@ _STEP = re.compile(r" \[while running '.*'\]$")
 
 # These log the whole traceback of a failed bundle, which the driver reports in a line.
 _TRACEBACK_LOGGERS = ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker")
+
+#: Between two looks at a job, and for its own end once it has nothing more to do.
+_LOOK_SECONDS, _GRACE_SECONDS = 0.5, 3.0
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -72,13 +76,17 @@ def checked_options(beam_flags: list[str]) -> Any:
     return options
 
 
-def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
+def run_pipeline(
+    build: Callable[[Any], object], beam_flags: list[str], has_ended: Callable[[], bool] | None = None
+) -> Any:
     """Builds a pipeline, runs it to its end and returns the result.
 
     Args:
         build: is given the `beam.Pipeline` and applies the transforms.
         beam_flags: Beam's own flags (`--runner=...`, `--job_endpoint=...`); without a runner the pipeline runs in
             this process.
+        has_ended: whether a job without end has done all that it was to do, where it can know that: an engine whose
+            sources live on (Flink) is then told to end it.
 
     Returns:
         Beam's `PipelineResult`, finished; its metrics can be queried.
@@ -103,6 +111,9 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
         with _no_job_tracebacks():
             result = pipeline.run()
             try:
+                if has_ended is not None and _ends_first(has_ended, result):
+                    _cancel(result)
+                    return result
                 result.wait_until_finish()
             except KeyboardInterrupt:
                 _cancel(result)
@@ -121,6 +132,16 @@ def run_pipeline(build: Callable[[Any], object], beam_flags: list[str]) -> Any:
         if cause is None:
             raise
         raise cause from None
+
+
+def _ends_first(has_ended: Callable[[], bool], result: Any) -> bool:
+    """Waits until a job has done what it was to do, or is over; says whether it goes on nevertheless."""
+    while not _is_over(result):
+        if has_ended():
+            time.sleep(_GRACE_SECONDS)
+            return not _is_over(result)
+        time.sleep(_LOOK_SECONDS)
+    return False
 
 
 @contextlib.contextmanager

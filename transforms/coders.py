@@ -1,4 +1,4 @@
-"""Coders of what is shuffled: Arrow blocks as IPC streams, splits and shards as JSON; Beam would pickle them."""
+"""Coders of what is shuffled: blocks as Arrow IPC streams, the rest as JSON; Beam would pickle them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nnsparse_stream.ratings.dialect import Dialect
 from nnsparse_stream.ratings.formats import RatingFile
 from nnsparse_stream.ratings.reading import Split
 from nnsparse_stream.storage.block_store import from_ipc, to_ipc
+from nnsparse_stream.streaming.shard_state import Flush
 
 
 class RecordBatchCoder(beam.coders.Coder):
@@ -89,8 +90,35 @@ class ShardCoder(beam.coders.Coder):
         return Shard
 
 
+class FlushCoder(beam.coders.Coder):
+    """A Flush as its numbers in JSON and two Arrow blocks, each before the next one's length."""
+
+    def __init__(self) -> None:
+        self._parts = beam.coders.TupleCoder([beam.coders.BytesCoder(), RecordBatchCoder(), RecordBatchCoder()])
+
+    def encode(self, value: Flush) -> bytes:
+        """Writes the fields."""
+        numbers = [value.window, value.shard, value.pane, value.revision, value.late]
+        return bytes(self._parts.encode((json.dumps(numbers).encode(), value.rows, value.pairs)))
+
+    def decode(self, encoded: bytes) -> Flush:
+        """The flush."""
+        numbers, rows, pairs = self._parts.decode(encoded)
+        window, shard, pane, revision, late = json.loads(numbers)
+        return Flush(window, shard, pane, revision, rows, pairs, late)
+
+    def is_deterministic(self) -> bool:
+        """A flush is no key."""
+        return False
+
+    def to_type_hint(self) -> Any:
+        """The type that is coded."""
+        return Flush
+
+
 def register() -> None:
     """Makes Beam use these coders for these types; to be called before a pipeline is built."""
     beam.coders.registry.register_coder(pa.RecordBatch, RecordBatchCoder)
     beam.coders.registry.register_coder(Split, SplitCoder)
     beam.coders.registry.register_coder(Shard, ShardCoder)
+    beam.coders.registry.register_coder(Flush, FlushCoder)

@@ -11,11 +11,14 @@ from apache_beam.utils.shared import Shared
 if TYPE_CHECKING:
     from nnsparse_stream.ids.vocabulary import Vocabulary
     from nnsparse_stream.scoring.predictors import ColumnPredictor
+    from nnsparse_stream.streaming.live_model import LiveModel
     from nnsparse_stream.training.checkpoint import Checkpoint
 
 _T = TypeVar("_T")
 # The checkpoints that any handle of this process holds.
 _LOADED: weakref.WeakValueDictionary[tuple[str, ...], Checkpoint] = weakref.WeakValueDictionary()
+# The live models, likewise.
+_LIVE: weakref.WeakValueDictionary[tuple[str, str, str, float], LiveModel] = weakref.WeakValueDictionary()
 _LOADING = threading.Lock()
 
 
@@ -104,3 +107,24 @@ class ColumnPredictorHandle(_Handle["ColumnPredictor"]):
         from nnsparse_stream.scoring.predictors import ColumnPredictor
 
         return ColumnPredictor(self._checkpoint.get(), self._first.get().vocabulary, map(read_codes, self._files))
+
+
+class LiveModelHandle(_Handle["LiveModel"]):
+    """The newest model of a run; all handles of one in a process share it, and the one thread that looks for it.
+
+    Args:
+        url, data, device, refresh: as `nnsparse_stream.streaming.live_model.LiveModel` takes them.
+    """
+
+    def __init__(self, url: str, data: str, device: str, refresh: float) -> None:
+        super().__init__()
+        self._of = (url, data, device, refresh)
+
+    def _load(self) -> LiveModel:
+        from nnsparse_stream.streaming.live_model import LiveModel
+
+        with _LOADING:
+            live = _LIVE.get(self._of)
+            if live is None:
+                live = _LIVE[self._of] = LiveModel(*self._of)
+        return live

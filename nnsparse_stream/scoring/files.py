@@ -38,16 +38,21 @@ def write_scores(
     output: str, shard: int, num_shards: int, tables: Iterable[pa.Table], schema: pa.Schema
 ) -> dict[str, Any]:
     """Writes a shard's scores, whole, and returns `path` (relative to the output), `rows` and `bytes` of the file."""
+    name = f"part-{shard:05d}-of-{num_shards:05d}.parquet"
+    return {"path": name, **write_tables(storage.join(output, name), tables, schema)}
+
+
+def write_tables(url: str, tables: Iterable[pa.Table], schema: pa.Schema) -> dict[str, int]:
+    """Writes tables as one Parquet file, whole, and returns `rows` and `bytes` of it."""
     sink = pa.BufferOutputStream()
     count = 0
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for table in tables:
             count += len(table)
             writer.write_table(table.select(schema.names).cast(schema))
-    name = f"part-{shard:05d}-of-{num_shards:05d}.parquet"
     data = bytes(sink.getvalue())
-    storage.write_file(storage.join(output, name), data)
-    return {"path": name, "rows": count, "bytes": len(data)}
+    storage.write_file(url, data)
+    return {"rows": count, "bytes": len(data)}
 
 
 def codes_file(output: str, position: int, shard: int, num_shards: int) -> str:

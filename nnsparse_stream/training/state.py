@@ -170,12 +170,12 @@ class CheckpointState:
         """The directory of the run, which holds the vocabulary."""
         return storage.parent(storage.parent(self.url))
 
-    def check_data(self, manifest: Manifest, url: str) -> None:
-        """Refuses a data set that the model cannot read.
+    def check_kind(self, manifest: Manifest, url: str) -> None:
+        """Refuses a data set whose rows are of another kind than the model's, whatever their columns are.
 
         Raises:
-            InputError: the data set has another axis, other types of ids, or another vocabulary, or it holds
-                interactions and the model predicts ratings.
+            InputError: the data set has another axis, other types of ids, or it holds interactions and the model
+                predicts ratings.
         """
         recipe_from_json(self.state["recipe"]).check_feedback(manifest.feedback, url)
         if manifest.axis != self.state["axis"]:
@@ -183,6 +183,20 @@ class CheckpointState:
                 f"{url} has rows by {manifest.axis}, but the model in {self.url} was trained on rows by "
                 f"{self.state['axis']}; prepare the ratings with `axis` {self.state['axis']}"
             )
+        for which in ("row_id_type", "column_id_type"):
+            if getattr(manifest, which) != self.state[which]:
+                raise InputError(
+                    f"{url} has {which} {getattr(manifest, which)}, but the model in {self.url} {self.state[which]}: "
+                    "prepare the ratings with the same `id_type`"
+                )
+
+    def check_data(self, manifest: Manifest, url: str) -> None:
+        """Refuses a data set that the model cannot read.
+
+        Raises:
+            InputError: the data set is of another kind, or has another vocabulary.
+        """
+        self.check_kind(manifest, url)
         # The vocabularies of which this model's columns are the first so many.
         columns = {entry["fingerprint"]: entry["num_columns"] for entry in manifest.earlier_vocabularies}
         columns[vocabulary_fingerprint(manifest)] = manifest.num_columns
@@ -207,12 +221,6 @@ class CheckpointState:
                 f"{url} has not the features of rows that the model in {self.url} was trained with: prepare the "
                 "ratings with the same `row_features`, or with the `vocabulary` of the training's data set and its own"
             )
-        for which in ("row_id_type", "column_id_type"):
-            if getattr(manifest, which) != self.state[which]:
-                raise InputError(
-                    f"{url} has {which} {getattr(manifest, which)}, but the model in {self.url} {self.state[which]}: "
-                    "prepare the ratings with the same `id_type`"
-                )
 
     def vocabulary_file(self) -> dict[str, Any]:
         """The vocabulary as `nnsparse_stream.data.vocabulary_files.load_vocabulary` takes one."""

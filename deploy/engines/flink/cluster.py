@@ -9,12 +9,15 @@ from typing import Any
 
 from deploy.engines.engine import Engine, missing_tools
 from deploy.engines.flink.artefacts import flink_jars, runner_jar
+from deploy.engines.servers import EngineError
 
 _FRAMEWORK_MB = 128  # Flink's own share of a task manager's heap, and of its direct memory
 _NETWORK_MB = 128
 _METASPACE_MB = 256
 _OVERHEAD_MB = 192  # not limited by a flag: stacks, the code cache
 _START_SECONDS = 120.0
+#: Between the checkpoints of a streaming job: what is read in the meantime is read again after a failure.
+_CHECKPOINT_MS = 5_000
 _ENDED = ("CANCELED", "FAILED", "FINISHED")
 _LOG4J = Path(__file__).with_name("log4j.properties")
 # What Flink and its serialisers reach for in the JDK since version 17 closed it.
@@ -89,6 +92,18 @@ class FlinkCluster(Engine):
             "--environment_cache_millis=200",
         ]
 
+    def streaming_flags(self) -> list[str]:
+        """The Beam options with which a pipeline without end runs here."""
+        return [
+            *self.flags(),
+            "--streaming",
+            f"--checkpointing_interval={_CHECKPOINT_MS}",
+            # Without it a source whose rest is deferred may never be asked again after a checkpoint.
+            "--finish_bundle_before_checkpointing",
+            "--externalized_checkpoints_enabled",
+            "--retain_externalized_checkpoints_on_cancellation",
+        ]
+
     def task_managers(self) -> int:
         """How many task managers the job manager knows to be there."""
         try:
@@ -96,13 +111,18 @@ class FlinkCluster(Engine):
         except OSError:
             return 0
 
-    def rest(self, path: str) -> dict[str, Any]:
+    def rest(self, path: str, body: bytes | None = None) -> dict[str, Any]:
         """What Flink's monitoring interface answers, for instance to "jobs/overview".
+
+        Args:
+            path: what is asked.
+            body: JSON that is posted, or None.
 
         Raises:
             OSError: nobody answers.
         """
-        with urllib.request.urlopen(self._url(path), timeout=10) as answer:
+        request = urllib.request.Request(self._url(path), body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return dict(json.load(answer))
 
     def cancel(self, job: str) -> None:
@@ -110,6 +130,27 @@ class FlinkCluster(Engine):
         request = urllib.request.Request(self._url(f"jobs/{job}?mode=cancel"), method="PATCH")
         urllib.request.urlopen(request, timeout=10).close()
         self.servers.wait(f"the end of job {job}", lambda: self.rest(f"jobs/{job}")["state"] in _ENDED, _START_SECONDS)
+
+    def stop_with_savepoint(self, job: str) -> str:
+        """Stops a streaming job, and returns where it can be taken up: the value of `--savepoint_path`."""
+        body = json.dumps({"targetDirectory": self._kept("savepoints"), "drain": False}).encode()
+        trigger = self.rest(f"jobs/{job}/stop", body)["request-id"]
+        answer: dict[str, Any] = {}
+
+        def is_there() -> bool:
+            nonlocal answer
+            answer = self.rest(f"jobs/{job}/savepoints/{trigger}")
+            return bool(answer["status"]["id"] == "COMPLETED")
+
+        self.servers.wait(f"the savepoint of job {job}", is_there, _START_SECONDS)
+        operation = answer["operation"]
+        if "location" not in operation:
+            reason = str(operation.get("failure-cause", {}).get("stack-trace", operation)).splitlines()[0]
+            raise EngineError(f"job {job} has no savepoint: {reason}")
+        return str(operation["location"])
+
+    def _kept(self, what: str) -> str:
+        return (self.servers.directory / what).as_uri()
 
     def _url(self, path: str) -> str:
         return f"http://localhost:{self.ports['rest']}/{path}"
@@ -143,6 +184,7 @@ class FlinkCluster(Engine):
             "taskmanager.memory.network.max": f"{_NETWORK_MB}m",
             # Each exchange between stages takes so many buffers of 32 KiB; the default of 512 runs out of them.
             "taskmanager.network.sort-shuffle.min-buffers": 128,
+            "state.checkpoints.dir": self._kept("checkpoints"),
             "parallelism.default": self.sizes["task_managers"],
             # Beam's classes lie beside Flink's: a job does not load its own copies.
             "classloader.resolve-order": "parent-first",
