@@ -136,6 +136,7 @@ def _check_beam_flags(name: str, beam_flags: list[str]) -> None:
         return
     from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
+    importlib.import_module("nnsparse_stream.pipelines.flink_options")
     known = _BeamArgumentParser(allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(known)

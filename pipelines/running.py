@@ -112,7 +112,7 @@ def run_pipeline(
             result = pipeline.run()
             try:
                 if has_ended is not None and _ends_first(has_ended, result):
-                    result.cancel()
+                    _cancel(result)
                     return result
                 result.wait_until_finish()
             except KeyboardInterrupt:

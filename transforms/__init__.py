@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from nnsparse_stream.transforms.score import ScoreRatings as ScoreRatings
     from nnsparse_stream.transforms.score_blend import BlendPairs as BlendPairs
     from nnsparse_stream.transforms.score_blend import RankBlend as RankBlend
+    from nnsparse_stream.transforms.score_rows import AutoencoderModelHandler as AutoencoderModelHandler
+    from nnsparse_stream.transforms.score_rows import ScoreRows as ScoreRows
     from nnsparse_stream.transforms.shards import WriteShards as WriteShards
     from nnsparse_stream.transforms.sparsify import SparsifyRatings as SparsifyRatings
     from nnsparse_stream.transforms.train import TrainAutoencoder as TrainAutoencoder
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "AssignFolds": "folds",
+    "AutoencoderModelHandler": "score_rows",
     "BlendPairs": "score_blend",
     "BuildVocabulary": "vocabulary",
     "EvaluateBlend": "evaluate",
@@ -37,6 +40,7 @@ _MODULE_OF = {
     "RankBlend": "score_blend",
     "ReadRatings": "read",
     "ScoreRatings": "score",
+    "ScoreRows": "score_rows",
     "SparsifyRatings": "sparsify",
     "TrainAutoencoder": "train",
     "TrainGrid": "train_grid",

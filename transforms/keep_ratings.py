@@ -11,17 +11,13 @@ import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
-from apache_beam.transforms.window import GlobalWindow
-from apache_beam.utils.timestamp import MIN_TIMESTAMP, Timestamp
 
 from nnsparse_stream.streaming.base_rows import BaseRows
 from nnsparse_stream.streaming.events import ENDED
 from nnsparse_stream.streaming.shard_state import Flush, ShardState
 from nnsparse_stream.streaming.windows import Windows
 from nnsparse_stream.transforms.coders import RecordBatchCoder
-
-#: No timer of the global window is later; what would be closes with it.
-_LAST = int(GlobalWindow().max_timestamp().micros)
+from nnsparse_stream.transforms.event_times import LAST, beam_time
 
 
 class KeepRatings(beam.PTransform):
@@ -85,7 +81,7 @@ class _Keep(beam.DoFn):
         for events in pending.read():
             state.add(events)
         kept = len(state.settled)
-        flushes = state.close(ENDED if end.micros >= _LAST else end.micros, self._base)
+        flushes = state.close(ENDED if end.micros >= LAST else end.micros, self._base)
         self._late.inc(sum(flush.late for flush in flushes))
         pending.clear()
         for events in state.pending:
@@ -103,6 +99,6 @@ class _Keep(beam.DoFn):
 
 
 def _set(timer: Any, end: int) -> None:
-    """Asks for a call at a window's end, microseconds since 1970: once for each end, however often it is asked for."""
-    end = min(max(end, int(MIN_TIMESTAMP.micros)), _LAST)
-    timer.set(Timestamp(micros=end), dynamic_timer_tag=str(end))
+    """Asks for a call at a window's end: once for each end, however often it is asked for."""
+    at = beam_time(end)
+    timer.set(at, dynamic_timer_tag=str(at.micros))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 # The checkpoints that any handle of this process holds.
 _LOADED: weakref.WeakValueDictionary[tuple[str, ...], Checkpoint] = weakref.WeakValueDictionary()
+# The live models, likewise.
+_LIVE: weakref.WeakValueDictionary[tuple[str, str, str, float], LiveModel] = weakref.WeakValueDictionary()
 _LOADING = threading.Lock()
 
 
@@ -108,7 +110,7 @@ class ColumnPredictorHandle(_Handle["ColumnPredictor"]):
 
 
 class LiveModelHandle(_Handle["LiveModel"]):
-    """The newest model of a run, looked for by one thread a process.
+    """The newest model of a run; all handles of one in a process share it, and the one thread that looks for it.
 
     Args:
         url, data, device, refresh: as `nnsparse_stream.streaming.live_model.LiveModel` takes them.
@@ -121,4 +123,8 @@ class LiveModelHandle(_Handle["LiveModel"]):
     def _load(self) -> LiveModel:
         from nnsparse_stream.streaming.live_model import LiveModel
 
-        return LiveModel(*self._of)
+        with _LOADING:
+            live = _LIVE.get(self._of)
+            if live is None:
+                live = _LIVE[self._of] = LiveModel(*self._of)
+        return live

@@ -32,12 +32,14 @@ class ModelWorker(NamedTuple):
             InputError: Beam does not take a hint.
         """
         step = beam.ParDo(do, *sides)
-        for name in ("accelerator", "min_ram"):
-            value = getattr(self, name)
-            if value is None:
-                continue
+        for name, value in self.hints().items():
             try:
                 step = step.with_resource_hints(**{name: value})
             except ValueError as error:
                 raise InputError(f"`{name}` {value}: {error}") from error
         return step
+
+    def hints(self) -> dict[str, str]:
+        """What is asked for, by Beam's names of the hints."""
+        given = {"accelerator": self.accelerator, "min_ram": self.min_ram}
+        return {name: value for name, value in given.items() if value is not None}

@@ -90,15 +90,15 @@ def block_schema(rows: beam.PCollection, timestamp: bool, fold: bool, rating: bo
 
 
 def to_rows(schema: pa.Schema) -> beam.ParDo:
-    """Blocks of ratings to rows.
+    """Blocks, of ratings or of scores, to rows.
 
     Args:
-        schema: of the blocks; ids of int64 or string, rating float32, and maybe timestamp int64 and fold uint8.
+        schema: of the blocks; of int64, int32, uint8, string and float32.
 
     Returns:
-        A transform. Its rows have the schema's fields; a fold is an int: Beam's rows have no small unsigned integers.
+        A transform. Its rows have the schema's fields; an integer is an int: Beam's rows have no small unsigned ones.
     """
-    of = {"int64": int, "uint8": int, "string": str, "float": np.float32}
+    of = {"int64": int, "int32": int, "uint8": int, "string": str, "float": np.float32}
     return beam.ParDo(_ToRows(RowTypeConstraint.from_fields([(field.name, of[str(field.type)]) for field in schema])))
 
 
@@ -167,9 +167,9 @@ class _ToRows(beam.DoFn):
     @beam.DoFn.yields_batches
     def process(self, block: pa.RecordBatch) -> Iterator[pa.Table]:
         table = pa.Table.from_batches([block])
-        if "fold" in block.schema.names:
-            place = block.schema.get_field_index("fold")
-            table = table.set_column(place, "fold", table["fold"].cast(pa.int64()))
+        for place, field in enumerate(block.schema):
+            if pa.types.is_integer(field.type):
+                table = table.set_column(place, field.name, table[field.name].cast(pa.int64()))
         yield table
 
 

@@ -13,13 +13,14 @@ import pyarrow as pa
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker, WatermarkEstimator
 from apache_beam.metrics import Metrics
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
-from apache_beam.transforms.window import GlobalWindow, TimestampedValue
+from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Duration, Timestamp
 
 from nnsparse_stream.data.grouping import partition
 from nnsparse_stream.streaming.letter_files import write_letters
 from nnsparse_stream.streaming.source import EventSource, Reading
 from nnsparse_stream.streaming.windows import Windows
+from nnsparse_stream.transforms.event_times import beam_time
 
 #: How long the records of a partition are read at a stretch: what is read is on its way, and may be part of a
 #: checkpoint, only when the bundle ends.
@@ -236,9 +237,4 @@ class _Read(beam.DoFn, RestrictionProvider):
             for begin in np.unique(begins):
                 within = begins == begin
                 of_window = piece if within.all() else piece.filter(pa.array(within))
-                yield TimestampedValue((shard, of_window), _timestamp(int(times[within].max())))
-
-
-def _timestamp(time: int) -> Timestamp:
-    """A time in Beam's, which begins later and ends earlier than what 64 bits of microseconds hold."""
-    return Timestamp(micros=min(max(time, int(MIN_TIMESTAMP.micros)), int(GlobalWindow().max_timestamp().micros)))
+                yield TimestampedValue((shard, of_window), beam_time(int(times[within].max())))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.trigger import AccumulationMode, AfterCount, AfterWatermark
-from apache_beam.transforms.window import FixedWindows, GlobalWindow, GlobalWindows
-from apache_beam.utils.timestamp import Duration, Timestamp
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.trigger import AccumulationMode, AfterWatermark
+from apache_beam.transforms.userstate import BagStateSpec, TimerSpec, on_timer
+from apache_beam.transforms.window import GlobalWindow, GlobalWindows
+from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from nnsparse_stream.scoring.list_rules import ListRules
@@ -21,14 +23,13 @@ from nnsparse_stream.streaming.events import SECOND, event_schema
 from nnsparse_stream.streaming.shard_state import Flush
 from nnsparse_stream.streaming.source import EventSource
 from nnsparse_stream.streaming.windows import Windows
+from nnsparse_stream.transforms.event_times import TICK, beam_time
 from nnsparse_stream.transforms.keep_ratings import KeepRatings
 from nnsparse_stream.transforms.model_cache import LiveModelHandle
 from nnsparse_stream.transforms.read_events import ReadEvents
 
 #: Rows that are scored at once; what one bundle holds of them.
 _ROWS = 512
-#: Beam's clock has milliseconds.
-_TICK = 1_000
 
 
 class StreamJob(NamedTuple):
@@ -91,24 +92,10 @@ class WriteWindows(beam.PTransform):
 
     def expand(self, flushes: beam.PCollection[Flush]) -> beam.PCollection[int]:
         """Applies the transform."""
-        windows = self._job.windows
-        # A flush bears its window's end as its time; so that it is part of a window that ends right behind that, as
-        # little behind as Beam's clock has it, these windows hold their ends, not their begins.
-        ends = FixedWindows(Duration(micros=windows.size), offset=Timestamp(micros=_TICK))
         return (
             flushes
             | "Score" >> beam.ParDo(_Score(self._job)).with_output_types(tuple[int, bytes])
-            | "By end"
-            >> beam.WindowInto(
-                ends,
-                # A shard of which nothing was on time has its first file late: the window's `_complete.json` is then
-                # written again, with that too.
-                trigger=AfterWatermark(late=AfterCount(1)),
-                accumulation_mode=AccumulationMode.ACCUMULATING,
-                allowed_lateness=Duration(micros=windows.allowed_lateness),
-            )
-            | "By window" >> beam.GroupByKey()
-            | "Complete" >> beam.Map(_complete, self._job.output, windows.size).with_output_types(int)
+            | "Complete" >> beam.ParDo(_Complete(self._job.output, self._job.windows)).with_output_types(int)
         )
 
 
@@ -167,12 +154,43 @@ class _Score(beam.DoFn):
                 self._lag.update((now - int(event)) // 1_000)
 
 
-def _complete(written: tuple[int, Iterable[bytes]], output: str, size: int) -> int:
-    from nnsparse_stream.streaming.window_files import complete_window
+class _Complete(beam.DoFn):
+    """Writes a window's `_complete.json` when it is over.
 
-    window, files = written
-    complete_window(output, window, window + size, map(json.loads, files))
-    return window
+    A shard of which nothing was on time has its first file late: the file is then written again, with that too.
+    """
+
+    FILES = BagStateSpec("files", beam.coders.BytesCoder())
+    OVER = TimerSpec("over", TimeDomain.WATERMARK)
+
+    def __init__(self, output: str, windows: Windows) -> None:
+        self._output, self._windows = output, windows
+
+    def process(
+        self,
+        written: tuple[int, bytes],
+        files: Any = beam.DoFn.StateParam(FILES),  # noqa: B008 (how Beam asks for it)
+        over: Any = beam.DoFn.TimerParam(OVER),  # noqa: B008
+    ) -> None:
+        window, file = written
+        files.add(file)
+        # What is written of the window bears its end as its time, and all of that is here only a little later.
+        over.set(beam_time(window + self._windows.size + TICK))
+
+    @on_timer(OVER)
+    def complete(
+        self,
+        window: Any = beam.DoFn.KeyParam,
+        files: Any = beam.DoFn.StateParam(FILES),  # noqa: B008
+    ) -> Iterator[int]:
+        from nnsparse_stream.streaming.window_files import complete_window, completed_files
+
+        written = [json.loads(file) for file in files.read()]
+        if written:
+            before = completed_files(self._output, window)
+            complete_window(self._output, window, window + self._windows.size, [*before, *written])
+            files.clear()
+            yield window
 
 
 class _WriteEnd(beam.PTransform):

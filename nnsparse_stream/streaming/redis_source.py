@@ -56,34 +56,35 @@ class RedisSource(EventSource):
 
     def begin(self, partition: str) -> str:
         """The first entry that the stream still has, whichever that is when it is read."""
-        return json.dumps({"id": None, "removed": None, "latest": None})
+        return json.dumps({"id": "0-0", "count": None, "latest": None})
 
     def read(self, partition: str, position: str) -> Reading:
-        """Reads what the server has; see `EventSource.read`. A letter tells that entries were removed unread."""
+        """Reads what the server has; see `EventSource.read`. From Redis 7.0 on, a letter tells how many were removed unread."""
         place = json.loads(position)
-        letters: list[Letter] = []
-        at, told, largest = place["id"], place["removed"], place["latest"]
+        at, count = place["id"], place["count"]
         entries: list[tuple[bytes, Mapping[bytes, bytes]]] = []
+        letters: list[Letter] = []
         size, idle = 0, False
-        with self._asking():
-            removed = self._removed()
-            if removed is not None and at is not None and removed != told and _parts(removed) > _parts(at):
-                reason = f"entries up to {removed} were removed, some maybe before they were read: keep them for longer"
-                letters.append(Letter(f"{self._url}, behind {at}", reason, ""))
-            at, told = at or "0-0", removed
-            while size < BLOCK_BYTES and not idle:
-                answer: Any = self._connected().xread({self._stream: at}, count=_AT_ONCE)
-                found = _entries(answer)
-                idle = len(found) < _AT_ONCE
-                entries += found
-                at = found[-1][0].decode() if found else at
-                size += sum(len(value) for _, fields in found for value in fields.values())
+        while size < BLOCK_BYTES and not idle:
+            added, held, found = self._behind(at)
+            if count is None and added is not None:
+                count = added - held  # what was removed before the first reading
+            idle = len(found) < _AT_ONCE
+            entries += found
+            at = found[-1][0].decode() if found else at
+            size += sum(len(value) for _, fields in found for value in fields.values())
+            if count is not None and added is not None:
+                count += len(found)
+                if idle and added > count:
+                    reason = f"{added - count} entries before it were removed before they were read: keep them longer"
+                    letters.append(Letter(f"{self._url}, entry {at}", reason, ""))
+                count = added if idle else count
         ids = [name.decode() for name, _ in entries]
-        stored = np.array([_parts(name)[0] for name in ids], dtype=np.int64) * 1_000
+        stored = np.array([int(name.partition("-")[0]) for name in ids], dtype=np.int64) * 1_000
         messages = [self._message(fields) for _, fields in entries]
         events, bad = self._records.events(messages, stored, lambda number: f"{self._url}, entry {ids[number]}")
-        largest = latest(largest, events)
-        reached = json.dumps({"id": at, "removed": told, "latest": largest})
+        largest = latest(place["latest"], events)
+        reached = json.dumps({"id": at, "count": count, "latest": largest})
         return Reading(joined([events]), letters + bad, reached, watermark(largest, idle, self._form), idle)
 
     def _message(self, fields: Mapping[bytes, bytes]) -> bytes:
@@ -99,21 +100,22 @@ class RedisSource(EventSource):
                 return only.encode(errors="surrogateescape")
         return json.dumps(record).encode()
 
-    def _removed(self) -> str | None:
-        """The largest id of an entry that was removed; None where none was, or a server before 7.0 does not say."""
-        try:
-            described: Any = self._connected().xinfo_stream(self._stream)
-        except redis.ResponseError as error:
-            if "no such key" in str(error):
-                return None
-            raise
-        removed = described.get("max-deleted-entry-id", b"0-0")
-        return None if removed == b"0-0" else removed.decode()
-
-    def _connected(self) -> redis.Redis:
-        if self._client is None:
-            self._client = redis.Redis.from_url(f"redis://{self._server}", socket_timeout=_ANSWER_SECONDS)
-        return self._client
+    def _behind(self, at: str) -> tuple[int | None, int, list[tuple[bytes, Mapping[bytes, bytes]]]]:
+        """Entries behind an id; and how many the stream ever had, None where the server does not say, and has now."""
+        with self._asking():
+            if self._client is None:
+                self._client = redis.Redis.from_url(f"redis://{self._server}", socket_timeout=_ANSWER_SECONDS)
+            # At once, so that the counts are those of what is read.
+            with self._client.pipeline() as both:
+                both.xinfo_stream(self._stream)
+                both.xread({self._stream: at}, count=_AT_ONCE)
+                described, answer = both.execute(raise_on_error=False)
+            if isinstance(described, redis.ResponseError) and "no such key" in str(described):
+                return None, 0, []
+            for failure in (described, answer):
+                if isinstance(failure, Exception):
+                    raise failure
+        return described.get("entries-added"), described["length"], _entries(answer)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -123,12 +125,6 @@ class RedisSource(EventSource):
             raise InputError(f"{self._url}: {error}; name another stream, or correct user and password") from error
         except (redis.RedisError, OSError) as error:
             raise StoreError(f"{self._url}: {error}; see that the server runs, and run it again") from error
-
-
-def _parts(name: str) -> tuple[int, int]:
-    """An entry's id as numbers, by which ids are ordered."""
-    first, _, second = name.partition("-")
-    return int(first), int(second)
 
 
 def _entries(answer: Any) -> list[tuple[bytes, Mapping[bytes, bytes]]]:

@@ -100,6 +100,14 @@ def is_complete(output: str, window: int) -> bool:
     return storage.exists(_complete_file(output, window))
 
 
+def completed_files(output: str, window: int) -> list[dict[str, Any]]:
+    """The files that a window's `_complete.json` names, as `complete_window` takes them; none where there is none."""
+    if not is_complete(output, window):
+        return []
+    held = storage.read_json(_complete_file(output, window), "a window's files")
+    return [{**file, "pane": 0} for file in held["files"]]
+
+
 def _complete_file(output: str, window: int) -> str:
     return storage.join(output, WINDOWS, Windows.name(window), COMPLETE)
 

@@ -45,7 +45,8 @@ def record(number: int) -> bytes:
 
 def write_kafka(server: Kafka, topic: str, numbers: range) -> None:
     servers = server.flags()[0].split("/")[2]
-    AdminClient({"bootstrap.servers": servers}).create_topics([NewTopic(topic, 1)])[topic].exception()
+    client = AdminClient({"bootstrap.servers": servers})
+    client.create_topics([NewTopic(topic, 1)])[topic].exception()  # that it is there already
     producer = Producer({"bootstrap.servers": servers, "enable.idempotence": True})
     for number in numbers:
         producer.produce(topic, record(number), partition=0, timestamp=(BASE + number) * 1000)
@@ -94,7 +95,8 @@ def test_every_message_once_from_any_position(log: tuple[Engine, Write], monkeyp
     readings, events = read_all(source)
     check(events, range(COUNT))
     letters = letters_of(readings)
-    assert [letter.text for letter in letters] == ["malformed"] * (COUNT // 100)
+    assert len(letters) == COUNT // 100
+    assert all("malformed" in letter.text for letter in letters)
     assert letters[0].place.startswith(f"{server.flags()[0]}once, ")
     assert len(readings) > 2
     assert readings[0].watermark < readings[-1].watermark
@@ -116,20 +118,16 @@ def test_a_killed_server_is_waited_for_and_nothing_is_lost(
     write("killed", range(100))
     source = opened(server, "killed")
     readings, events = read_all(source)
-    (name,) = server.servers.running()
+    (name,), (partition,) = server.servers.running(), source.partitions()
     server.servers.kill(name)
     with pytest.raises(StoreError, match="run it again"):
-        source.read(source_partition(source), readings[-1].after)
+        source.read(partition, readings[-1].after)
     server.start()
     for module in (kafka_source, redis_source):
         monkeypatch.setattr(module, "_ANSWER_SECONDS", 60.0)
     write("killed", range(100, 200))
     for reader in (source, opened(server, "killed")):
         check(events + read_all(reader, readings[-1].after)[1], range(200))
-
-
-def source_partition(source: EventSource) -> str:
-    return "0" if isinstance(source, kafka_source.KafkaSource) else "stream"
 
 
 def test_what_was_removed_unread_is_told(log: tuple[Engine, Write]) -> None:
@@ -140,15 +138,15 @@ def test_what_was_removed_unread_is_told(log: tuple[Engine, Write]) -> None:
     write("removed", range(10, 30))
     if isinstance(server, Kafka):
         client = AdminClient({"bootstrap.servers": f"localhost:{server.ports['kafka']}"})
-        client.delete_records([TopicPartition("removed", 0, 20)])
         for future in client.delete_records([TopicPartition("removed", 0, 20)]).values():
             future.result()
     else:
         redis.Redis(port=server.ports["redis"]).xtrim("removed", maxlen=10, approximate=False)
     later, more = read_all(source, readings[-1].after)
-    check(events + more, range(10)) if not more else check(more, range(20, 30))
+    check(events, range(10))
+    check(more, range(20, 30))
     (letter,) = letters_of(later)
-    assert "removed" in letter.reason
+    assert "removed before they were read" in letter.reason
     assert letters_of(read_all(source, later[-1].after)[0]) == []
     assert letters_of(read_all(opened(server, "removed"))[0]) == []  # who begins there has lost nothing
 

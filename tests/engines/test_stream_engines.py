@@ -14,24 +14,26 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-
-from commands import digest, run_command
-from nnsparse_stream.streaming.events import SECOND
 from samples import Trained
+
+from commands import run_command
 
 WINDOW, WINDOWS = 10, 5
 _BEGIN = 1_767_225_600  # a whole number of windows
 
 
-def make_events(rows: int, columns: int, count: int) -> pa.Table:
-    """Events in the order of their times, of pairs that are different ones."""
+def make_events(log: str, count: int) -> pa.Table:
+    """Events of different pairs, in the order of their times; of a log's users and items, and of some others."""
     generator = np.random.default_rng(5)
-    pairs = generator.choice(rows * columns, count, replace=False)
-    # Rows of the data set, and others; the same of columns.
+    users, items = (
+        np.array([*pq.read_table(log)[of].unique().to_pylist(), *(f"new {of} {number}" for number in range(10))])
+        for of in ("user", "item")
+    )
+    pairs = generator.choice(len(users) * len(items), count, replace=False)
     return pa.table(
         {
-            "user": [f"u{row:05d}" for row in pairs // columns],
-            "item": [f"i{column:05d}" for column in pairs % columns],
+            "user": users[pairs // len(items)],
+            "item": items[pairs % len(items)],
             "rating": generator.integers(1, 6, count).astype(np.float32),
             "timestamp": _BEGIN + np.sort(generator.integers(0, WINDOW * WINDOWS, count)),
         }
@@ -45,7 +47,7 @@ def write_events(directory: Path, events: pa.Table, files: int) -> None:
     for number in range(files):
         path = directory / f"{number:04d}.csv"
         pyarrow.csv.write_csv(events.slice(number * rows, rows), path)
-        os.utime(path, (number + 1, number + 1))
+        os.utime(path, (_BEGIN + 60 + number,) * 2)
     with path.open("a") as file:
         file.write("u00001,i00001,many,1767225600\n")
 
@@ -82,7 +84,7 @@ def completed(output: Path) -> dict[str, Any]:
 def replay(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Events in files, and what the loop in one process makes of them: predictions of the pairs, so each event once."""
     where = tmp_path_factory.mktemp("replay")
-    write_events(where / "in", make_events(500, 70, 4000), files=4)
+    write_events(where / "in", make_events(trained.log, 4000), files=4)
     done = run_command(
         "stream", *flags_of(trained, where / "in", "--pairs", "--until_idle", "1s"), "--output", where / "expected"
     )

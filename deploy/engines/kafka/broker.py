@@ -46,6 +46,8 @@ class Kafka(Engine):
             "log.dirs": directory / "data",
             "num.partitions": self.sizes["partitions"],
             "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 1,
+            "transaction.state.log.num.partitions": 1,
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
         }
