@@ -157,7 +157,8 @@ import importlib, json, os, signal, sys, time
 from nnsparse_stream.pipelines import cli, stream, train
 for name in ("base_rows", "live_model", "local_stream", "open_source", "stream_output"):
     importlib.import_module(f"nnsparse_stream.streaming.{name}")
-argv, commit, kills = json.loads(sys.argv[1])
+argv, commit, kills, started = json.loads(sys.argv[1])
+open(started, "w").close()
 def commits():
     return os.stat(commit).st_mtime_ns if os.path.exists(commit) else None
 for after_commit, seconds in kills:
@@ -176,10 +177,13 @@ for after_commit, seconds in kills:
 def test_a_command_that_is_killed_goes_on(trained: Trained, tmp_path: Path) -> None:
     """Events come while it runs, whose times are ahead of the clock: the windows follow them, and not the clock."""
     begin, source, stop = in_an_hour(), tmp_path / "events", threading.Event()
+    started, commit = tmp_path / "started", tmp_path / "killed" / "_state" / "commit.json"
 
     def feed() -> None:
         number = 0
-        while not stop.wait(0.05):
+        while not stop.wait(0.1):
+            if not started.exists():
+                continue
             add_file(source, f"{number:06}.csv", some_events(10, number, 10 * number, 10 * number + 10), begin)
             number += 1
 
@@ -192,7 +196,7 @@ def test_a_command_that_is_killed_goes_on(trained: Trained, tmp_path: Path) -> N
     feeding.start()
     chosen = random.Random()
     kills = [(place % 3 != 1, chosen.uniform(0, 0.7)) for place in range(_KILLS or 3)]
-    arguments = json.dumps([argv("killed"), str(tmp_path / "killed" / "_state" / "commit.json"), kills])
+    arguments = json.dumps([argv("killed"), str(commit), kills, str(started)])
     try:
         killed = subprocess.run(
             [sys.executable, "-c", _CODE, arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=800
