@@ -40,10 +40,11 @@ class _Visitor(beam.pipeline.PipelineVisitor):
 
     def _collect(self, node: beam.pipeline.AppliedPTransform) -> None:
         if isinstance(node.transform, beam.GroupByKey):
-            self.found[node.full_label] = _all_parts(beam.coders.registry.get_coder(node.inputs[0].element_type))
+            self.found[node.full_label] = all_parts(beam.coders.registry.get_coder(node.inputs[0].element_type))
 
 
-def _all_parts(coder: coders.Coder) -> list[coders.Coder]:
+def all_parts(coder: coders.Coder) -> list[coders.Coder]:
+    """A coder, and those that it is made of."""
     if isinstance(coder, coders.NullableCoder):  # Beam's Reshuffle keeps the elements' timestamps, or None, in it
         return [coder]
-    return [coder, *(part for child in coder._get_component_coders() for part in _all_parts(child))]
+    return [coder, *(part for child in coder._get_component_coders() for part in all_parts(child))]

@@ -39,7 +39,7 @@ class KeepRatings(beam.PTransform):
 
     def expand(self, events: beam.PCollection[tuple[int, pa.RecordBatch]]) -> beam.PCollection[Flush]:
         """Applies the transform."""
-        return events | beam.ParDo(self._keep).with_output_types(Flush)
+        return events | "Keep" >> beam.ParDo(self._keep).with_output_types(Flush)
 
 
 class _Keep(beam.DoFn):
