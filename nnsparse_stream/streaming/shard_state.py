@@ -78,6 +78,16 @@ class ShardState:
     It holds no ratings of the data set. It is made of `pending`, `settled` and `meta`, which are all that there is to
     keep; another one of the same parts goes on from there.
 
+    Sizes: an event takes 28 bytes where ids are integers; a string takes 4 bytes and its own in place of 8
+    (42 bytes an event with row ids of 12 bytes and column ids of 10). A row takes 16 bytes more, of an index that is
+    made in memory. All grows with the pairs that events name, and with nothing else: 1.5 times the pairs are settled at
+    most (see `Settled`), and in memory those after the last compaction twice. Measured: a million pairs of 100,000 rows
+    in 16 states, integers, are 27 to 35 MB of settled events and some 90 MB of a process, which stays there.
+
+    Speed, measured on one core: 100,000 (strings) to 150,000 (integers) events a second through 16 states with windows
+    of 10,000 events, over a million pairs. A close takes some 2 ms whatever it has to flush, so small windows are slow
+    one by one (300 events in 16 states: 10,000 a second); of windows that are closed by one call each takes .1 ms.
+
     Args:
         shard: its number.
         windows: how time is cut.
