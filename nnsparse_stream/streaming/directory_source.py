@@ -203,7 +203,7 @@ class DirectorySource(EventSource):
         except EmptyFileError:
             pass
         except InputError as error:
-            if not opened and not place.done and place.file in walk.listing:
+            if not opened and place.latest is None and not place.done and place.file in walk.listing:
                 raise
             letters.append(Letter(url, str(error), ""))
         if piece is None:

@@ -136,6 +136,8 @@ class KafkaSource(EventSource):
                 "enable.partition.eof": True,
                 "auto.offset.reset": "error",
                 "queued.max.messages.kbytes": 16 << 10,
+                # A broker that holds back a fetch, for there is nothing new, holds back the question for offsets, too.
+                "fetch.wait.max.ms": 50,
                 # What it would print is what it raises.
                 "log_level": 0,
                 "error_cb": lambda error: None,

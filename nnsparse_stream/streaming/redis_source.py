@@ -59,7 +59,7 @@ class RedisSource(EventSource):
         return json.dumps({"id": "0-0", "count": None, "latest": None})
 
     def read(self, partition: str, position: str) -> Reading:
-        """Reads what the server has; see `EventSource.read`. From Redis 7.0 on, a letter tells how many were removed unread."""
+        """Reads what the server has; see `EventSource.read`. From Redis 7.0 on, a letter counts what went unread."""
         place = json.loads(position)
         at, count = place["id"], place["count"]
         entries: list[tuple[bytes, Mapping[bytes, bytes]]] = []

@@ -55,13 +55,22 @@ def found(data: bytes, dialect: Dialect, schema: BlockSchema, whole: bool = True
     return sorted([*rows, *((bad.position, bad.reason, bad.text) for bad in records.bad)], key=lambda row: row[0])
 
 
-@given(RECORDS, st.sampled_from(DIALECTS), st.sampled_from(["int64", "string"]), st.sampled_from(["\n", "\r\n"]))
-@example([["1", "2", "3", '"a\nb"']], DIALECTS[0], "int64", "\n")
-@example([["1", "007", "3", ""], ["0", "2", "0.5", "2020-01-05 10:00"]], DIALECTS[0], "int64", "\n")
+@given(
+    RECORDS,
+    st.sampled_from(DIALECTS),
+    st.sampled_from(["int64", "string"]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+)
+@example([["1", "2", "3", '"a\nb"']], DIALECTS[0], "int64", "\n", False)
+@example([["1", "007", "3", ""], ["0", "2", "0.5", "2020-01-05 10:00"]], DIALECTS[0], "int64", "\n", False)
+@example([["1", "2", "", "x"], ["1", "3", '""', "x"], ["1", "4", " ", "x"]], DIALECTS[0], "string", "\n", True)
 @settings(max_examples=300, deadline=None)
-def test_arrow_and_line_by_line_agree(records: list[list[str]], dialect: Dialect, ids: str, ending: str) -> None:
+def test_arrow_and_line_by_line_agree(
+    records: list[list[str]], dialect: Dialect, ids: str, ending: str, retractions: bool
+) -> None:
     data = "".join((dialect.delimiter or "").join(record) + ending for record in records).encode()
-    schema = BlockSchema(ids, ids)
+    schema = BlockSchema(ids, ids, retractions=retractions)
     fast = found(data, dialect, schema)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_records, "_parse_chunk", lambda *_: None)
@@ -70,6 +79,19 @@ def test_arrow_and_line_by_line_agree(records: list[list[str]], dialect: Dialect
         # Nothing that is no plain integer became one.
         spelt = {part for record in records for field in record for part in re.split("[,;'\" \t\r]+", field)}
         assert all(str(value) in spelt for row in fast if len(row) == 4 for value in row[1:3])
+
+
+def test_a_record_without_a_rating_takes_it_back() -> None:
+    rows = b"1,2,3,x\n1,3,,x\n1,,,x\n1,5,nan,x\n"
+    taken_back = found(rows, DIALECTS[0], BlockSchema("int64", "int64", retractions=True))
+    assert taken_back[:2] == [(1, 1, 2, 3.0), (2, 1, 3, None)]
+    assert [row[1] for row in taken_back[2:]] == ["item is empty", "rating is not finite"]
+    assert found(rows, DIALECTS[0], BlockSchema("int64", "int64"))[1][1] == "rating is empty"
+    file = text_file(Dialect())._replace(format="jsonl", names=("u", "i", "r"), positions=(), json_ids=("", ""))
+    lines = b'{"u": 1, "i": 2, "r": null}\n{"u": 1, "i": 3, "r": ""}\n{"u": 1, "i": 4}\n'
+    records = parse_lines(lines, 1, file, BlockSchema("int64", "int64", retractions=True))
+    assert [column.to_pylist() for column in records.columns] == [[1, 1], [2, 3], [None, None]]
+    assert [bad.reason for bad in records.bad] == ["the field r is missing"]
 
 
 TABLE = b'1,2,3,"pasted:\n9,9,9,x\nend"\n4,5,6,"a"\n'

@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.ratings.formats import FieldNames
+from nnsparse_stream.ratings import text_records
+from nnsparse_stream.ratings.formats import FieldNames, RatingFile
 from nnsparse_stream.ratings.input_plan import plan_inputs
 from nnsparse_stream.ratings.parquet_failures import parquet_failure
 from nnsparse_stream.ratings.reading import read_split
-from nnsparse_stream.ratings.text_records import BadRecord
-from nnsparse_stream.ratings.time_columns import iso_time
+from nnsparse_stream.ratings.text_records import BadRecord, BlockSchema, parse_lines
+from nnsparse_stream.ratings.time_columns import BY_SIZE, iso_time, to_times
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: 2005-04-02T23:53:47.123456Z
@@ -174,3 +175,47 @@ def test_what_arrow_does_not_read_is_not_called_damaged(tmp_path: Path) -> None:
     memory = pa.ArrowMemoryError("x")
     assert parquet_failure("f", memory, "is damaged") is memory
     assert not isinstance(memory, InputError)
+
+
+BY_SIZES = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.sampled_from([10**11 - 1, 10**11, 10**14 - 1, 10**14, 10**17 - 1, 10**17, -(10**11), 0, 10**19]),
+    st.integers(0, 2 * 10**9),
+    st.floats(0, 2e9),
+    st.floats(-1e19, 1e19),
+    st.sampled_from(["2005-04-02 23:53:47.123456", "2005-04-02T23:53:47Z", "2005-04-02", "20050402", "x", ""]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(BY_SIZES, max_size=6), st.booleans())
+def test_times_by_size_are_each_as_if_alone(times: list[Any], as_json: bool) -> None:
+    """Numbers go by their size whatever is beside them, whichever parser reads them."""
+    file = RatingFile("f", 0, "csv", False, 0, (), (0, 1, 2, 3), 4, (), -1, BY_SIZE)
+    lines = [f"1,1,1,{time}\n".encode() for time in times]
+    if as_json:
+        file = file._replace(format="jsonl", names=("u", "i", "r", "t"), positions=(), json_ids=("", ""))
+        lines = [json.dumps({"u": 1, "i": 1, "r": 1, "t": time}).encode() + b"\n" for time in times]
+    schema = BlockSchema("int64", "int64", timestamp=True)
+
+    def found(data: bytes, first: int = 1) -> list[tuple[int, Any]]:
+        records = parse_lines(data, first, file, schema)
+        rows = zip(records.positions.tolist(), records.columns[-1].to_pylist(), strict=True)
+        return sorted([*rows, *((bad.position, bad.reason) for bad in records.bad)])
+
+    together = found(b"".join(lines))
+    assert [one for number, line in enumerate(lines) for one in found(line, number + 1)] == together
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_records, "_parse_chunk", lambda *_: None)
+        assert found(b"".join(lines)) == together
+
+
+def test_times_by_size() -> None:
+    seconds = TIME // 10**6
+    whole = seconds * 10**6
+    numbers = pa.array([seconds, seconds * 1000 + 1, TIME, TIME * 1000 + 999, -seconds])
+    assert to_times(numbers, BY_SIZE)[0].to_pylist() == [whole, whole + 1000, TIME, TIME, -whole]
+    decimals = pa.array([seconds + 0.5, seconds * 1000 + 0.25, float(TIME)])
+    assert to_times(decimals, BY_SIZE)[0].to_pylist() == [whole + 500_000, whole + 250, TIME]
+    times, unfit = to_times(pa.array(["2005-04-02 23:53:47.123456", "x"]), BY_SIZE)
+    assert (times[0].as_py(), unfit.tolist()) == (TIME, [False, True])

@@ -216,6 +216,19 @@ def test_a_file_that_cannot_be_read_is_a_letter_once_one_was_read(tmp_path: Path
     assert "item ids are strings" in told[2].reason
 
 
+def test_a_directory_that_is_emptied_remembers_that_it_was_read(tmp_path: Path) -> None:
+    put(tmp_path, "good", HEADER + f"x,1,1,{BASE}\n", BASE)
+    source = DirectorySource(str(tmp_path), FORM)
+    position = read_all(source)[0][-1].after
+    (tmp_path / "good").unlink()
+    for number in range(2):
+        put(tmp_path, f"bad{number}", "nobody,knows\n1,2\n", BASE + number)
+        readings, _ = read_all(source, position)
+        assert [letter.place.rpartition("/")[2] for letter in letters_of(readings)] == [f"bad{number}"]
+        position = readings[-1].after
+        (tmp_path / f"bad{number}").unlink()
+
+
 def test_a_file_that_goes_while_it_is_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory_source, "BLOCK_BYTES", 100)
     monkeypatch.setattr("nnsparse_stream.ratings.reading.BLOCK_BYTES", 100)
