@@ -37,7 +37,7 @@ def add_file(directory: Path, name: str, events: Iterable[Event], begin: int = B
         *(f"{user},{item},{rating},{begin + at}" for user, item, rating, at in events),
     ]
     (directory / f".{name}").write_text("\n".join(lines) + "\n" + more)
-    os.utime(directory / f".{name}", (BEGIN + len(os.listdir(directory)),) * 2)
+    os.utime(directory / f".{name}", (begin + len(os.listdir(directory)),) * 2)
     os.rename(directory / f".{name}", directory / name)
 
 
@@ -74,7 +74,7 @@ def written(output: str | Path) -> dict[str, bytes]:
 
 
 def lists(output: str | Path, window: int | None = None) -> list[dict[str, Any]]:
-    """The entries of all lists, or of those of the window that begins so many seconds after `BEGIN`, by revision."""
-    name = "*" if window is None else Windows.name((BEGIN + window) * SECOND)
+    """The entries of all lists, or of those of the window that begins then, seconds since 1970, by revision."""
+    name = "*" if window is None else Windows.name(window * SECOND)
     tables = [pq.read_table(path).to_pylist() for path in sorted(Path(output).glob(f"windows/{name}/*.parquet"))]
     return sorted((row for table in tables for row in table), key=lambda row: row["revision"])

@@ -33,6 +33,8 @@ CONTENTS = (
     f"{STATE}/ended.json",
 )
 _LOCK, _OWNER = f"{STATE}/lock", f"{STATE}/owner.json"
+#: Of what says who writes.
+BESIDE = (_LOCK, _OWNER)
 #: Seconds for which an owner that has not ended is believed to go on, where there are no locks.
 _LEASE = 60.0
 
@@ -52,7 +54,7 @@ def open_output(url: str, settings: Mapping[str, Any], overwrite: bool, go_on: b
     Raises:
         InputError: what lies there is not of a stream, or of one with other settings, or must not be taken up.
     """
-    output = OutputDirectory(url, contents=CONTENTS, completing=NAME, overwrite=overwrite, beside=(_LOCK, _OWNER))
+    output = OutputDirectory(url, contents=CONTENTS, completing=NAME, overwrite=overwrite, beside=BESIDE)
     settings = dict(settings)
     if output.state() == "complete" and not overwrite:
         found = read_settings(url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from following import BEGIN, Event, add_file, follow, lists, state_of, written
+from following import Event, add_file, follow, lists, state_of, written
 from live_runs import add_checkpoint, begun_run
-from samples import ROOT, Trained, contents
+from samples import ROOT, Trained, command, contents
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.synthetic import item_ids, user_ids
@@ -60,6 +61,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         events = [*some_events(30, number, at, at + 120), *late]
         add_file(where, f"{number}.csv", events, more="user-00001,no rating\n" if number % 2 else "")
     return where
+
+
+def in_an_hour() -> int:
+    """The begin of a minute ahead of the clock, seconds since 1970: windows of then follow the events alone."""
+    return int(time.time()) // 60 * 60 + 3600
 
 
 def note_moments(run: Path, where: Path, patch: pytest.MonkeyPatch) -> dict[str, Path]:
@@ -144,18 +150,25 @@ def test_a_stream_that_was_stopped_while_windows_close_goes_on(
     assert written(tmp_path / "stopped") == written(tmp_path / "whole")
 
 
-#: Imports what takes long once, and forks for each command, which is killed so many seconds after its begin.
+#: Imports what takes long once, and forks for each command, which is killed so many seconds after its begin, or after
+#: its first commit.
 _CODE = """
 import importlib, json, os, signal, sys, time
 from nnsparse_stream.pipelines import cli, stream, train
 for name in ("base_rows", "live_model", "local_stream", "open_source", "stream_output"):
     importlib.import_module(f"nnsparse_stream.streaming.{name}")
-argv, seconds = json.loads(sys.argv[1])
-for until in seconds:
+argv, commit, kills, started = json.loads(sys.argv[1])
+open(started, "w").close()
+def commits():
+    return os.stat(commit).st_mtime_ns if os.path.exists(commit) else None
+for after_commit, seconds in kills:
+    before = commits()
     child = os.fork()
     if not child:
         os._exit(cli.main(argv))
-    time.sleep(until)
+    while after_commit and commits() == before and not os.waitpid(child, os.WNOHANG)[0]:
+        time.sleep(0.01)
+    time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=sys.stderr, flush=True)
 """
@@ -163,51 +176,47 @@ for until in seconds:
 
 def test_a_command_that_is_killed_goes_on(trained: Trained, tmp_path: Path) -> None:
     """Events come while it runs, whose times are ahead of the clock: the windows follow them, and not the clock."""
-    import json
-
-    begin, events = int(time.time()) // 60 * 60 + 3600, some_events(900, 7, 0, 900)
-    source, stop = tmp_path / "events", threading.Event()
+    begin, source, stop = in_an_hour(), tmp_path / "events", threading.Event()
+    started, commit = tmp_path / "started", tmp_path / "killed" / "_state" / "commit.json"
 
     def feed() -> None:
-        for number in range(90):
-            add_file(source, f"{number:03}.csv", events[10 * number : 10 * number + 10], begin=begin)
-            stop.wait(0.05)
+        number = 0
+        while not stop.wait(0.1):
+            if not started.exists():
+                continue
+            add_file(source, f"{number:06}.csv", some_events(10, number, 10 * number, 10 * number + 10), begin)
+            number += 1
 
     def argv(output: str) -> list[str]:
         return ["stream", "--source", str(source), "--data", trained.data, "--model", trained.run, "--device", "cpu",
                 "--output", str(tmp_path / output), "--timestamp_column", "timestamp", "--order", "name"]  # fmt: skip
 
+    source.mkdir()
     feeding = threading.Thread(target=feed)
     feeding.start()
-    chosen = random.Random(1)
-    seconds = [chosen.uniform(0.3, 2.5) for _ in range(_KILLS or 3)]
+    chosen = random.Random()
+    kills = [(place % 3 != 1, chosen.uniform(0, 0.7)) for place in range(_KILLS or 3)]
+    arguments = json.dumps([argv("killed"), str(commit), kills, str(started)])
     try:
         killed = subprocess.run(
-            [sys.executable, "-c", _CODE, json.dumps([argv("killed"), seconds])], cwd=ROOT, stderr=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
+            [sys.executable, "-c", _CODE, arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=800
+        )
     finally:
+        stop.set()
         feeding.join()
-    assert killed.stderr.split() == [str(-signal.SIGKILL)] * len(seconds), killed.stderr
-    from samples import command
-
+    ends = [line for line in killed.stderr.splitlines() if line.lstrip("-").isdigit()]
+    assert ends == [str(-signal.SIGKILL.value)] * len(kills), (kills, killed.stderr)
     for output in ("killed", "whole"):
         command(*argv(output), "--until_idle", "1ms")
     assert lists(tmp_path / "whole")
-    found, whole = written(tmp_path / "killed"), written(tmp_path / "whole")
-    assert found.keys() == whole.keys()
-    assert not [name for name in whole if found[name] != whole[name] and not name.endswith(("parquet", ".json"))]
-    assert same_lists(lists(tmp_path / "killed"), lists(tmp_path / "whole"))
-    assert state_of(tmp_path / "killed") == state_of(tmp_path / "whole")
+    assert written(tmp_path / "killed").keys() == written(tmp_path / "whole").keys(), kills
+    assert entries(tmp_path / "killed") == entries(tmp_path / "whole"), kills
+    assert state_of(tmp_path / "killed") == state_of(tmp_path / "whole"), kills
 
 
-def same_lists(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
-    """Equal, but for the last digits of scores: rows are scored with others where others have come."""
-
-    def told(entries: list[dict[str, Any]]) -> list[tuple]:
-        return sorted((e["row_id"], e["revision"], e["rank"], e["column_id"]) for e in entries)
-
-    return told(one) == told(other)
+def entries(output: Path) -> list[tuple]:
+    """All lists but for the scores, of which the last digits hang on what rows were scored at once."""
+    return sorted((e["row_id"], e["revision"], e["rank"], e["column_id"]) for e in lists(output))
 
 
 def test_two_streams_do_not_write_to_one_output(trained: Trained, source: Path, tmp_path: Path) -> None:
@@ -269,29 +278,28 @@ def test_a_damaged_state_is_told(trained: Trained, source: Path, tmp_path: Path)
 
 
 def test_a_newer_model_is_used_while_events_come(trained: Trained, tmp_path: Path) -> None:
-    run, source, output = begun_run(trained.run, tmp_path), tmp_path / "events", tmp_path / "live"
+    run, source, output = begun_run(trained.run, tmp_path), tmp_path / "events", tmp_path / "lists"
     live = LiveModel(run, trained.data, "cpu", 0.05)
-    first = live.get()
-    add_file(source, "1.csv", [("user-00001", "drama-001", 4.0, 1)])
+    first, begin = live.get(), in_an_hour()
+    add_file(source, "1.csv", [("user-00001", "drama-001", 4.0, 1), ("user-00002", "drama-001", 4.0, 62)], begin)
     came: list[int] = []
 
     def told(figures: dict[str, Any]) -> None:
-        if figures["events"] == 1 and not came:
+        if figures["rows"] == 1 and not came:
             add_checkpoint(run)
             came.append(1)
         elif came == [1] and live.get().step > first.step:
-            add_file(source, "2.csv", [("user-00001", "drama-001", "", 61)])
+            add_file(source, "2.csv", [("user-00001", "drama-001", "", 63), ("new", "drama-001", 3.0, 130)], begin)
             came.append(2)
 
-    done = follow(
-        trained, source, output, live=live, told=told, until_idle=None, stop=lambda: len(lists(output, 60)) > 0
-    )
+    def stop() -> bool:
+        return len(lists(output, begin + 60)) > 0
+
+    done = follow(trained, source, output, live=live, told=told, until_idle=None, stop=stop)
     assert done["model_step"] == first.step + 10
-    before, after = lists(output, 0), lists(output, 60)
+    before, after = lists(output, begin), lists(output, begin + 60)
     assert {(entry["model_step"], entry["model"]) for entry in before} == {(first.step, first.fingerprint)}
     assert {(entry["model_step"], entry["model"]) for entry in after} == {(live.get().step, live.get().fingerprint)}
-    assert [entry["column_id"] for entry in before] != [entry["column_id"] for entry in after]
-
-
-def test_begin_is_that_of_a_window() -> None:
-    assert BEGIN % 60 == 0
+    listed = [[entry["column_id"] for entry in some if entry["row_id"] == "user-00001"] for some in (before, after)]
+    assert len(listed[0]) == len(listed[1]) == 3
+    assert listed[0] != listed[1]
