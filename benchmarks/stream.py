@@ -79,6 +79,7 @@ class Job:
         from nnsparse_stream.streaming.event_format import EventFormat
         from nnsparse_stream.streaming.open_source import open_source
         from nnsparse_stream.streaming.windows import Windows
+        from nnsparse_stream.transforms.model_worker import ModelWorker
         from nnsparse_stream.transforms.stream import StreamJob
 
         self.events, self.output = directory / f"{name}-{os.getpid()}-in", directory / f"{name}-{os.getpid()}-out"
@@ -90,7 +91,13 @@ class Job:
         self.base = BaseRows(data)
         windows = Windows(WINDOW * 1_000_000, 60_000_000)
         self.job = StreamJob(
-            data, str(directory / "run"), str(self.output), windows, self.base.num_shards, *kinds, device="cpu"
+            data,
+            str(directory / "run"),
+            str(self.output),
+            windows,
+            self.base.num_shards,
+            *kinds,
+            worker=ModelWorker("cpu"),
         )
 
     def build(self, pipeline: Any) -> None:
