@@ -136,7 +136,8 @@ def _check_beam_flags(name: str, beam_flags: list[str]) -> None:
         return
     from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
-    importlib.import_module("nnsparse_stream.pipelines.flink_options")
+    import nnsparse_stream.pipelines.flink_options  # noqa: F401 (makes them known)
+
     known = _BeamArgumentParser(allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(known)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +26,11 @@ The sample has tastes, genres, biases and a power law of popularity, and known n
 known, and is shown beside the model's and beside two baselines. Lists are learned from what users rated 4 or higher,
 judged beside popularity, and explained. Takes under two minutes on two cores.
 
+With --stream, ratings arrive as one looks on, and lists follow them in windows of two seconds; half-way the model is
+exchanged. Takes under a minute.
+
   nnsparse-stream demo --output demo
+  nnsparse-stream demo --stream --output demo-stream
 """
 
 _USERS, _ITEMS, _RATINGS, _NOISE = 6000, 1200, 600_000, 0.7
@@ -40,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `demo`."""
     parser.add_argument("--output", default="demo", metavar="URL", help="a directory for all of it (default: demo)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample and the training (default: 0)")
+    parser.add_argument("--stream", action="store_true", help="show lists that follow events, instead")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo in --output")
 
 
@@ -49,14 +56,36 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     Raises:
         InputError: the output cannot be used.
     """
-    from nnsparse_stream.pipelines import prepare, score
+    from nnsparse_stream.errors import InputError
+    from nnsparse_stream.pipelines import demo_stream
     from nnsparse_stream.pipelines.running import written_by_job
-    from nnsparse_stream.scoring import manifest
-    from nnsparse_stream.storage.output_directory import OutputDirectory, nested
-    from nnsparse_stream.training import start
+    from nnsparse_stream.storage.output_directory import OutputDirectory
 
     started = time.perf_counter()
-    contents = (
+    if args.stream and beam_flags:
+        raise InputError(f"{beam_flags[0]}: --stream runs in this process; drop one or the other")
+    directory = OutputDirectory(
+        args.output,
+        contents=demo_stream.contents() if args.stream else _contents(),
+        completing="report.json",
+        overwrite=args.overwrite,
+    )
+    with written_by_job(directory, beam_flags):
+        if args.stream:
+            demo_stream.go(args, directory)
+        else:
+            _go(args, beam_flags, directory)
+    print(f"\ndone in {time.perf_counter() - started:.0f} s")
+
+
+def _contents() -> tuple[str, ...]:
+    """Patterns of the files of the whole way."""
+    from nnsparse_stream.pipelines import prepare, score
+    from nnsparse_stream.scoring import manifest
+    from nnsparse_stream.storage.output_directory import nested
+    from nnsparse_stream.training import start
+
+    return (
         "ratings.parquet",
         *(name for data in ("dataset", "liked") for name in nested(data, prepare.contents())),
         *(name for run in ("run", "ranking") for name in nested(run, start.CONTENTS, start.COMPLETING)),
@@ -65,10 +94,22 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         "ranking.json",
         "report.html",
     )
-    directory = OutputDirectory(args.output, contents=contents, completing="report.json", overwrite=args.overwrite)
-    with written_by_job(directory, beam_flags):
-        _go(args, beam_flags, directory)
-    print(f"\ndone in {time.perf_counter() - started:.0f} s")
+
+
+def run_command(name: str, *flags: str, beam_flags: Sequence[str] = ()) -> Any:
+    """Shows a command, and runs it.
+
+    Raises:
+        KeyboardInterrupt: a signal stopped it: of a demo nothing stays to go on from.
+    """
+    from nnsparse_stream.pipelines.cli import StoppedError, parser_for
+
+    print(f"\n$ nnsparse-stream {name} {' '.join(flags)}", flush=True)
+    command = importlib.import_module(f"nnsparse_stream.pipelines.{name}")
+    try:
+        return command.run(parser_for(name).parse_args(flags), list(beam_flags))
+    except StoppedError:
+        raise KeyboardInterrupt from None
 
 
 def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirectory) -> None:
@@ -79,16 +120,7 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
     def url(*names: str) -> str:
         return storage.join(args.output, *names)
 
-    def command(name: str, *flags: str) -> Any:
-        from nnsparse_stream.pipelines.cli import StoppedError, parser_for
-
-        print(f"\n$ nnsparse-stream {name} {' '.join(flags)}", flush=True)
-        command = importlib.import_module(f"nnsparse_stream.pipelines.{name}")
-        try:
-            return command.run(parser_for(name).parse_args(flags), beam_flags)
-        except StoppedError:
-            raise KeyboardInterrupt from None  # of a demo nothing stays to go on from
-
+    command = functools.partial(run_command, beam_flags=beam_flags)
     sample = _make_sample(args.seed, directory)
     log, seed = ("--input", url("ratings.parquet"), "--axis", "user", "--folds", _FOLDS), ("--seed", str(args.seed))
     print("\npredictions: how many stars?")
@@ -148,17 +180,22 @@ def _go(args: argparse.Namespace, beam_flags: list[str], directory: OutputDirect
 
 
 def _make_sample(seed: int, directory: Any) -> SyntheticRatings:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     from nnsparse_stream.ratings.synthetic import make_ratings
 
     sample = make_ratings(_USERS, _ITEMS, _RATINGS, _NOISE, seed)
-    sink = pa.BufferOutputStream()
-    pq.write_table(sample.ratings, sink)
-    directory.write("ratings.parquet", bytes(sink.getvalue()))
+    write_table(sample.ratings, "ratings.parquet", directory)
     print(f"made {len(sample.ratings):,} ratings of {_USERS:,} users for {_ITEMS:,} items")
     return sample
+
+
+def write_table(table: pa.Table, name: str, directory: OutputDirectory) -> None:
+    """Writes a Parquet file of a demo."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    directory.write(name, bytes(sink.getvalue()))
 
 
 def _noise_floor(dataset: Dataset, sample: SyntheticRatings) -> float:

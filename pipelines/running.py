@@ -60,6 +60,8 @@ def checked_options(beam_flags: list[str]) -> Any:
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
     from apache_beam.runners.runner import create_runner
 
+    import nnsparse_stream.pipelines.flink_options  # noqa: F401 (makes them known)
+
     options = PipelineOptions(beam_flags)
     if options.view_as(DirectOptions).direct_running_mode == "multi_threading":
         raise InputError(

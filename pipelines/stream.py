@@ -14,6 +14,7 @@ from nnsparse_stream.pipelines.options import (
     check_hints,
     chosen_dialect,
     duration,
+    model_worker,
     positive_int,
 )
 
@@ -198,6 +199,7 @@ def _run_job(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.streaming.stream_output import open_output
     from nnsparse_stream.transforms.stream import StreamJob, build_stream, ended_file
 
+    worker = model_worker(args, beam_flags)
     source, windows, manifest = _planned(args)
     num_shards = BaseRows(args.data).num_shards
     restored = any(flag.startswith("--savepoint_path") for flag in beam_flags)
@@ -212,7 +214,7 @@ def _run_job(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         column_type=manifest.column_id_type,
         top_k=None if args.pairs else args.top_k,
         model_refresh=args.model_refresh / _SECOND,
-        device=args.device,
+        worker=worker,
         until_idle=None if args.until_idle is None else args.until_idle / _SECOND,
     )
     streaming = [] if "--streaming" in beam_flags else ["--streaming"]

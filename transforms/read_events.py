@@ -24,9 +24,10 @@ from nnsparse_stream.transforms.event_times import beam_time
 
 #: How long the records of a partition are read at a stretch: what is read is on its way, and may be part of a
 #: checkpoint, only when the bundle ends.
-_TURN_SECONDS = 0.5
-#: How long a partition is left alone where nothing was there.
-_POLL_SECONDS = 0.25
+_TURN_SECONDS = 1.0
+#: How long a partition is left alone where nothing was there. Seldom enough: before apache/beam#39191, Beam's runner
+#: for Flink forgets none of the places that it was asked to go on from, and each stays part of the checkpoints.
+_POLL_SECONDS = 1.0
 
 
 class ReadEvents(beam.PTransform):

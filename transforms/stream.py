@@ -26,6 +26,7 @@ from nnsparse_stream.streaming.windows import Windows
 from nnsparse_stream.transforms.event_times import TICK, beam_time
 from nnsparse_stream.transforms.keep_ratings import KeepRatings
 from nnsparse_stream.transforms.model_cache import LiveModelHandle
+from nnsparse_stream.transforms.model_worker import ModelWorker
 from nnsparse_stream.transforms.read_events import ReadEvents
 
 #: Rows that are scored at once; what one bundle holds of them.
@@ -45,7 +46,7 @@ class StreamJob(NamedTuple):
         top_k: how many columns a row's list has; None to predict the events' own pairs.
         rules: what lists hold.
         model_refresh: seconds between two looks for a newer model.
-        device: of the workers; see `nnsparse_stream.nn.devices.pick_device`.
+        worker: what the step that runs the model asks for.
         until_idle: seconds after which a partition ends where nothing came; None for never.
     """
 
@@ -59,7 +60,7 @@ class StreamJob(NamedTuple):
     top_k: int | None = 10
     rules: ListRules = ListRules()
     model_refresh: float = 30.0
-    device: str = "auto"
+    worker: ModelWorker = ModelWorker()
     until_idle: float | None = None
 
 
@@ -94,7 +95,7 @@ class WriteWindows(beam.PTransform):
         """Applies the transform."""
         return (
             flushes
-            | "Score" >> beam.ParDo(_Score(self._job)).with_output_types(tuple[int, bytes])
+            | "Score" >> self._job.worker.runs(_Score(self._job)).with_output_types(tuple[int, bytes])
             | "Complete" >> beam.ParDo(_Complete(self._job.output, self._job.windows)).with_output_types(int)
         )
 
@@ -102,7 +103,7 @@ class WriteWindows(beam.PTransform):
 class _Score(beam.DoFn):
     def __init__(self, job: StreamJob) -> None:
         self._job = job
-        self._model = LiveModelHandle(job.model, job.data, job.device, job.model_refresh)
+        self._model = LiveModelHandle(job.model, job.data, job.worker.device, job.model_refresh)
         self._waiting: list[tuple[Flush, Timestamp]] = []
         self._rows = Metrics.counter("stream", "rows_scored")
         self._unknown = Metrics.counter("stream", "unknown")

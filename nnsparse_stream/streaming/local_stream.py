@@ -68,7 +68,7 @@ def stream_here(
         until_idle: seconds without an event after which it ends; None for never.
         stop: says whether to end now; it is asked twice a second or more.
         told: is given the figures as they stand, as often.
-        renew: called before each change of a file, as `sole_writer` asks for.
+        renew: called before each change of a file, and every few seconds, as `sole_writer` asks for.
 
     Returns:
         The figures of this run: `events` read, `late` among them, `dead` records; `rows` scored, `files` written, and
@@ -139,6 +139,7 @@ class _Loop:
         Returns:
             Whether anything was new.
         """
+        self._renew()
         until = time.monotonic() + _TURN_SECONDS
         before, files = self._positions(), self._counts["files"]
         idle = over = False

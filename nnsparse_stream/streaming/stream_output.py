@@ -33,6 +33,8 @@ CONTENTS = (
     f"{STATE}/ended.json",
 )
 _LOCK, _OWNER = f"{STATE}/lock", f"{STATE}/owner.json"
+#: Of what says who writes.
+BESIDE = (_LOCK, _OWNER)
 #: Seconds for which an owner that has not ended is believed to go on, where there are no locks.
 _LEASE = 60.0
 
@@ -52,9 +54,9 @@ def open_output(url: str, settings: Mapping[str, Any], overwrite: bool, go_on: b
     Raises:
         InputError: what lies there is not of a stream, or of one with other settings, or must not be taken up.
     """
-    output = OutputDirectory(url, contents=CONTENTS, completing=NAME, overwrite=overwrite, beside=(_LOCK, _OWNER))
-    settings = dict(settings)
-    if output.state() == "complete" and not overwrite:
+    output, settings = _directory(url, overwrite=True), dict(settings)
+    # An engine's job may not have written anything yet.
+    if output.state() == "complete" and not overwrite and (_is_begun(url) or not go_on):
         found = read_settings(url)
         if not go_on:
             raise InputError(f"{url} exists already; pass `overwrite` to replace it, or name another `output`")
@@ -68,6 +70,15 @@ def open_output(url: str, settings: Mapping[str, Any], overwrite: bool, go_on: b
     output.begin()
     output.complete(storage.to_json({"kind": KIND, "settings": settings}))
     return False
+
+
+def _directory(url: str, overwrite: bool) -> OutputDirectory:
+    return OutputDirectory(url, contents=CONTENTS, completing=NAME, overwrite=overwrite, beside=BESIDE)
+
+
+def _is_begun(url: str) -> bool:
+    """Whether a stream has written anything, and not only said whose the output is."""
+    return bool(storage.list_files(url).keys() - {NAME, *BESIDE})
 
 
 def read_settings(url: str) -> dict[str, Any]:
@@ -91,21 +102,20 @@ def sole_writer(url: str) -> Iterator[Callable[[], None]]:
     writes, and until when: what a stream that was killed leaves of it counts for a minute.
 
     Yields:
-        What is to be called before each change, and more often than twice a minute.
+        What is to be called before each change, and every few seconds at least.
 
     Raises:
-        InputError: another stream writes to it; so does what is yielded, where another one has taken it over.
+        InputError: what lies there is not ours, or another stream writes to it; so does what is yielded, where another
+            one has taken it over.
     """
+    _directory(url, overwrite=False).state()  # nothing is written to a directory that is not ours
     path = local_path(url)
     if path is None:
         with _lease(url) as renew:
             yield renew
-        return
-    if not os.path.lexists(path) or os.path.isdir(path):  # a file is refused by who opens the output
+    else:
         with _locked(url, os.path.join(path, _LOCK)):
             yield lambda: None
-        return
-    yield lambda: None
 
 
 @contextmanager
@@ -131,7 +141,7 @@ def _locked(url: str, path: str) -> Iterator[None]:
 def _lease(url: str) -> Iterator[Callable[[], None]]:
     place, me = storage.join(url, _OWNER), uuid.uuid4().hex
     who = f"process {os.getpid()} on {socket.gethostname()}"
-    written = 0.0
+    written = looked = 0.0
 
     def owner() -> dict[str, Any]:
         return storage.read_json(place, "who writes") if storage.exists(place) else {}
@@ -142,6 +152,10 @@ def _lease(url: str) -> Iterator[Callable[[], None]]:
         storage.write_file(place, storage.to_json({"id": me, "who": who, "until": written + _LEASE}))
 
     def renew() -> None:
+        nonlocal looked
+        if time.time() - looked < _LEASE / 12:
+            return  # nobody takes over within the lease
+        looked = time.time()
         if owner().get("id") != me:
             raise InputError(f"{url} was taken over by another stream, {owner().get('who')}; this one ends")
         if time.time() - written > _LEASE / 4:

@@ -38,7 +38,7 @@ class Writer(threading.Thread):
         number, last = 0, time.time()
         while not self.stopped.wait(0.5):
             now = time.time()
-            part = self._events.slice(self.written, 50)
+            part = self._events.slice(self.written, 20)
             times = np.linspace(last, now, len(part), endpoint=False)
             part = part.set_column(3, "timestamp", pa.array((times * 1e6).astype(np.int64)))
             half = self._directory / f"{number:05d}.csv.tmp"
@@ -76,13 +76,17 @@ class Stream:
         self._wait(f"{wanted} windows", lambda: self.windows() >= wanted)
 
     def survive(self, kill: Callable[[], None]) -> None:
-        """Kills something, and waits until the job goes on, with a checkpoint of its own."""
+        """Kills something after a checkpoint, and waits until the job goes on from there and makes the next one."""
+        self.wait_for_a_checkpoint()
         restored = self.checkpoints("restored")
         kill()
         self._wait("the restart", lambda: self.checkpoints("restored") > restored)
+        self.wait_for_a_checkpoint()
+        self.wait_for_windows(1)
+
+    def wait_for_a_checkpoint(self) -> None:
         done = self.checkpoints("completed")
         self._wait("a checkpoint", lambda: self.checkpoints("completed") > done)
-        self.wait_for_windows(1)
 
     def cancel(self) -> None:
         if self._jobs()[self.name] == "RUNNING":
@@ -97,7 +101,7 @@ class Stream:
 
 @pytest.fixture
 def writer(trained: Trained, tmp_path: Path) -> Iterator[Writer]:
-    writer = Writer(tmp_path / "in", make_events(trained.log, 20_000))
+    writer = Writer(tmp_path / "in", make_events(trained.log, 25_000))
     writer.start()
     yield writer
     writer.stopped.set()

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from nnsparse_stream.pipelines import cli, demo
+from nnsparse_stream.pipelines import cli, demo, demo_stream
 
 
 @pytest.fixture
@@ -44,6 +44,28 @@ def test_the_demo_goes_the_whole_way(small, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "failed").exists()
     assert cli.main(["demo", "--output", str(output)]) == 2
     assert "pass --overwrite" in capsys.readouterr().err
+
+
+def test_lists_follow_a_stream(tmp_path, capsys, monkeypatch):
+    small = {"_USERS": 300, "_ITEMS": 80, "_RATINGS": 9_000, "_LIVE_USERS": 20, "_EVENTS": 200, "_SECONDS": 6.0}
+    for name, value in {**small, "_EPOCHS": ("1", "3"), "_UNTIL_IDLE": "3s", "_REFRESH": "100ms"}.items():
+        monkeypatch.setattr(demo_stream, name, value)
+    output = tmp_path / "demo"
+    assert cli.main(["demo", "--stream", "--output", str(output)]) == 0
+    figures = json.loads((output / "report.json").read_text())
+    assert len(figures["steps"]) == 2  # the model was exchanged
+    assert 0 < figures["events"] < 200  # what is not liked is none
+    assert figures["lists"] >= 20
+    assert 0 < figures["latency_p50"] <= figures["latency_p99"]
+    assert figures["windows"] == len(list((output / "live").glob("windows/*/_complete.json")))
+    page = (output / "report.html").read_text()
+    assert page.count("<svg") == 1
+    assert page.count("<table") == 1 + 3
+    assert str(output / "report.html") in capsys.readouterr().out
+    assert cli.main(["demo", "--stream", "--output", str(output)]) == 2
+    assert "pass --overwrite" in capsys.readouterr().err
+    assert cli.main(["demo", "--stream", "--runner", "DirectRunner", "--output", str(output)]) == 2
+    assert "--stream runs in this process" in capsys.readouterr().err
 
 
 def test_of_a_demo_that_is_stopped_nothing_stays(small, tmp_path, capsys, monkeypatch):

@@ -253,18 +253,21 @@ def test_what_is_not_the_streams_stays(trained: Trained, source: Path, tmp_path:
     for overwrite in (False, True):
         with pytest.raises(InputError, match="not of an earlier output"):
             open_output(str(tmp_path), {}, overwrite)
+        with pytest.raises(InputError, match="not of an earlier output"), sole_writer(str(tmp_path)):
+            pass
     assert list(contents(str(tmp_path))) == [name]
 
 
 def test_an_output_belongs_to_one_stream(tmp_path: Path) -> None:
     url = str(tmp_path / "live")
     assert not open_output(url, {"window": "60s"}, overwrite=False)
+    assert not open_output(url, {"window": "60s"}, overwrite=False)  # the first wrote nothing
+    storage.write_file(f"{url}/_state/commit.json", b"{}")
     assert open_output(url, {"window": "60s"}, overwrite=False)
     with pytest.raises(InputError, match="is of a stream whose `window` is '60s', and not '5s'"):
         open_output(url, {"window": "5s"}, overwrite=False)
     with pytest.raises(InputError, match="exists already; pass `overwrite`"):
         open_output(url, {"window": "60s"}, overwrite=False, go_on=False)
-    storage.write_file(f"{url}/_state/commit.json", b"{}")
     assert not open_output(url, {"window": "5s"}, overwrite=True)
     assert list(contents(url)) == ["_stream.json"]
 

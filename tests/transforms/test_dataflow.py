@@ -1,4 +1,4 @@
-"""The job that prepare makes for Dataflow, up to where credentials would be needed: the dry run of Beam's runner."""
+"""The jobs of prepare and stream for Dataflow, up to where credentials would be needed: the dry run of Beam's runner."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("google.cloud.dataflow", reason="no client of Dataflow; the extra dev has it")
 
 from apache_beam.portability.api import beam_runner_api_pb2
+from samples import Trained
 
 from nnsparse_stream.pipelines import prepare
 from nnsparse_stream.pipelines.cli import parser_for
@@ -18,6 +19,11 @@ from nnsparse_stream.pipelines.running import run_pipeline
 from nnsparse_stream.ratings.folds import HashFolds
 from nnsparse_stream.ratings.input_plan import plan_inputs
 from nnsparse_stream.ratings.selection import Selection
+from nnsparse_stream.streaming.base_rows import BaseRows
+from nnsparse_stream.streaming.event_format import EventFormat
+from nnsparse_stream.streaming.open_source import open_source
+from nnsparse_stream.streaming.windows import Windows
+from nnsparse_stream.transforms.stream import StreamJob, build_stream
 
 IMAGE = "registry.example/my-project/nnsparse-stream:0.1.0"
 FLAGS = [
@@ -75,3 +81,27 @@ def test_the_graph_is_the_one_of_every_engine(job: Any) -> None:
     names = {transform.unique_name for transform in job.proto_pipeline.components.transforms.values()}
     inner = {"BuildVocabulary/By part", "SparsifyRatings/By shard", "WriteShards/Write"}
     assert {"ReadRatings/Read", *(f"PrepareShards/{name}" for name in inner)} <= names
+
+
+@pytest.fixture(scope="module")
+def streaming(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The job of `stream`, as it would be submitted."""
+    source = open_source(str(tmp_path_factory.mktemp("events")), EventFormat("user", "string", "string"))
+    shards = BaseRows(trained.data).num_shards
+    windows = Windows(60_000_000, 300_000_000)
+    job = StreamJob(trained.data, trained.run, "gs://my-bucket/live", windows, shards, "string", "string")
+    return run_pipeline(lambda pipeline: build_stream(pipeline, source, job), [*FLAGS, "--dry_run=True", "--streaming"]).job
+
+
+def test_a_stream_is_a_streaming_job_whose_events_are_read_piece_by_piece(streaming: Any) -> None:
+    assert streaming.proto.type_.name == "JOB_TYPE_STREAMING"
+    transforms = streaming.proto_pipeline.components.transforms.values()
+    steps = {
+        transform.unique_name: beam_runner_api_pb2.ParDoPayload.FromString(transform.spec.payload)
+        for transform in transforms
+        if transform.spec.urn == "beam:transform:pardo:v1"
+    }
+    assert steps["ReadEvents/Read"].restriction_coder_id
+    assert set(steps["KeepRatings/Keep"].state_specs) == {"pending", "settled", "meta"}
+    unbounded = beam_runner_api_pb2.IsBounded.UNBOUNDED
+    assert any(made.is_bounded == unbounded for made in streaming.proto_pipeline.components.pcollections.values())
