@@ -172,8 +172,8 @@ def latency(directory: Path, cluster: Any) -> dict[str, float]:
     kept: list[pa.Table] = []
 
     def write() -> None:
-        while not list(job.output.glob("windows/*/_complete.json")) or time.time() < ends[0]:
-            if not ends[0] and list(job.output.glob("windows/*/_complete.json")):
+        while not ends[0] or time.time() < ends[0]:
+            if not ends[0] and any(job.output.glob("windows/*/_complete.json")):
                 ends[0] = time.time() + _SECONDS
             begun = time.time()
             time.sleep(0.5)
