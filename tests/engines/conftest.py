@@ -10,8 +10,10 @@ import pytest
 
 from deploy.engines.engine import Engine
 from deploy.engines.flink.cluster import FlinkCluster
+from deploy.engines.kafka.broker import Kafka
 from deploy.engines.portable import PortableJobService
 from deploy.engines.prism import Prism
+from deploy.engines.redis import Redis
 
 _LOOPBACK = "--environment_type=LOOPBACK"
 
@@ -70,6 +72,16 @@ def prism(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prism]:
 @pytest.fixture(scope="session")
 def flink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlinkCluster]:
     yield from serving(FlinkCluster, tmp_path_factory.mktemp("flink"))
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    yield from serving(Kafka, tmp_path_factory.mktemp("kafka"))
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    yield from serving(Redis, tmp_path_factory.mktemp("redis"))
 
 
 def _no_flags(request: pytest.FixtureRequest) -> list[str]:

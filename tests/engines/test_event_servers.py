@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import redis
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from conftest import serving
 from reading_events import events_of, letters_of, read_all
 
 from deploy.engines.engine import Engine
@@ -25,16 +24,6 @@ from nnsparse_stream.streaming.source import EventSource
 FORM = EventFormat("user", "string", "int64")
 BASE = 1_700_000_000
 COUNT = 3_000
-
-
-@pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    yield from serving(Kafka, tmp_path_factory.mktemp("kafka"))
-
-
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    yield from serving(Redis, tmp_path_factory.mktemp("redis"))
 
 
 def record(number: int) -> bytes:

@@ -14,11 +14,18 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+import redis
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 from samples import Trained
 
 from commands import run_command
+from deploy.engines.kafka.broker import Kafka
+from deploy.engines.redis import Redis
 
 WINDOW, WINDOWS = 10, 5
+#: Events of each test; a longer run asks for more.
+EVENTS = int(os.environ.get("NNSPARSE_STREAM_EVENTS", "4000"))
 _BEGIN = 1_767_225_600  # a whole number of windows
 
 
@@ -26,8 +33,8 @@ def make_events(log: str, count: int) -> pa.Table:
     """Events of different pairs, in the order of their times; of a log's users and items, and of some others."""
     generator = np.random.default_rng(5)
     users, items = (
-        np.array([*pq.read_table(log)[of].unique().to_pylist(), *(f"new {of} {number}" for number in range(10))])
-        for of in ("user", "item")
+        np.array([*pq.read_table(log)[of].unique().to_pylist(), *(f"new {of} {number}" for number in range(new))])
+        for of, new in (("user", max(10, count // 50)), ("item", 10))
     )
     pairs = generator.choice(len(users) * len(items), count, replace=False)
     return pa.table(
@@ -52,7 +59,7 @@ def write_events(directory: Path, events: pa.Table, files: int) -> None:
         file.write("u00001,i00001,many,1767225600\n")
 
 
-def flags_of(trained: Trained, source: Path, *more: object) -> list[object]:
+def flags_of(trained: Trained, source: Path | str, *more: object) -> list[object]:
     """The flags of `stream`, but for the output."""
     common = ["--source", source, "--data", trained.data, "--model", trained.run, "--window", f"{WINDOW}s"]
     return [*common, "--timestamp_column", "timestamp", *more]
@@ -84,7 +91,7 @@ def completed(output: Path) -> dict[str, Any]:
 def replay(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Events in files, and what the loop in one process makes of them: predictions of the pairs, so each event once."""
     where = tmp_path_factory.mktemp("replay")
-    write_events(where / "in", make_events(trained.log, 4000), files=4)
+    write_events(where / "in", make_events(trained.log, EVENTS), files=4)
     done = run_command(
         "stream", *flags_of(trained, where / "in", "--pairs", "--until_idle", "1s"), "--output", where / "expected"
     )
@@ -92,19 +99,19 @@ def replay(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return where / "in", where / "expected"
 
 
-def replayed(flags: list[str], trained: Trained, replay: tuple[Path, Path], output: Path) -> None:
+def replayed(flags: list[str], trained: Trained, source: Path | str, expected: Path, output: Path) -> None:
     """Runs the job on an engine, and compares all that it writes."""
-    source, expected = replay
     done = run_command(
         "stream", *flags_of(trained, source, "--pairs", "--until_idle", "3s"), "--output", output, *flags
     )
     assert done.returncode == 0, done.stderr
     written = tables(output)
-    assert sum(map(len, written.values())) == 4000
+    assert sum(map(len, written.values())) == EVENTS
     assert written == tables(expected)
     assert completed(output) == completed(expected)
     assert len(completed(output)) == WINDOWS
-    assert len(list(output.glob("_dead_letters/*.jsonl"))) == 1
+    letters = [line for path in output.glob("_dead_letters/*.jsonl") for line in path.read_text().splitlines()]
+    assert len(letters) == 1
 
 
 def test_prism_writes_what_the_loop_writes(
@@ -115,7 +122,7 @@ def test_prism_writes_what_the_loop_writes(
     record_property: Callable[[str, Any], None],
 ) -> None:
     started = time.monotonic()
-    replayed(prism.flags(), trained, replay, tmp_path / "out")
+    replayed(prism.flags(), trained, *replay, tmp_path / "out")
     record_property("seconds", f"{time.monotonic() - started:.1f}")
 
 
@@ -127,5 +134,68 @@ def test_flink_writes_what_the_loop_writes(
     record_property: Callable[[str, Any], None],
 ) -> None:
     started = time.monotonic()
-    replayed(flink.streaming_flags(), trained, replay, tmp_path / "out")
+    replayed(flink.streaming_flags(), trained, *replay, tmp_path / "out")
+    record_property("seconds", f"{time.monotonic() - started:.1f}")
+
+
+def records(directory: Path) -> list[bytes]:
+    """The events of files as JSON, and what is none."""
+    found = []
+    for path in sorted(directory.glob("*.csv")):
+        for line in path.read_text().splitlines()[1:]:
+            user, item, rating, timestamp = line.replace('"', "").split(",")
+            value = float(rating) if rating.replace(".", "").isdigit() else rating
+            record = {"user": user, "item": item, "rating": value, "timestamp": int(timestamp)}
+            found.append(json.dumps(record).encode())
+    return found
+
+
+def sent_to_kafka(server: Kafka, directory: Path) -> str:
+    """Sends events to a topic of two partitions, by turns, and returns its URL."""
+    servers, topic = server.flags()[0].split("/")[2], f"ratings-{time.time_ns()}"
+    AdminClient({"bootstrap.servers": servers}).create_topics([NewTopic(topic, 2)])[topic].result()
+    producer = Producer({"bootstrap.servers": servers})
+    for number, record in enumerate(records(directory)):
+        producer.produce(topic, record, partition=number % 2)
+        producer.poll(0)
+    producer.flush()
+    return f"{server.flags()[0]}{topic}"
+
+
+def sent_to_redis(server: Redis, directory: Path) -> str:
+    """Sends events to a stream, and returns its URL."""
+    stream = f"ratings-{time.time_ns()}"
+    with redis.Redis(port=server.ports["redis"]) as client, client.pipeline() as pipe:
+        for record in records(directory):
+            pipe.xadd(stream, {"json": record})
+        pipe.execute()
+    return f"{server.flags()[0]}{stream}"
+
+
+@pytest.mark.parametrize(
+    ("engine", "log"),
+    [
+        ("flink", "kafka"),
+        ("prism", "redis"),
+        *(pytest.param(*pair, marks=pytest.mark.skipif(EVENTS <= 4000, reason="longer runs make it"))
+          for pair in (("flink", "redis"), ("prism", "kafka"))),
+    ],
+)  # fmt: skip
+def test_events_of_a_log_are_what_they_are_of_files(
+    engine: str,
+    log: str,
+    request: pytest.FixtureRequest,
+    trained: Trained,
+    replay: tuple[Path, Path],
+    tmp_path: Path,
+    record_property: Callable[[str, Any], None],
+) -> None:
+    source, expected = replay
+    send = {"kafka": sent_to_kafka, "redis": sent_to_redis}[log]
+    url = send(request.getfixturevalue("kafka" if log == "kafka" else "redis_server"), source)
+    served = request.getfixturevalue(engine)
+    started = time.monotonic()
+    replayed(
+        served.streaming_flags() if engine == "flink" else served.flags(), trained, url, expected, tmp_path / "out"
+    )
     record_property("seconds", f"{time.monotonic() - started:.1f}")
