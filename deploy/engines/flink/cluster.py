@@ -98,6 +98,8 @@ class FlinkCluster(Engine):
             *self.flags(),
             "--streaming",
             f"--checkpointing_interval={_CHECKPOINT_MS}",
+            # How long each step waits for more before it does what it has, and a source before it is asked again.
+            "--max_bundle_time_mills=200",
             # Without it a source whose rest is deferred may never be asked again after a checkpoint.
             "--finish_bundle_before_checkpointing",
             "--externalized_checkpoints_enabled",
