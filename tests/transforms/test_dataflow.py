@@ -1,4 +1,4 @@
-"""The jobs of prepare and stream for Dataflow, up to where credentials would be needed: the dry run of Beam's runner."""
+"""The jobs of prepare and stream for Dataflow, up to where credentials would be needed: a dry run of Beam's runner."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def streaming(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Any
     shards = BaseRows(trained.data).num_shards
     windows = Windows(60_000_000, 300_000_000)
     job = StreamJob(trained.data, trained.run, "gs://my-bucket/live", windows, shards, "string", "string")
-    return run_pipeline(lambda pipeline: build_stream(pipeline, source, job), [*FLAGS, "--dry_run=True", "--streaming"]).job
+    build = functools.partial(build_stream, source=source, job=job)
+    return run_pipeline(build, [*FLAGS, "--dry_run=True", "--streaming"]).job
 
 
 def test_a_stream_is_a_streaming_job_whose_events_are_read_piece_by_piece(streaming: Any) -> None:
