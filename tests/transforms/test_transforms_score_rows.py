@@ -177,7 +177,7 @@ def test_what_is_wrong_is_said_when_it_is_made(trained: Trained, make: Any, mess
 def test_a_process_has_one_live_model_and_takes_newer_ones(
     trained: Trained, rows: pa.RecordBatch, tmp_path: Path
 ) -> None:
-    run = begun_run(trained.run, tmp_path)
+    run, before = begun_run(trained.run, tmp_path), {*threading.enumerate()}
     handles = [LiveModelHandle(run, trained.data, "cpu", 0.1) for _ in range(2)]
     handles.append(pickle.loads(pickle.dumps(handles[0])))
     live = handles[0].get()
@@ -192,7 +192,7 @@ def test_a_process_has_one_live_model_and_takes_newer_ones(
         scored = elements(pipeline, [rows], pa.RecordBatch) | ScoreRows(run, trained.data, refresh=0.1, worker=WORKER)
         steps = scored | beam.FlatMap(lambda block: block["model_step"].unique().to_pylist())
         assert_that(steps, equals([first + 10], list))
-    assert [thread.name for thread in threading.enumerate()].count("live model") == 1
+    assert [thread.name for thread in {*threading.enumerate()} - before].count("live model") == 1
 
 
 def test_run_inference_gives_what_a_batch_gives(
