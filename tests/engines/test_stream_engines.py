@@ -153,7 +153,8 @@ def records(directory: Path) -> list[bytes]:
 def sent_to_kafka(server: Kafka, directory: Path) -> str:
     """Sends events to a topic of two partitions, by turns, and returns its URL."""
     servers, topic = server.flags()[0].split("/")[2], f"ratings-{time.time_ns()}"
-    AdminClient({"bootstrap.servers": servers}).create_topics([NewTopic(topic, 2)])[topic].result()
+    client = AdminClient({"bootstrap.servers": servers})  # it is to outlive what it was asked for
+    client.create_topics([NewTopic(topic, 2)])[topic].result()
     producer = Producer({"bootstrap.servers": servers})
     for number, record in enumerate(records(directory)):
         producer.produce(topic, record, partition=number % 2)
