@@ -79,7 +79,10 @@ def checked_options(beam_flags: list[str]) -> Any:
 
 
 def run_pipeline(
-    build: Callable[[Any], object], beam_flags: list[str], has_ended: Callable[[], bool] | None = None
+    build: Callable[[Any], object],
+    beam_flags: list[str],
+    has_ended: Callable[[], bool] | None = None,
+    told: Callable[[Any], None] = lambda _: None,
 ) -> Any:
     """Builds a pipeline, runs it to its end and returns the result.
 
@@ -89,6 +92,7 @@ def run_pipeline(
             this process.
         has_ended: whether a job without end has done all that it was to do, where it can know that: an engine whose
             sources live on (Flink) is then told to end it.
+        told: with `has_ended`, is given the result again and again while the job runs, once a second or so.
 
     Returns:
         Beam's `PipelineResult`, finished; its metrics can be queried.
@@ -113,7 +117,7 @@ def run_pipeline(
         with _no_job_tracebacks():
             result = pipeline.run()
             try:
-                if has_ended is not None and _ends_first(has_ended, result):
+                if has_ended is not None and _ends_first(has_ended, told, result):
                     _cancel(result)
                     return result
                 result.wait_until_finish()
@@ -136,12 +140,13 @@ def run_pipeline(
         raise cause from None
 
 
-def _ends_first(has_ended: Callable[[], bool], result: Any) -> bool:
+def _ends_first(has_ended: Callable[[], bool], told: Callable[[Any], None], result: Any) -> bool:
     """Waits until a job has done what it was to do, or is over; says whether it goes on nevertheless."""
     while not _is_over(result):
         if has_ended():
             time.sleep(_GRACE_SECONDS)
             return not _is_over(result)
+        told(result)
         time.sleep(_LOOK_SECONDS)
     return False
 

@@ -223,7 +223,8 @@ def _run_job(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     run_pipeline(
         lambda pipeline: build_stream(pipeline, source, job),
         [*beam_flags, *streaming],
-        None if args.until_idle is None else lambda: storage.exists(ended),
+        lambda: storage.exists(ended),
+        _Teller().tell_of_job,
     )
     return {}
 
@@ -289,9 +290,36 @@ class _Teller:
 
     def tell(self, figures: dict[str, Any]) -> None:
         """Prints the figures as they stand, where it is time to."""
-        if time.monotonic() < self._due:
+        if self._is_due():
+            self._print(figures)
+
+    def tell_of_job(self, result: Any) -> None:
+        """The same of a job, where its engine says how it does while it runs: lag is the mean since its begin."""
+        if not self._is_due():
             return
+        from apache_beam.metrics import MetricsFilter
+
+        try:
+            found = result.metrics().query(MetricsFilter().with_namespace("stream"))
+        except Exception:  # whatever it is that a runner cannot
+            return
+        values = {of.key.metric.name: of.result for kind in found.values() for of in kind}
+        if not values:
+            return
+        names = {"events": "events", "late": "late", "dead": "dead_letters", "rows": "rows_scored"}
+        lag = values.get("lag_ms")
+        figures = {name: values.get(of) or 0 for name, of in names.items()}
+        step = getattr(values.get("model_step"), "value", values.get("model_step"))
+        self._print({**figures, "lag": lag.mean / 1_000 if lag and lag.count else None, "model_step": step})
+
+    def _is_due(self) -> bool:
+        if time.monotonic() < self._due:
+            return False
         self._due = time.monotonic() + TELL_SECONDS
+        return True
+
+    @staticmethod
+    def _print(figures: dict[str, Any]) -> None:
         lag, step = figures["lag"], figures["model_step"]
         print(
             f"events {figures['events']:,}, late {figures['late']:,}, dead {figures['dead']:,}, "
