@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,11 @@ def flags_of(trained: Trained, source: Path | str, *more: object) -> list[object
     return [*common, "--timestamp_column", "timestamp", *more]
 
 
-def tables(output: Path) -> dict[str, list[dict[str, Any]]]:
+def tables(output: Path) -> dict[str, pa.Table]:
     """What each file of the windows holds, in an order of its own."""
-    found = {}
-    for path in sorted(output.glob("windows/*/*.parquet")):
-        table = pq.read_table(path)
-        found[str(path.relative_to(output))] = table.sort_by(
-            [("row_id", "ascending"), ("column_id", "ascending")]
-        ).to_pylist()
-    return found
+    order = [("row_id", "ascending"), ("column_id", "ascending")]
+    paths = sorted(output.glob("windows/*/*.parquet"))
+    return {str(path.relative_to(output)): pq.read_table(path).sort_by(order) for path in paths}
 
 
 def completed(output: Path) -> dict[str, Any]:
@@ -85,6 +82,21 @@ def completed(output: Path) -> dict[str, Any]:
             del file["bytes"]
         found[path.parent.name] = value
     return found
+
+
+def assert_same_files(output: Path, expected: Path, count: int) -> None:
+    """All files of the windows are those that the loop wrote; so many events are in them.
+
+    The last digits of a score depend on which rows were scored together, which nothing fixes.
+    """
+    ours, theirs = tables(output), tables(expected)
+    assert ours.keys() == theirs.keys()
+    assert sum(map(len, ours.values())) == count
+    for name, table in ours.items():
+        assert table.drop(["score"]) == theirs[name].drop(["score"]), name
+        scores = table["score"].to_numpy(), theirs[name]["score"].to_numpy()
+        np.testing.assert_allclose(*scores, rtol=1e-5, err_msg=name)
+    assert completed(output) == completed(expected)
 
 
 @pytest.fixture(scope="session")
@@ -99,16 +111,24 @@ def replay(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return where / "in", where / "expected"
 
 
+@contextlib.contextmanager
+def ended_jobs(flink: Any) -> Iterator[None]:
+    """Ends all jobs at last: that of a stream lives on, and has the slots."""
+    try:
+        yield
+    finally:
+        for job in flink.rest("jobs")["jobs"]:
+            if job["status"] == "RUNNING":
+                flink.cancel(job["id"])
+
+
 def replayed(flags: list[str], trained: Trained, source: Path | str, expected: Path, output: Path) -> None:
     """Runs the job on an engine, and compares all that it writes."""
     done = run_command(
         "stream", *flags_of(trained, source, "--pairs", "--until_idle", "3s"), "--output", output, *flags
     )
     assert done.returncode == 0, done.stderr
-    written = tables(output)
-    assert sum(map(len, written.values())) == EVENTS
-    assert written == tables(expected)
-    assert completed(output) == completed(expected)
+    assert_same_files(output, expected, EVENTS)
     assert len(completed(output)) == WINDOWS
     letters = [line for path in output.glob("_dead_letters/*.jsonl") for line in path.read_text().splitlines()]
     assert len(letters) == 1
@@ -134,7 +154,8 @@ def test_flink_writes_what_the_loop_writes(
     record_property: Callable[[str, Any], None],
 ) -> None:
     started = time.monotonic()
-    replayed(flink.streaming_flags(), trained, *replay, tmp_path / "out")
+    with ended_jobs(flink):
+        replayed(flink.streaming_flags(), trained, *replay, tmp_path / "out")
     record_property("seconds", f"{time.monotonic() - started:.1f}")
 
 
@@ -196,7 +217,9 @@ def test_events_of_a_log_are_what_they_are_of_files(
     url = send(request.getfixturevalue("kafka" if log == "kafka" else "redis_server"), source)
     served = request.getfixturevalue(engine)
     started = time.monotonic()
-    replayed(
-        served.streaming_flags() if engine == "flink" else served.flags(), trained, url, expected, tmp_path / "out"
-    )
+    if engine == "flink":
+        with ended_jobs(served):
+            replayed(served.streaming_flags(), trained, url, expected, tmp_path / "out")
+    else:
+        replayed(served.flags(), trained, url, expected, tmp_path / "out")
     record_property("seconds", f"{time.monotonic() - started:.1f}")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 from samples import Trained
-from test_stream_engines import completed, flags_of, make_events, tables
+from test_stream_engines import assert_same_files, flags_of, make_events
 
 from commands import command, pool_workers, run_command
 from deploy.engines.flink.cluster import FlinkCluster
@@ -146,7 +146,4 @@ def test_a_stream_is_exact_after_kills_and_a_savepoint(
     # The local loop ends by the clock as well, when its watermark has passed the last event by as much.
     done = run_command("stream", *flags, "--until_idle", "17s", "--output", tmp_path / "expected")
     assert done.returncode == 0, done.stderr
-    written = tables(output)
-    assert sum(map(len, written.values())) == writer.written
-    assert written == tables(tmp_path / "expected")
-    assert completed(output) == completed(tmp_path / "expected")
+    assert_same_files(output, tmp_path / "expected", writer.written)
