@@ -41,7 +41,7 @@ def earlier_model(request: TrainingRequest, manifest: Manifest) -> CheckpointSta
     assert request.init is not None
     earlier, recipe = read_state(request.init), request.recipe
     url, data = earlier.url, request.data
-    if storage.join(earlier.run) == storage.join(request.output):
+    if earlier.run == _place(request.output):
         raise InputError(f"{request.output} holds the model that `init` names; give the run another `output`")
     if earlier.state["recipe"]["objective"] != recipe.objective:
         raise InputError(
@@ -103,7 +103,7 @@ def noted(earlier: CheckpointState, request: TrainingRequest) -> dict[str, Any]:
     assert isinstance(now, StepRecipe)
     same = (before.optimizer, before.momentum > 0) == (now.optimizer, now.momentum > 0)
     return {
-        "url": earlier.url,
+        "url": _place(earlier.url),
         "step": earlier.state["step"],
         "fingerprint": earlier.fingerprint,
         "columns": earlier.config.num_columns,
@@ -115,8 +115,12 @@ def is_of(began: dict[str, Any] | None, init: str | None) -> bool:
     """Whether what `noted` says is of the model, a run's or a checkpoint's, that `init` names; or there is neither."""
     if began is None or init is None:
         return began is init
-    checkpoint = CheckpointState(began["url"], {})
-    return storage.join(init) in (storage.join(checkpoint.url), storage.join(checkpoint.run))
+    return _place(init) in (began["url"], CheckpointState(began["url"], {}).run)
+
+
+def _place(url: str) -> str:
+    """The URL of a directory as `storage.parent` writes it, whichever way it was named."""
+    return storage.parent(storage.join(url, "-"))
 
 
 def take_over(earlier: CheckpointState, model: Model) -> None:
