@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.round_worker import HELD
 from nnsparse_stream.training.run import TrainingRequest
-from nnsparse_stream.training.start import open_run, train
+from nnsparse_stream.training.start import train
 from nnsparse_stream.training.state import checkpoints_of, read_state, write_state
 from nnsparse_stream.training.steps import Trainer
 
@@ -56,7 +57,7 @@ class Nights(NamedTuple):
 def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     where = tmp_path_factory.mktemp("nights")
     ratings = make_ratings(120, 40, 2_500, 0.5, seed=3).ratings
-    # Items 0 to 29 on the first night. Ids ascend by chance, so that the new ones would come among them.
+    # Each other item on the first night: without the vocabulary, the new ones would come among them.
     numbers = pa.array(sorted(set(ratings["item"].to_pylist())))
     early = ratings.filter(pa.compute.is_in(ratings["item"], value_set=numbers[::2]))
     logs = tuple(str(where / f"{name}.parquet") for name in ("one", "two"))
@@ -116,7 +117,7 @@ def test_known_columns_keep_weights_and_state_and_new_ones_are_as_a_fresh_model_
     for key, held in now.items():
         assert torch.equal(held[: len(was[key])], was[key])
         assert not held[len(was[key]) :].any()
-    assert {len(held) - len(was[key]) for key, held in now.items()} >= {0, warm.num_columns - known} - {0}
+    assert warm.num_columns - known in {len(held) - len(was[key]) for key, held in now.items()}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -158,13 +159,13 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits_wherever_that_was(
     assert (summary["epochs"], read_state(str(broken)).state["epoch"]) == (2, 2)
 
 
-def test_it_is_better_after_an_epoch_than_a_new_model(
-    nights: Nights, yesterday: dict[str, Path], tmp_path: Path
-) -> None:
-    plan = recipe("best-user", hidden=(4,), batch_rows=32, epochs=1)
-    cold = train(ask(nights.two, tmp_path / "cold", plan))
-    warm = train(ask(nights.two, tmp_path / "warm", plan, init=str(yesterday["best-user"])))
-    assert warm["metrics"]["validation"]["rmse"] < cold["metrics"]["validation"]["rmse"]
+def test_it_is_better_after_an_epoch_than_a_new_model(trained: Trained, tmp_path: Path) -> None:
+    plan = recipe("cfn", hidden=(16,), epochs=1)
+    cold, warm = (
+        train(ask(trained.data, tmp_path / name, plan, init=init))["metrics"]["validation"]["rmse"]
+        for name, init in (("cold", None), ("warm", trained.run))
+    )
+    assert warm < cold - 0.01
 
 
 def test_updates_are_counted_on_and_steps_from_one(nights: Nights, yesterday: dict[str, Path], tmp_path: Path) -> None:
@@ -191,8 +192,9 @@ def test_a_checkpoint_may_be_named_in_place_of_its_run_and_need_not_be_the_last(
     state = read_state(str(tmp_path / "run")).state
     assert (state["init"]["url"], state["init"]["step"]) == (first, read_state(first).state["step"])
     train(ask(nights.two, tmp_path / "run", **plan, max_steps=2, resume=True))
-    with pytest.raises(InputError, match=rf"init was {first}, is {checkpoints_of(str(yesterday['cfn']))[1]}"):
-        train(ask(nights.two, tmp_path / "run", RECIPES["cfn"], init=checkpoints_of(str(yesterday["cfn"]))[1], resume=True))  # fmt: skip
+    other = checkpoints_of(str(yesterday["cfn"]))[1]
+    with pytest.raises(InputError, match=rf"init was {first}, is {other}"):
+        train(ask(nights.two, tmp_path / "run", RECIPES["cfn"], init=other, resume=True))
     with pytest.raises(InputError, match=rf"init was {first}, is None"):
         train(ask(nights.two, tmp_path / "run", RECIPES["cfn"], resume=True))
 
@@ -214,8 +216,7 @@ def test_the_scale_of_the_weights_stays_and_the_range_of_ratings_grows(
 ) -> None:
     log, data = tmp_path / "log.parquet", str(tmp_path / "data")
     ratings = pq.read_table(nights.logs[0])
-    higher = pa.table({**{name: ratings[name] for name in ("user", "item")}, "rating": pa.compute.add(ratings["rating"], 3)})  # fmt: skip
-    pq.write_table(higher.cast(ratings.schema), log)
+    pq.write_table(ratings.set_column(2, "rating", pa.compute.add(ratings["rating"], 3)), log)
     flags = ["--axis", "user", "--row_features", nights.features, "--vocabulary", nights.one]
     command("prepare", "--input", str(log), "--output", data, *flags)
     train(ask(data, tmp_path / "run", init=str(yesterday["best-user"])), stop=lambda: True)
@@ -238,7 +239,7 @@ def test_another_optimiser_begins_anew(
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models of 40 columns in several parts."""
-    monkeypatch.setattr(parts, "_PART_BYTES", 800)
+    monkeypatch.setattr(parts, "_PART_BYTES", 300)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -326,7 +327,7 @@ def test_a_run_does_not_begin_from_what_it_replaces(nights: Nights, tmp_path: Pa
 
 
 def test_closed_forms_and_pretraining_say_why_they_cannot_begin_from_a_model(nights: Nights, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="objective linear solves for its weights anew, whatever .* leave out `init`"):
+    with pytest.raises(InputError, match=r"objective linear solves for its weights anew, whatever .* leave out `init`"):
         ask(nights.two, tmp_path, recipe("linear"), init="run")
     with pytest.raises(InputError, match="set `pretrain_epochs` to 0"):
         ask(nights.two, tmp_path, recipe("cfn-stacked", hidden=(4, 3)), init="run")
@@ -335,11 +336,12 @@ def test_closed_forms_and_pretraining_say_why_they_cannot_begin_from_a_model(nig
 def test_a_model_in_the_midst_of_its_pretraining_is_refused(nights: Nights, tmp_path: Path) -> None:
     sizes = {"hidden": (4, 3), "epochs": 1}
     old = ask(nights.one, tmp_path / "old", recipe("cfn-stacked", pretrain_epochs=1, **sizes))
+    new = ask(nights.two, tmp_path / "new", recipe("cfn-stacked", pretrain_epochs=0, **sizes), init=old.output)
+    train(old, stop=lambda: True)
     with pytest.raises(InputError, match="was stopped when layer 1 was trained alone; `resume` its run to the end"):
-        train(old, stop=lambda: True)
-        train(ask(nights.two, tmp_path / "new", recipe("cfn-stacked", pretrain_epochs=0, **sizes), init=old.output))
-    train(ask(nights.one, tmp_path / "old", old.recipe, resume=True))
-    train(ask(nights.two, tmp_path / "new", recipe("cfn-stacked", pretrain_epochs=0, **sizes), init=old.output))
+        train(new)
+    train(replace(old, resume=True))
+    train(new)
 
 
 def test_another_model_in_the_place_of_the_one_that_was_checked_is_noticed(
@@ -352,8 +354,7 @@ def test_another_model_in_the_place_of_the_one_that_was_checked_is_noticed(
     last = read_state(str(old))
     write_state(last.url, {**last.state, "tensors": {**last.state["tensors"], "optimizer": []}})
     with pytest.raises(InputError, match="is another model than the one that the run began from; train anew"):
-        train(ask(nights.two, tmp_path / "run", RECIPES["cfn"], init=str(old), resume=True))
-    assert open_run(asked.__class__(**{**asked.__dict__, "resume": True}), "cpu", None).earlier is None
+        train(replace(asked, resume=True))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "inverse"])
@@ -378,5 +379,5 @@ def test_where_it_does_more_epochs_are_refused_and_another_run_is_named(
     nights: Nights, tmp_path: Path, fields: dict[str, Any]
 ) -> None:
     train(ask(nights.one, tmp_path / "run", recipe("cfn", hidden=(4,), epochs=1, **fields)))
-    with pytest.raises(InputError, match="epochs was 1, is 2; .* begin another run from it, with `init`, in another"):
+    with pytest.raises(InputError, match=r"epochs was 1, is 2; .* begin another run from it, with `init`, in another"):
         train(ask(nights.one, tmp_path / "run", recipe("cfn", hidden=(4,), epochs=2, **fields), resume=True))
