@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from runs import assert_same_run
@@ -31,8 +32,9 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
     where = tmp_path_factory.mktemp("nights")
     ratings = make_ratings(120, 40, 3_000, 0.5, seed=4).ratings
     log, data, run, today = (str(where / name) for name in ("log.parquet", "yesterday", "run", "today"))
-    flags = ["--axis", "user", "--folds", "80,20,0", "--num_shards", "2"]
-    pq.write_table(ratings[:200], log)
+    flags = ["--axis", "user", "--folds", "80,10,10", "--num_shards", "2"]
+    known = pa.array(sorted(set(ratings["item"].to_pylist()))[::2])
+    pq.write_table(ratings.filter(pa.compute.is_in(ratings["item"], value_set=known)), log)
     command("prepare", "--input", log, "--output", data, *flags)
     pq.write_table(ratings, log)
     command("prepare", "--input", log, "--output", today, *flags, "--vocabulary", data)
@@ -63,7 +65,7 @@ def test_it_tells_what_it_begins_from_and_is_judged_and_scored(
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["recipe cfn with batch_rows 32, epochs 2, hidden [4]; on cpu", line_of(nights, "goes on")]
     assert json.loads((run / "run.json").read_text())["init"]["url"] == read_state(nights.yesterday.run).url
-    assert cli.main(["evaluate", "--data", nights.today, "--model", str(run), "--fold", "validation"]) == 0
+    assert cli.main(["evaluate", "--data", nights.today, "--model", str(run)]) == 0
     assert cli.main(["score", "--data", nights.today, "--model", str(run), "--output", str(tmp_path / "lists")]) == 0
 
 
@@ -105,5 +107,5 @@ def test_in_a_grid_it_is_a_flag_or_a_field(nights: Nights, tmp_path: Path, capsy
     capsys.readouterr()
     assert train(nights, tmp_path / "other", "--grid", str(grid)) == 2
     assert "entry 2, run seed_2-hidden_5-init_" in (said := capsys.readouterr().err)
-    assert "`hidden` was 4, is 5; train with the same, or leave out `init`" in said
+    assert "--hidden was 4, is 5; train with the same, or leave out --init" in said
     assert not (tmp_path / "other").exists()
