@@ -34,6 +34,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nnsparse_stream.pipelines import cli
+from nnsparse_stream.ratings.input_plan import plan_inputs
+from nnsparse_stream.ratings.reading import read_split
 from nnsparse_stream.ratings.synthetic import make_ratings
 
 _OF_ITEMS = ("best", "deep", "best-small")
@@ -61,22 +63,12 @@ def synthetic_log(path: Path, days: int = 1000) -> None:
     pq.write_table(table.append_column("timestamp", pa.array(times.astype(np.int64))), path)
 
 
-def cuts_of(log: str, nights: int, before: float, where: Path) -> list[int]:
-    """The time at which each night ends.
-
-    Args:
-        log: the rating file.
-        nights: how many.
-        before: share of the ratings before the end of the first.
-        where: room for a file.
-    """
-    # What prepare makes of the file is asked for by the folds that it finds: any format will do.
-    cuts = []
-    for share in np.linspace(before, 1.0, nights)[:-1]:
-        data = str(where / f"cut-{share:.4f}")
-        command("prepare", "--input", log, "--output", data, "--axis", "user", "--test_share_time", f"{100 - 100 * share:g}")  # fmt: skip
-        cuts.append(int(json.loads(Path(data, "manifest.json").read_text())["folds"]["test_from"]))
-    return cuts
+def cuts_of(log: str, nights: int, before: float) -> list[int]:
+    """The times at which all nights but the last end: the first when a share of the ratings is there."""
+    plan = plan_inputs([log], timed_for="a cut by time")
+    blocks = [read.ratings for split in plan.splits for read in read_split(split, plan.schema)]
+    times = np.concatenate([block["timestamp"].to_numpy(zero_copy_only=False) for block in blocks])
+    return [int(time) for time in np.quantile(times, np.linspace(before, 1.0, nights)[:-1], method="lower")]
 
 
 def trained(arguments: argparse.Namespace, data: str, run: Path, *flags: str) -> Judged:
@@ -94,7 +86,7 @@ def trained(arguments: argparse.Namespace, data: str, run: Path, *flags: str) ->
 def all_nights(arguments: argparse.Namespace, where: Path) -> list[dict[str, Judged]]:
     """What the models of each night but the first reach, `warm` and `anew`."""
     axis = "item" if arguments.preset in _OF_ITEMS else "user"
-    cuts = cuts_of(arguments.ratings, arguments.nights, arguments.before / 100, where)
+    cuts = cuts_of(arguments.ratings, arguments.nights, arguments.before / 100)
     found: list[dict[str, Judged]] = []
     yesterday: tuple[str, Path] | None = None
     for night in range(arguments.nights):
@@ -119,8 +111,25 @@ def all_nights(arguments: argparse.Namespace, where: Path) -> list[dict[str, Jud
             init = ["--init", str(yesterday[1]), "--epochs", str(arguments.epochs), *arguments.warm]
             found.append({"warm": trained(arguments, data, warm, *init),
                           "anew": trained(arguments, data, where / f"anew-{night}")})  # fmt: skip
+            print(lines_of(found[-1:], night + 1)[1], flush=True)
         yesterday = (data, warm)
     return found
+
+
+def lines_of(found: list[dict[str, Judged]], first: int = 2) -> list[str]:
+    """A table of nights, `first` and those after it: of each metric that of the night, anew, and their difference."""
+    names = [name for name, value in found[0]["anew"].metrics.items() if value is not None]
+    lines = ["night" + "".join(f"{name:>12} {'anew':>8} {'less':>8}" for name in names) + f"{'seconds':>9} {'anew':>7}"]
+    for night, both in enumerate(found, start=first):
+        warm, anew = both["warm"], both["anew"]
+        figures = "".join(
+            f"{warm.metrics[name]:>12.4f} {anew.metrics[name]:>8.4f} {warm.metrics[name] - anew.metrics[name]:>+8.4f}"
+            for name in names
+        )
+        lines.append(
+            f"{night:>5}{figures}{warm.seconds:>9.1f} {anew.seconds:>7.1f} {warm.seconds / anew.seconds:>6.0%}"
+        )
+    return lines
 
 
 def main() -> None:
@@ -146,18 +155,8 @@ def main() -> None:
             arguments.ratings = str(Path(scratch) / "log.parquet")
             synthetic_log(Path(scratch) / "log.parquet")
         found = all_nights(arguments, Path(scratch))
-    names = [name for name, value in found[0]["anew"].metrics.items() if value is not None]
-    told = "".join(f"{name:>12} {'anew':>8} {'less':>8}" for name in names)
-    print(
-        f"\n{arguments.preset} {' '.join([*arguments.train, *arguments.warm])}\n{'night':>5}{told}{'seconds':>9} {'anew':>7}"
-    )
-    for night, both in enumerate(found, start=2):
-        warm, anew = both["warm"], both["anew"]
-        line = "".join(
-            f"{warm.metrics[name]:>12.4f} {anew.metrics[name]:>8.4f} {warm.metrics[name] - anew.metrics[name]:>+8.4f}"
-            for name in names
-        )
-        print(f"{night:>5}{line}{warm.seconds:>9.1f} {anew.seconds:>7.1f} {warm.seconds / anew.seconds:>6.0%}")
+    print(f"\n{arguments.preset} {' '.join([*arguments.train, *arguments.warm])}")
+    print("\n".join(lines_of(found)))
     seconds = [sum(both[which].seconds for both in found) for which in ("warm", "anew")]
     print(f"all nights: {seconds[0]:.1f} s, anew {seconds[1]:.1f} s, {seconds[0] / seconds[1]:.0%}")
     if arguments.json:
