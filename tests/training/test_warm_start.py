@@ -27,7 +27,7 @@ from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.round_worker import HELD
 from nnsparse_stream.training.run import TrainingRequest
-from nnsparse_stream.training.start import train
+from nnsparse_stream.training.start import directory_of, train
 from nnsparse_stream.training.state import checkpoints_of, read_state, write_state
 from nnsparse_stream.training.steps import Trainer
 
@@ -209,6 +209,26 @@ def test_once_it_has_made_a_step_the_earlier_run_may_go(
     train(ask(nights.two, tmp_path / "run", **plan, resume=True))
     train(ask(nights.two, tmp_path / "whole", RECIPES["cfn"], init=str(yesterday["cfn"])))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_from_the_model_again(
+    nights: Nights, yesterday: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = ask(nights.two, tmp_path / "run", RECIPES["cfn"], init=str(yesterday["cfn"]))
+    directory_of(asked).begin()
+    train(replace(asked, resume=True))
+    train(replace(asked, output=str(tmp_path / "whole")))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_state_that_began_from_more_columns_than_it_has_is_damaged(
+    nights: Nights, yesterday: dict[str, Path], tmp_path: Path
+) -> None:
+    train(ask(nights.two, tmp_path / "run", RECIPES["cfn"], init=str(yesterday["cfn"])), stop=lambda: True)
+    last = read_state(str(tmp_path / "run"))
+    write_state(last.url, {**last.state, "init": {**last.state["init"], "columns": 1000}})
+    with pytest.raises(InputError, match=r"is damaged: init\.columns or init\.step is out of range"):
+        read_state(last.url)
 
 
 def test_the_scale_of_the_weights_stays_and_the_range_of_ratings_grows(
