@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="train many runs, each to OUTPUT/runs/NAME, and compare them: JSON such as "
         '{"preset": ["best", "deep"], "seed": [0, 1]}, an object or a list of objects, of fields that are a value or '
-        "a list of values, of all of which the product is trained: data, preset, seed, patience, validation_metric and "
-        "those of the recipe; the flags say the rest",
+        "a list of values, of all of which the product is trained: data, init, preset, seed, patience, "
+        "validation_metric and those of the recipe; the flags say the rest",
     )
     parser.add_argument(
         "--preset",
@@ -113,6 +113,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give the engine at most N rounds in a job, and 64 at the most (default: 32)",
     )
     run.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to OUTPUT/tensorboard")
+    run.add_argument(
+        "--init",
+        metavar="URL",
+        help="begin from an earlier model, a run's or a checkpoint's, whose vocabulary the data set extends (prepare "
+        "--vocabulary): known columns keep their weights and their optimiser's state, new ones begin fresh",
+    )
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --output")
     add_worker_arguments(parser)
@@ -252,6 +258,7 @@ def training_request(args: argparse.Namespace) -> TrainingRequest:
         keep_checkpoints=args.keep_checkpoints,
         workers=args.workers,
         rounds=args.rounds,
+        init=args.init,
         resume=args.resume,
         overwrite=args.overwrite,
         tensorboard=args.tensorboard,

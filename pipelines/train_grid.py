@@ -103,6 +103,7 @@ def _members(args: argparse.Namespace, beam_flags: list[str]) -> list[Member]:
     from nnsparse_stream.data.manifest import Manifest
     from nnsparse_stream.training.grid import read_grid
     from nnsparse_stream.training.grid_comparison import Member, check_comparable
+    from nnsparse_stream.training.warm_start import earlier_model
 
     runs = read_grid(args.grid)
     threads = args.threads or _threads_of_each(beam_flags, len(runs))
@@ -114,6 +115,9 @@ def _members(args: argparse.Namespace, beam_flags: list[str]) -> list[Member]:
             members.append(Member(run, request))
             request.metrics()
             request.check_data(manifests[request.data])
+            # A run that goes on needs it no more.
+            if request.init is not None and not args.resume:
+                earlier_model(request, manifests[request.data])
         except InputError as error:
             raise InputError(f"{run.entry}, run {run.name}: {error}") from error
     check_comparable(members, manifests)

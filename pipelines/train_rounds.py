@@ -16,7 +16,7 @@ from nnsparse_stream.pipelines.cli import StoppedError
 from nnsparse_stream.pipelines.options import model_worker
 from nnsparse_stream.pipelines.running import run_pipeline
 from nnsparse_stream.pipelines.worker_noise import without_worker_noise
-from nnsparse_stream.training.progress import epoch_line, recipe_line, round_line
+from nnsparse_stream.training.progress import began_line, epoch_line, recipe_line, round_line
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest
@@ -156,6 +156,8 @@ class _Told:
             recipe, shared = recipe_from_json(state["recipe"]), state["rounds"]
             where = f"{shared['workers']} workers, rounds an epoch: {shared['of_epoch']}"
             print(recipe_line(self._request.preset, recipe, where), flush=True)
+            if began := state.get("init"):
+                print(began_line(began, state["model"]["num_columns"]), flush=True)
             self._epoch = sum(1 for metrics in state["history"] if metrics["step"] < self._round)
         for metrics in state["history"]:
             self._tell(metrics["rounds"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,8 @@ class AutoencoderConfig(ModelConfig):
     storage: str = "float32"
     inner_precision: str = "float32"
     num_rows: int = 0
+
+    free: ClassVar[frozenset[str]] = ModelConfig.free | {"num_rows", "rating_min", "rating_max", "inner_precision"}
 
     @property
     def rating_range(self) -> tuple[float, float]:

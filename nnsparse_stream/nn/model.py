@@ -24,6 +24,9 @@ class ModelConfig:
 
     num_columns: int
 
+    #: Fields that do not say what weights mean: they may be others in a model that takes over those of an earlier one.
+    free: ClassVar[frozenset[str]] = frozenset({"num_columns"})
+
     @property
     def rating_range(self) -> tuple[float, float] | None:
         """The lowest and the highest rating that is predicted; None where scores are no ratings."""

@@ -43,6 +43,8 @@ class RankingConfig(ModelConfig):
     code_power: float = 0.0
     popularity_power: float = 0.0
 
+    free: ClassVar[frozenset[str]] = ModelConfig.free | {"num_rows"}
+
     def __post_init__(self) -> None:
         if self.units < 1:
             raise ValueError(f"units must be 1 or more, got {self.units}")

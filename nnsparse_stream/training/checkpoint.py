@@ -73,8 +73,15 @@ def _optimizer_name(worker: int, workers: int) -> str:
     return f"optimizer-{worker:05d}-of-{workers:05d}.safetensors"
 
 
-def load_optimizer(checkpoint: CheckpointState, optimizer: RowOptimizer, worker: int = 0) -> None:
+def load_optimizer(checkpoint: CheckpointState, optimizer: RowOptimizer, model: Model, worker: int = 0) -> None:
     """Gives an optimiser the state that a checkpoint holds of a worker's.
+
+    Args:
+        checkpoint: its columns are the model's, or the first of them: the state of the others is then 0, as it is
+            before a first update.
+        optimizer: is given the state.
+        model: what it updates.
+        worker: whose state it is.
 
     Raises:
         InputError: the file is missing or damaged, or of another optimiser.
@@ -88,13 +95,21 @@ def load_optimizer(checkpoint: CheckpointState, optimizer: RowOptimizer, worker:
         for group in optimizer.param_groups
         for parameter in group["params"]
     ]
-    expected = {
-        f"{index}.{name}": torch.empty(shape, dtype=optimizer.state_dtype(parameter), device="meta")
-        for index, (parameter, held) in enumerate(shapes)
-        for name, shape in held.items()
-    }
+    of_columns = {id(held) for name, held in model.named_parameters() if name in model.column_tensors}
+    known, expected, buffers = checkpoint.config.num_columns, {}, {}
+    for index, (parameter, held) in enumerate(shapes):
+        for name, shape in held.items():
+            rows = (known, *shape[1:]) if id(parameter) in of_columns else shape
+            expected[f"{index}.{name}"] = torch.empty(rows, dtype=optimizer.state_dtype(parameter), device="meta")
+
+    def room(name: str) -> torch.Tensor:
+        index, _, part = name.partition(".")
+        parameter, held = shapes[int(index)]
+        buffers[name] = torch.zeros(held[part], dtype=optimizer.state_dtype(parameter))
+        return buffers[name]
+
     # What was not updated yet has no state.
-    buffers = read_tensors(path, files[worker], expected, optional=True)
+    read_tensors(path, files[worker], expected, optional=True, room=room)
     for index, (parameter, held) in enumerate(shapes):
         found = {name: buffers[f"{index}.{name}"] for name in held if f"{index}.{name}" in buffers}
         if found and found.keys() != held.keys():

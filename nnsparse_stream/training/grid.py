@@ -26,7 +26,14 @@ from nnsparse_stream.training.objectives import recipe_types
 #: Of one grid, at most.
 MOST_RUNS = 1000
 #: Fields beside those of recipes, and their types.
-OF_RUNS: dict[str, Any] = {"data": str, "preset": str, "seed": int, "patience": int, "validation_metric": str}
+OF_RUNS: dict[str, Any] = {
+    "data": str,
+    "init": str,
+    "preset": str,
+    "seed": int,
+    "patience": int,
+    "validation_metric": str,
+}
 _LEAST = {"seed": 0, "patience": 1}
 # Characters of a name; file systems take 255 bytes.
 _LONGEST = 120

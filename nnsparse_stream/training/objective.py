@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnsparse_stream.data.manifest import Manifest
-from nnsparse_stream.nn.model import Model
+from nnsparse_stream.nn.model import Model, ModelConfig
 from nnsparse_stream.nn.optimisers import RowAdagrad, RowAdam, RowOptimizer, RowSGD, clip_grad_norm_
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.recipe import Recipe, StepRecipe
@@ -48,6 +48,23 @@ class StepObjective(Objective):
     """
 
     optimizer: RowOptimizer
+
+    @classmethod
+    @abstractmethod
+    def make_config(cls, recipe: Any, manifest: Manifest, earlier: Any = None) -> ModelConfig:
+        """What a model is, apart from its weights.
+
+        Args:
+            recipe: of this objective.
+            manifest: of the data set.
+            earlier: the configuration of the model whose weights it takes over, of the same kind: what they are scaled
+                by stays, unless the recipe says another value.
+        """
+
+    @classmethod
+    @abstractmethod
+    def make_model(cls, recipe: Any, manifest: Manifest, generator: torch.Generator, earlier: Any = None) -> Model:
+        """See `Objective.make_model`; `earlier` as in `make_config`."""
 
     @abstractmethod
     def __init__(self, model: Model, recipe: Any, noise: torch.Generator, layer: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -88,18 +88,22 @@ def read_part(checkpoint: CheckpointState, p: int, room: Callable[[str], Tensor]
     return read_tensors(url, files[p], part_tensors(model, p, len(files)), room=room)
 
 
-def read_weights(checkpoint: CheckpointState, model: Model) -> dict[str, Tensor]:
+def read_weights(
+    checkpoint: CheckpointState, model: Model, into: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """All tensors of a checkpoint's model, on the CPU, each part read to where it belongs.
 
     Args:
         checkpoint: the checkpoint.
         model: from `empty_model`.
+        into: the tensors that they are read into, by name, those with a row for each column into their first rows; new
+            ones where None.
 
     Raises:
         InputError: a file is missing, or another one than was written.
     """
     files, shapes = checkpoint.model_files, model.state_dict()
-    whole: dict[str, Tensor] = {}
+    whole = dict(into or {})
     for p, noted in enumerate(files):
         rows = part_range(model.num_columns, len(files), p)
 

@@ -19,6 +19,14 @@ class Progress:
     def begun(self, preset: str | None, recipe: Recipe, device: str) -> None:
         """A run is begun, or goes on, with this recipe, made of a preset, on a device of torch."""
 
+    def began_from(self, began: dict[str, Any], columns: int) -> None:
+        """The run began from an earlier model.
+
+        Args:
+            began: what the run's state says of that.
+            columns: of the run's own.
+        """
+
     def cache_chosen(self, size: int, told: str) -> None:
         """Where the training fold, of so many bytes, stays after the first epoch, in words."""
 
@@ -56,6 +64,10 @@ class Told(Progress):
         """Tells the recipe."""
         self._tell(recipe_line(preset, recipe, device))
 
+    def began_from(self, began: dict[str, Any], columns: int) -> None:
+        """Tells the model."""
+        self._tell(began_line(began, columns))
+
     def cache_chosen(self, size: int, told: str) -> None:
         """Tells the place."""
         self._tell(cache_line(size, told))
@@ -83,6 +95,13 @@ def recipe_line(preset: str | None, recipe: Recipe, device: str) -> str:
         if value != usual.get(name)
     ]
     return f"recipe {preset or recipe.objective}{' with ' if other else ''}{', '.join(other)}; on {device}"
+
+
+def began_line(began: dict[str, Any], columns: int) -> str:
+    """What model a run began from, as a line; see `Progress.began_from`."""
+    state = "goes on" if began["optimizer"] else "begins anew"
+    new = columns - began["columns"]
+    return f"from {began['url']}: {began['columns']:,} columns are known, {new:,} new; the optimiser's state {state}"
 
 
 def cache_line(size: int, told: str) -> str:

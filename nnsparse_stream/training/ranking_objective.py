@@ -16,7 +16,6 @@ from nnsparse_stream.nn.ranking_model import RankingAutoencoder, RankingConfig
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.objective import StepObjective, make_optimizer
 from nnsparse_stream.training.ranking_recipe import RankingRecipe
-from nnsparse_stream.training.recipe import Recipe
 
 
 class RankingObjective(StepObjective):
@@ -30,10 +29,10 @@ class RankingObjective(StepObjective):
     metrics = ("ndcg@100", "recall@20")
 
     @classmethod
-    def make_model(cls, recipe: Recipe, manifest: Manifest, generator: torch.Generator) -> Model:
-        """A model of the recipe's units and kind."""
+    def make_config(cls, recipe: Any, manifest: Manifest, earlier: Any = None) -> RankingConfig:
+        """The recipe's units and kind; nothing in it is a scale that the data set decides."""
         assert isinstance(recipe, RankingRecipe)
-        config = RankingConfig(
+        return RankingConfig(
             num_columns=manifest.num_columns,
             num_rows=manifest.num_rows,
             units=recipe.units,
@@ -42,7 +41,11 @@ class RankingObjective(StepObjective):
             code_power=recipe.code_power,
             popularity_power=recipe.popularity_power,
         )
-        return RankingAutoencoder(config, generator, recipe.initial_std)
+
+    @classmethod
+    def make_model(cls, recipe: Any, manifest: Manifest, generator: torch.Generator, earlier: Any = None) -> Model:
+        """A model of the recipe's units and kind."""
+        return RankingAutoencoder(cls.make_config(recipe, manifest, earlier), generator, recipe.initial_std)
 
     def __init__(self, model: Model, recipe: Any, noise: torch.Generator, layer: int | None) -> None:
         """Prepares the optimiser; see `StepObjective`."""

@@ -17,7 +17,6 @@ from nnsparse_stream.nn.optimisers import RowOptimizer
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.training.objective import StepObjective, make_optimizer
 from nnsparse_stream.training.rating_recipe import RatingRecipe
-from nnsparse_stream.training.recipe import Recipe
 
 #: A row of so many ratings counts half as much as one of very many where its mean is to be foretold.
 _MEANS_DAMPING = 5.0
@@ -34,19 +33,27 @@ class RatingObjective(StepObjective):
     metrics = ("rmse", "mae")
 
     @classmethod
-    def make_model(cls, recipe: Recipe, manifest: Manifest, generator: torch.Generator) -> Model:
-        """An autoencoder of the recipe's layers, and of the data set's rating statistics."""
+    def make_config(cls, recipe: Any, manifest: Manifest, earlier: Any = None) -> AutoencoderConfig:
+        """The recipe's layers, and the data set's rating statistics.
+
+        Of an earlier model stay the mean and the unit, in which residuals are, so that its weights say the same; the
+        range of ratings grows where new ones lie beyond it.
+        """
         assert isinstance(recipe, RatingRecipe)
         # Known: there are training ratings.
         mean, low, high = (float(manifest.ratings[name] or 0.0) for name in ("mean", "min", "max"))
-        config = AutoencoderConfig(
+        unit = (high - low) / 2 or 1.0
+        if earlier is not None:
+            mean, unit = earlier.mean, earlier.unit
+            low, high = min(low, earlier.rating_min), max(high, earlier.rating_max)
+        return AutoencoderConfig(
             num_columns=manifest.num_columns,
             hidden=recipe.hidden,
             mirrored=recipe.mirrored,
             activation=recipe.activation,
             output_activation=recipe.output_activation,
             mean=mean,
-            unit=recipe.unit or (high - low) / 2 or 1.0,
+            unit=recipe.unit or unit,
             mean_damping=recipe.mean_damping,
             raw_input=recipe.raw_input,
             input_scale=recipe.input_scale or None,
@@ -60,6 +67,11 @@ class RatingObjective(StepObjective):
             inner_precision=recipe.inner_precision,
             num_rows=manifest.num_rows,
         )
+
+    @classmethod
+    def make_model(cls, recipe: Any, manifest: Manifest, generator: torch.Generator, earlier: Any = None) -> Model:
+        """An autoencoder of the recipe's layers, and of the data set's rating statistics."""
+        config = cls.make_config(recipe, manifest, earlier)
         return RatingAutoencoder(config, generator, recipe.initial_std or None, recipe.inner_gain or None)
 
     def __init__(self, model: Model, recipe: Any, noise: torch.Generator, layer: int | None) -> None:

@@ -96,6 +96,11 @@ class RatingRecipe(StepRecipe):
         """Passes over the training fold, those of the layers alone included."""
         return self.pretrain_epochs * len(self.hidden) + self.epochs
 
+    @property
+    def extendable(self) -> frozenset[str]:
+        """See `StepRecipe.extendable`; where L2 rises over the run, that follows its length, too."""
+        return frozenset() if self.decay_ramp else super().extendable
+
     def decay_share_at(self, progress: float) -> float:
         """The share of L2 that counts in a step; `progress` as in `learning_rate_at`."""
         return progress / self.decay_ramp if progress < self.decay_ramp else 1.0

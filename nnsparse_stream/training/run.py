@@ -59,6 +59,8 @@ class TrainingRequest:
         keep_checkpoints: how many of the latest to keep, beside the best.
         workers: how many train side by side, in rounds; see `nnsparse_stream.training.rounds`.
         rounds: rounds of an epoch; 4 where None, and there are several workers.
+        init: URL of an earlier model, a run's directory or a checkpoint's, from which a new run begins; see
+            `nnsparse_stream.training.warm_start`.
         resume: go on from the last checkpoint in `output`.
         overwrite: replace an earlier run in `output`.
         tensorboard: write the metrics as events for TensorBoard, too.
@@ -81,6 +83,7 @@ class TrainingRequest:
     keep_checkpoints: int = 2
     workers: int = 1
     rounds: int | None = None
+    init: str | None = None
     resume: bool = False
     overwrite: bool = False
     tensorboard: bool = False
@@ -90,6 +93,8 @@ class TrainingRequest:
             raise InputError(f"`cache` is one of {', '.join(PLACES)}, not {self.cache}")
         in_steps: dict[str, Any] = {"steps": self.max_steps, "checkpoint_steps": self.checkpoint_steps,
                     "checkpoint_minutes": self.checkpoint_minutes}  # fmt: skip
+        if self.init is not None:
+            self._check_init()
         if not isinstance(self.recipe, StepRecipe):
             why = f"the objective {self.recipe.objective} has no steps but one"
             refused = {**in_steps, "patience": self.patience, "cache": self.cache, "rounds": self.rounds,
@@ -101,6 +106,19 @@ class TrainingRequest:
         for name, value in refused.items():
             if value is not None:
                 raise InputError(f"{why}: leave out `{name}`")
+
+    def _check_init(self) -> None:
+        """Refuses a recipe that cannot begin from an earlier model."""
+        if not isinstance(self.recipe, StepRecipe):
+            raise InputError(
+                f"the objective {self.recipe.objective} solves for its weights anew, whatever they were before: leave "
+                "out `init`"
+            )
+        if self.recipe.stage(1).layer is not None:
+            raise InputError(
+                "`init` gives layers that are trained already, and training each alone would undo that: set "
+                "`pretrain_epochs` to 0"
+            )
 
     @property
     def in_rounds(self) -> bool:

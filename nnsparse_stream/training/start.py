@@ -21,7 +21,7 @@ from nnsparse_stream.training.changes import CHANGE_FILES
 from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
 from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
 from nnsparse_stream.training.growth import recipe_of_run
-from nnsparse_stream.training.objective import ClosedForm
+from nnsparse_stream.training.objective import ClosedForm, StepObjective
 from nnsparse_stream.training.objectives import objective_of, recipe_from_json
 from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress, run_report
@@ -37,6 +37,7 @@ from nnsparse_stream.training.state import (
 from nnsparse_stream.training.step_run import StepRun
 from nnsparse_stream.training.survey import survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
+from nnsparse_stream.training.warm_start import earlier_model, is_of, noted, take_over
 
 #: Sums over the rows that workers have added up for this run; removed at its end.
 SUMS_FILES = "_sums/part-#.bin"
@@ -128,6 +129,8 @@ def train(
     found = survey(dataset)
     checkpoint = load_tensors(opening.last) if opening.last else fresh(opening, found.column_counts)
     progress.begun(request.preset, request.recipe, str(device))
+    if began := checkpoint.state.get("init"):
+        progress.began_from(began, checkpoint.model.num_columns)
     run: Run
     if issubclass(objective_of(request.recipe), ClosedForm):
         run = ClosedFormRun(request, checkpoint, dataset, found, device, progress, stop, summed_up)
@@ -156,6 +159,7 @@ class Opening(NamedTuple):
         dataset: its data set.
         metric: the name of the metric by which an epoch is the best.
         last: the checkpoint that the run goes on from; None where it begins.
+        earlier: the model that it begins from; None where it goes on, or begins anew.
         attempted: whether an earlier attempt of the same job has begun it.
         ended: what run.json holds, where there is nothing left to do.
     """
@@ -165,6 +169,7 @@ class Opening(NamedTuple):
     dataset: Dataset
     metric: str
     last: CheckpointState | None
+    earlier: CheckpointState | None
     attempted: bool
     ended: dict[str, Any] | None
 
@@ -189,7 +194,7 @@ def open_run(request: TrainingRequest, device: str, job: str | None) -> Opening:
     attempted, complete = directory.attempted(), directory.state() == "complete"
     dataset, metric = Dataset(request.data), request.metrics()[0].name
     manifest = dataset.manifest
-    opening = Opening(request, directory, dataset, metric, None, attempted, None)
+    opening = Opening(request, directory, dataset, metric, None, None, attempted, None)
     if attempted and complete:  # the attempt's end was lost on the way
         return opening._replace(ended=_ended(request))
     request.check_data(manifest)
@@ -205,7 +210,8 @@ def open_run(request: TrainingRequest, device: str, job: str | None) -> Opening:
         last = _resumed(request, last, metric)
         if complete and last.state["epoch"] == request.recipe.all_epochs:
             opening = opening._replace(ended=_ended(request))
-    return opening._replace(request=request, last=last)
+    earlier = earlier_model(request, manifest) if request.init is not None and last is None else None
+    return opening._replace(request=request, last=last, earlier=earlier)
 
 
 def keep_vocabularies(opening: Opening, checkpoint: CheckpointState) -> None:
@@ -243,6 +249,7 @@ def complete_run(
         "device": device,
         "best": state["best"],
         "metrics": state["history"][-1] if state["history"] else None,
+        **{name: state[name] for name in ("init",) if name in state},
         **({} if job is None else {"job": job}),
     }
     directory.remove_matching(SUMS_FILES)
@@ -264,16 +271,24 @@ def _ended(request: TrainingRequest) -> dict[str, Any]:
 
 
 def fresh(opening: Opening, column_counts: np.ndarray) -> Checkpoint:
-    """A run's beginning: a model with initial weights, and a state in which nothing has been done.
+    """A run's beginning: a model with initial weights, or an earlier one's, and a state in which nothing is done.
 
     Args:
         opening: the run.
         column_counts: int64 (columns,), the training entries of each column.
     """
-    request, manifest = opening.request, opening.dataset.manifest
-    recipe = request.recipe
-    model = objective_of(recipe).make_model(recipe, manifest, torch.Generator().manual_seed(request.seed))
-    model.column_counts.copy_(torch.from_numpy(column_counts))
+    request, manifest, earlier = opening.request, opening.dataset.manifest, opening.earlier
+    recipe, generator = request.recipe, torch.Generator().manual_seed(request.seed)
+    objective, counts = objective_of(recipe), torch.from_numpy(column_counts)
+    if earlier is not None:
+        assert issubclass(objective, StepObjective)
+        model = objective.make_model(recipe, manifest, generator, earlier.config)
+        take_over(earlier, model)
+        # What was trained before stays trained, whatever part of the log the data set has now.
+        counts = torch.maximum(model.column_counts, counts)
+    else:
+        model = objective.make_model(recipe, manifest, generator)
+    model.column_counts.copy_(counts)
     state = {
         "axis": manifest.axis,
         "row_id_type": manifest.row_id_type,
@@ -292,6 +307,7 @@ def fresh(opening: Opening, column_counts: np.ndarray) -> Checkpoint:
         "rounds": None,
         "best": None,
         "history": [],
+        **({} if earlier is None else {"init": noted(earlier, request)}),
     }
     return Checkpoint(step_directory(request.output, 0), state, model)
 
@@ -309,7 +325,7 @@ def _last_checkpoint(request: TrainingRequest, dataset: Dataset) -> CheckpointSt
 
 def _resumed(request: TrainingRequest, checkpoint: CheckpointState, metric: str) -> CheckpointState:
     """The checkpoint of a run that goes on, checked to be of this one."""
-    shared = checkpoint.state["rounds"]
+    shared, began = checkpoint.state["rounds"], checkpoint.state.get("init")
     before = {
         # Read, not as it is written: fields that the recipe did not have then are what they are by default.
         **recipe_from_json(checkpoint.state["recipe"]).to_json(),
@@ -317,6 +333,7 @@ def _resumed(request: TrainingRequest, checkpoint: CheckpointState, metric: str)
         "validation_metric": checkpoint.state["validation_metric"],
         "workers": shared["workers"] if shared else 1,
         "rounds": shared["of_epoch"] if shared else None,
+        "init": began["url"] if began else None,
     }
     now = {
         **request.recipe.to_json(),
@@ -324,10 +341,16 @@ def _resumed(request: TrainingRequest, checkpoint: CheckpointState, metric: str)
         "validation_metric": metric,
         "workers": request.workers,
         "rounds": request.rounds_of_epoch,
+        "init": began["url"] if began and is_of(began, request.init) else request.init,
     }
     changed = [name for name in now if name not in request.recipe.extendable and now[name] != before.get(name)]
     if changed:
         told = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
+        if changed == ["epochs"]:
+            told += (
+                "; with this recipe what an epoch does depends on how many there are: begin another run from it, with "
+                "`init`, in another `output`"
+            )
         raise InputError(f"{request.output} cannot be resumed with other settings: {told}")
     if checkpoint.state["epoch"] > request.recipe.all_epochs:
         raise InputError(

@@ -5,123 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from nnsparse_stream.data.features import FeaturesFile
-from nnsparse_stream.data.manifest import ColumnsFile, Manifest, vocabulary_fingerprint
+from nnsparse_stream.data.manifest import Manifest, vocabulary_fingerprint
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary
 from nnsparse_stream.nn.model import ModelConfig
-from nnsparse_stream.nn.models import MODELS
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.json_types import typed
 from nnsparse_stream.training.objectives import recipe_from_json
+from nnsparse_stream.training.state_fields import StateFields, config_of, damage_of
 from nnsparse_stream.training.tensor_files import TensorFile
 
 KIND = "nnsparse-stream checkpoint"
 SCHEMA_VERSION = 4
 STATE_FILE = "state.json"
 _STEP = re.compile(r"checkpoints/step-\d{9,}")
-_IdType = Literal["int64", "string"]
-
-
-class _Sums(TypedDict):
-    entries: int
-    rows: int
-    batches: int
-    terms: dict[str, float]
-    learning_rate: float
-    seconds: float
-    waited: float
-
-
-class _Best(TypedDict):
-    epoch: int
-    step: int
-    metric: str
-    value: float
-
-
-class _Round(TypedDict):
-    round: int
-    epoch: int
-    device: str
-    time: float
-    train: dict[str, float]
-    ratings: int
-    seconds: float
-    ratings_per_second: int
-    slowest_worker: int
-    slowest_seconds: float
-    median_seconds: float
-    merging_seconds: float
-    change_bytes: int
-    learning_rate: float
-    peak_memory_bytes: int
-
-
-class _EpochMetrics(TypedDict):
-    epoch: int
-    step: int
-    time: float
-    layer: int | None
-    learning_rate: float
-    train: dict[str, float]
-    validation: dict[str, float] | None
-    ratings: int
-    seconds: float
-    ratings_per_second: int
-    batch_fill: float
-    waiting_for_data: float
-    peak_memory_bytes: int
-
-
-class _Metrics(_EpochMetrics, total=False):
-    rounds: list[_Round]
-
-
-class _Tensors(TypedDict):
-    model: list[TensorFile]
-    optimizer: list[TensorFile]
-
-
-class _At(TypedDict):
-    cursor: tuple[int, int]
-    step: int
-    entries: int
-
-
-class _Rounds(TypedDict):
-    workers: int
-    of_epoch: int
-    done: int
-    entries: list[int]
-    at: list[_At]
-    told: list[_Round]
-
-
-class _State(TypedDict):
-    """The fields of a state; docs/data-layout.md describes them."""
-
-    axis: Literal["user", "item"]
-    row_id_type: _IdType
-    column_id_type: _IdType
-    vocabulary: str
-    columns: list[ColumnsFile]
-    features: FeaturesFile | None
-    data: str
-    recipe: dict[str, Any]
-    seed: int
-    validation_metric: str
-    epoch: int
-    cursor: tuple[int, int]
-    sums: _Sums
-    step: int
-    rounds: _Rounds | None
-    best: _Best | None
-    history: list[_Metrics]
-    model: dict[str, Any]
-    tensors: _Tensors
 
 
 @dataclass
@@ -138,7 +38,8 @@ class CheckpointState:
             rounds `of_epoch`, those `done` of the epoch that goes on, the training `entries` of each worker's share,
             where each worker is `at`, and what is `told` of each round of the epoch), `best`, `history` (metrics by
             epoch), `model` (its kind and configuration), `tensors` (size and SHA-256 of the files: the model's parts,
-            and the state of each worker's optimiser).
+            and the state of each worker's optimiser), and `init` where the run began from an earlier model: what
+            `nnsparse_stream.training.warm_start.noted` says of it.
     """
 
     url: str
@@ -147,7 +48,7 @@ class CheckpointState:
     @property
     def config(self) -> ModelConfig:
         """The model's configuration."""
-        return _config(self.state["model"])
+        return config_of(self.state["model"])
 
     @property
     def model_files(self) -> list[TensorFile]:
@@ -164,6 +65,12 @@ class CheckpointState:
         """The vocabulary of the rows' features, in the run's directory; None where the model reads none."""
         held = self.state["features"]
         return None if held is None else typed(FeaturesFile, held)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the model and the state of its optimiser: a checksum of the checksums of their files."""
+        files = [*self.model_files, *self.optimizer_files]
+        return storage.sha256("".join(file.sha256 for file in files).encode())
 
     @property
     def run(self) -> str:
@@ -197,30 +104,39 @@ class CheckpointState:
             InputError: the data set is of another kind, or has another vocabulary.
         """
         self.check_kind(manifest, url)
-        # The vocabularies of which this model's columns are the first so many.
-        columns = {entry["fingerprint"]: entry["num_columns"] for entry in manifest.earlier_vocabularies}
-        columns[vocabulary_fingerprint(manifest)] = manifest.num_columns
-        known = columns.get(self.state["vocabulary"])
+        known = self.known_columns(manifest, url)
         if known is not None and known < manifest.num_columns:
             raise InputError(
                 f"{url} has {manifest.num_columns - known} columns more than the model in {self.url} was trained on; "
-                "train on it, or score raw files with `input`, which leaves out the ratings of new columns"
+                "train on it (with `init`, from this model), or score raw files with `input`, which leaves out the "
+                "ratings of new columns"
             )
         if known is None:
             raise InputError(
                 f"{url} has another vocabulary than the data set that the model in {self.url} was trained on: its "
                 "column indices mean other ids; use the data set of the training, or score raw files with `input`"
             )
-        if manifest.num_columns != self.state["model"]["num_columns"]:
-            raise InputError(
-                f"{url} is damaged: its manifest says {manifest.num_columns} columns, and of this vocabulary there are "
-                f"{self.state['model']['num_columns']}"
-            )
         if self.state["features"] not in (None, features_of(manifest)):
             raise InputError(
                 f"{url} has not the features of rows that the model in {self.url} was trained with: prepare the "
                 "ratings with the same `row_features`, or with the `vocabulary` of the training's data set and its own"
             )
+
+    def known_columns(self, manifest: Manifest, url: str) -> int | None:
+        """How many columns of a data set, its first, are those of the model; None where its columns are others.
+
+        Raises:
+            InputError: the data set says another number than the model has.
+        """
+        columns = {entry["fingerprint"]: entry["num_columns"] for entry in manifest.earlier_vocabularies}
+        columns[vocabulary_fingerprint(manifest)] = manifest.num_columns
+        known: int | None = columns.get(self.state["vocabulary"])
+        if known not in (None, self.state["model"]["num_columns"]):
+            raise InputError(
+                f"{url} is damaged: its manifest says {known} columns, and of this vocabulary there are "
+                f"{self.state['model']['num_columns']}"
+            )
+        return known
 
     def vocabulary_file(self) -> dict[str, Any]:
         """The vocabulary as `nnsparse_stream.data.vocabulary_files.load_vocabulary` takes one."""
@@ -295,7 +211,7 @@ def read_state(url: str) -> CheckpointState:
     state = {name: held for name, held in value.items() if name not in ("kind", "schema_version")}
     try:
         # What is not of the types that we write gives no JSON either.
-        damage = _damage(typed(_State, state))
+        damage = damage_of(typed(StateFields, state))
         if damage is None and _checksum(value) != noted:
             damage = "it was altered: its SHA-256 is not the one that it notes"
     except (ValueError, RecursionError) as error:
@@ -323,64 +239,6 @@ def _checkpoint_of(run: str) -> str:
 
 def _checksum(state: dict[str, Any]) -> str:
     return storage.sha256(storage.to_json(state))
-
-
-def _damage(state: _State) -> str | None:
-    """What is wrong with values of the right types, or None."""
-    if min(state["seed"], state["epoch"], state["step"], *state["cursor"]) < 0:
-        return "seed, epoch, step or cursor is negative"
-    sums, best = state["sums"], state["best"]
-    counts = (sums["batches"], sums["rows"], sums["entries"])
-    if min(*counts, sums["seconds"], sums["waited"]) < 0:
-        return "a sum is negative"
-    rounds, tensors = state["rounds"], state["tensors"]
-    if rounds is None and len({bool(count) for count in (*counts, sum(state["cursor"]))}) > 1:
-        return "cursor and sums do not agree"
-    if rounds is not None and (damage := _damage_of_rounds(state, rounds)):
-        return damage
-    if len(tensors["optimizer"]) not in (0, rounds["workers"] if rounds else 1):
-        return f"there are {len(tensors['optimizer'])} files of optimisers"
-    if best and not (0 < best["epoch"] <= state["epoch"] and 0 < best["step"] <= state["step"]):
-        return "best lies ahead"
-    if len(state["history"]) != state["epoch"]:
-        return f"there are metrics of {len(state['history'])} epochs, and it is after epoch {state['epoch']}"
-    recipe_from_json(state["recipe"])
-    columns = _config(state["model"]).num_columns
-    if sum(part.rows for part in state["columns"]) != columns:
-        return "the vocabulary has not as many ids as the model has columns"
-    if not 1 <= len(tensors["model"]) <= max(columns, 1):
-        return f"the model is in {len(tensors['model'])} parts"
-    return None
-
-
-def _damage_of_rounds(state: _State, rounds: _Rounds) -> str | None:
-    """What is wrong with where a run in rounds is, or None."""
-    if rounds["workers"] < 1 or rounds["of_epoch"] < 1 or not 0 <= rounds["done"] <= rounds["of_epoch"]:
-        return "rounds.workers, rounds.of_epoch or rounds.done is out of range"
-    if not len(rounds["entries"]) == len(rounds["at"]) == rounds["workers"]:
-        return "rounds.entries or rounds.at has not one element a worker"
-    if len(rounds["told"]) != rounds["done"]:
-        return "rounds.told has not one element a round of the epoch"
-    for at, entries in zip(rounds["at"], rounds["entries"], strict=True):
-        if min(at["step"], at["entries"], *at["cursor"]) < 0 or at["entries"] > entries:
-            return "a worker of rounds.at is out of range"
-    sums = state["sums"]
-    begun = {bool(sums[name]) for name in ("batches", "rows", "entries")}
-    if any(state["cursor"]) or len(begun) > 1 or (begun == {True} and not rounds["done"]):
-        return "cursor, sums and rounds do not agree"
-    return None
-
-
-def _config(model: dict[str, Any]) -> ModelConfig:
-    """The configuration of a model that a state describes.
-
-    Raises:
-        ValueError: there is no such kind of model, or a field is not of its type.
-    """
-    kind = model.get("kind")
-    if kind not in MODELS:
-        raise ValueError(f"model.kind is {kind!r}, not one of {', '.join(MODELS)}")
-    return typed(MODELS[kind].config_type, {name: held for name, held in model.items() if name != "kind"}, "model")
 
 
 def columns_of(manifest: Manifest) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from nnsparse_stream.training.checkpoint import Checkpoint, load_optimizer
 from nnsparse_stream.training.objective import StepObjective
 from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.recipe import StepRecipe
+from nnsparse_stream.training.warm_start import load_earlier_optimizer
 
 
 class Trainer:
@@ -36,7 +37,8 @@ class Trainer:
 
         Args:
             checkpoint: holds the model to train, which is moved to the device, the steps done, and the optimiser's
-                state where it was read from storage.
+                state where it was read from storage. Before the first step that state is the earlier model's, of a run
+                that began from one.
             recipe: what to do.
             seed: of the run.
             device: where to compute.
@@ -50,7 +52,9 @@ class Trainer:
         self._noise = torch.Generator(device)
         self._begin(layer)
         if self.step:
-            load_optimizer(checkpoint, self.optimizer, worker)
+            load_optimizer(checkpoint, self.optimizer, self.model, worker)
+        elif began := checkpoint.state.get("init"):
+            load_earlier_optimizer(began, self.optimizer, self.model, worker)
 
     @property
     def optimizer(self) -> RowOptimizer:

@@ -70,7 +70,7 @@ def test_a_long_name_is_cut_and_stays_its_own() -> None:
     [
         ([], "grid.json is an empty grid"),
         ([{}, 3], r"grid\.json, entry 2 is 3, no object"),
-        ({"sed": 1}, r'grid\.json: there is no field "sed"; there are data, preset, seed, .* `train --help`'),
+        ({"sed": 1}, r'grid\.json: there is no field "sed"; there are data, init, preset, seed, .* `train --help`'),
         ([{}, {"seed": []}], r'entry 2: "seed" is an empty list'),
         ({"seed": [1, "x"]}, "\"seed\" is 'x', not a whole number"),
         ({"seed": [0, -1]}, '"seed" is -1, not 0 or more'),

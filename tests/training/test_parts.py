@@ -140,7 +140,7 @@ def test_a_copy_has_all_parts_and_cannot_be_trained_on(trained: Trained, tmp_pat
     assert torch.equal(load_tensors(copied).model.encoder, model.encoder)
     groups = [{"params": list(model.parameters()), "weight_decay": 0.0}]
     with pytest.raises(InputError, match="cannot be trained on: it has no state of the optimiser"):
-        load_optimizer(copied, make_optimizer(recipe("best-user"), groups))
+        load_optimizer(copied, make_optimizer(recipe("best-user"), groups), model)
     # What an attempt with another number of parts has left goes, too.
     remove_checkpoint(last.url)
     assert not Path(last.url).exists()
