@@ -1,9 +1,8 @@
 """Memory of a stream in one process: a million events over 100,000 rows and 400,000 pairs.
 
 The data set has 6,040 other rows (the size of MovieLens 1M); events lie there in files of 20,000, and a window has
-50,000 of them. `resident` is the process's largest while so many events were in windows that are complete, sampled
-twice a second; `state` is what lies in `_state/` at the end. Each event's rating is predicted; with `--score` the rows
-that change get lists instead.
+50,000 of them. `resident` is the process's largest in each tenth of the run, sampled twice a second; `state` is what
+lies in `_state/` at the end. Each event's rating is predicted; with `--score` the rows that change get lists instead.
 
     python benchmarks/stream_memory.py
 """
@@ -65,14 +64,12 @@ def main() -> None:
         child = subprocess.Popen(command)
         samples = []
         while child.poll() is None:
-            windows = len(list((where / "live" / "windows").glob("*/_complete.json")))
-            samples.append((windows * WINDOW_EVENTS, resident(child.pid)))
+            samples.append(resident(child.pid))
             time.sleep(0.5)
         seconds = time.monotonic() - started
         assert child.returncode == 0
-        print(f"{'events':>10} {'resident, MB':>13}")
-        for events in sorted({events for events, _ in samples}):
-            print(f"{events:>10,} {max(size for of, size in samples if of == events) / 1e6:>13,.0f}")
+        tenths = [max(samples[len(samples) * of // 10 : len(samples) * (of + 1) // 10]) for of in range(10)]
+        print("resident, MB: " + ", ".join(f"{size / 1e6:,.0f}" for size in tenths))
         state = sum(path.stat().st_size for path in (where / "live" / "_state").iterdir())
         print(f"state {state / 1e6:,.0f} MB; {EVENTS / seconds:,.0f} events/s, all counted")
 
