@@ -133,7 +133,7 @@ def published(output: str) -> str | None:
 
 
 def point_to(night: Night, metrics: dict[str, Any]) -> None:
-    """Publishes a night: each of two files is replaced at once, so that a reader finds the earlier night or this one."""
+    """Publishes a night: each of two files is replaced at once, and a reader finds the earlier night or this one."""
     there = storage.join(NIGHTS, night.date)
     latest = {
         "kind": "nnsparse-stream published night",
