@@ -1,8 +1,8 @@
 """The nightly chain in Airflow: a task for each stage of `nnsparse-stream nightly`, which does what is not yet done.
 
 Two of Airflow's Variables say where and how: `nnsparse_nightly_config`, the URL of nightly.toml, and
-`nnsparse_nightly_runner`, the Beam runner of the stages that run a pipeline. The tasks run `python3` of the workers' PATH,
-which has nnsparse-stream.
+`nnsparse_nightly_runner`, the Beam runner of the stages that run a pipeline. The tasks run `python3` of the workers'
+PATH, which has nnsparse-stream.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from airflow.sdk import DAG
 CONFIG = "{{ var.value.get('nnsparse_nightly_config', '/etc/nnsparse-stream/nightly.toml') }}"
 RUNNER = "{{ var.value.get('nnsparse_nightly_runner', 'DirectRunner') }}"
 NIGHT = "{{ ds }}"
-#: Beam's options of the engine that the runner names, such as {"parallelism": 4}; Dataflow wants Airflow's google provider too.
+#: Beam's options of the engine that the runner names, as {"parallelism": 4}; Dataflow wants Airflow's google provider too.
 ENGINE: dict[str, object] = {}
 
 with DAG(
@@ -43,11 +43,8 @@ with DAG(
 
     def plain(stage: str, retries: int) -> BashOperator:
         """A stage that only reads and writes small files."""
-        return BashOperator(
-            task_id=stage,
-            bash_command=f"python3 -m nnsparse_stream.pipelines nightly --config '{CONFIG}' --date {NIGHT} --until {stage}",
-            retries=retries,
-        )
+        command = f"python3 -m nnsparse_stream.pipelines nightly --config '{CONFIG}' --date {NIGHT} --until {stage}"
+        return BashOperator(task_id=stage, bash_command=command, retries=retries)
 
     # A gate that refused (exit code 3) is no better when it is asked again.
     _ = (

@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
-import tomllib
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ import yaml
 from samples import ROOT
 
 from nnsparse_stream.pipelines import cli
+from nnsparse_stream.pipelines.nightly_config import tomllib
 from nnsparse_stream.pipelines.nightly_ledger import STAGES
 from nnsparse_stream.ratings.synthetic import make_ratings
 
@@ -62,6 +63,13 @@ def test_every_file_is_tested_here() -> None:
     for path in SCHEDULE.rglob("*"):
         if path.suffix != ".pyc" and path.is_file():
             assert f'"{path.name}"' in here or f"{path.name}`" in here, f"no test names {path}"
+
+
+def test_the_readme_leads_to_each_file() -> None:
+    text = (SCHEDULE / "README.md").read_text()
+    assert set(re.findall(r"\]\(([\w.-]+)\)", text)) == {
+        path.name for path in SCHEDULE.iterdir() if path.is_file() and path.name != "README.md"
+    }
 
 
 def test_the_example_runs_on_a_small_log(tmp_path: Path) -> None:
@@ -156,8 +164,6 @@ print("FOUND " + json.dumps({
     "tasks": [[task.task_id, sorted(task.upstream_task_ids), task.retries] for task in tasks],
 }))
 if len(sys.argv) > 2:
-    from airflow.providers.apache.beam.hooks import beam
-
     context = {"ds": "2026-11-27", "var": {"value": {
         "nnsparse_nightly_config": sys.argv[2], "nnsparse_nightly_runner": "DirectRunner"}}}
     for task in tasks:
@@ -169,13 +175,12 @@ if len(sys.argv) > 2:
 def airflow(where: Path, *argv: object) -> subprocess.CompletedProcess[str]:
     if not AIRFLOW.exists():
         pytest.skip(f"no Airflow: `make install-airflow` makes {AIRFLOW} of requirements-airflow.txt")
-    python = os.path.dirname(shutil.which("python3", path=str(Path(os.sys.executable).parent)) or os.sys.executable)
     environment = {
         **os.environ,
         "AIRFLOW_HOME": str(where / "airflow"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "PATH": f"{python}:{os.environ['PATH']}",  # what the tasks run
-        "PYTHONPATH": "",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # what the tasks run
+        "PYTHONPATH": str(ROOT),
     }
     words = [str(AIRFLOW), "-c", _DAG_CODE, str(SCHEDULE / "nightly_dag.py"), *map(str, argv)]
     return subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True)
