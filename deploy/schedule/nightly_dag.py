@@ -16,7 +16,7 @@ from airflow.sdk import DAG
 CONFIG = "{{ var.value.get('nnsparse_nightly_config', '/etc/nnsparse-stream/nightly.toml') }}"
 RUNNER = "{{ var.value.get('nnsparse_nightly_runner', 'DirectRunner') }}"
 NIGHT = "{{ ds }}"
-#: Beam's options of the engine that the runner names, as {"parallelism": 4}; Dataflow wants Airflow's google provider too.
+#: Beam's options of the engine that the runner names.
 ENGINE: dict[str, object] = {}
 
 with DAG(
