@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.cli import RefusedError, StoppedError, run_command
-from nnsparse_stream.pipelines.nightly_ledger import STAGES
+from nnsparse_stream.pipelines.nightly_config import STAGES
 from nnsparse_stream.pipelines.options import positive_int
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
 
     config = read_config(args.config)
     date = args.date or datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    nights_in(config.output)  # what is not ours is not written to
     with _alone(config.output):
-        nights_in(config.output)  # what is not ours is not written to
         night = Night(config.output, date)
         if night.ledger.done(STAGES[-1]):
             print(f"the night of {date} is over: there is nothing to do")
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
 
 @contextlib.contextmanager
 def _alone(output: str) -> Iterator[None]:
-    """Keeps other nights from an output on this machine's disks; elsewhere the schedule does (docs: one at a time)."""
+    """Keeps other nights from an output on this machine's disks; elsewhere that is the schedule's to do."""
     from nnsparse_stream.pipelines.nightly_ledger import LOCK
     from nnsparse_stream.storage.local_lock import locked
     from nnsparse_stream.storage.local_paths import local_path
@@ -116,7 +116,7 @@ def _go(night: Night, config: NightlyConfig, args: argparse.Namespace, beam_flag
 
     chain = _Chain(night, config, args.keep, beam_flags)
     flags = {**config.flags, "train": chain.training_flags(), "publish": []}
-    flags["gate"] = [f"{name}={limit:g}" for name, limit in config.limits.items()]
+    flags["gate"] = [f"{name}={limit!r}" for name, limit in config.limits.items()]
     directories = {stage: ledger.directory(night.at(parts[0]), *parts[1:]) for stage, parts in ledger.outputs().items()}
     for stage in STAGES:
         night.do(stage, flags[stage], directories.get(stage), getattr(chain, stage))

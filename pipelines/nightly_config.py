@@ -18,6 +18,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+#: What a night does, in this order.
+STAGES = ("prepare", "train", "evaluate", "gate", "score", "publish")
 #: The commands that a night runs, each of which has a table; and the flags that the night itself sets.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "prepare": ("output", "overwrite", "vocabulary"),

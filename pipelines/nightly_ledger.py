@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.pipelines.nightly_config import STAGES
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.json_types import typed
 from nnsparse_stream.storage.output_directory import OutputDirectory, nested
 
-#: What a night does, in this order.
-STAGES = ("prepare", "train", "evaluate", "gate", "score", "publish")
 NIGHTS, LATEST, MODEL, LOCK = "nights", "latest.json", "model.txt", "lock"
 LEDGER, EVALUATION, BEFORE, GATE, SUMMARY, PAGE = (
     "ledger.json", "evaluation.json", "before.json", "gate.json", "summary.json", "summary.html",

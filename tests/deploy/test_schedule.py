@@ -20,8 +20,7 @@ import yaml
 from samples import ROOT
 
 from nnsparse_stream.pipelines import cli
-from nnsparse_stream.pipelines.nightly_config import tomllib
-from nnsparse_stream.pipelines.nightly_ledger import STAGES
+from nnsparse_stream.pipelines.nightly_config import STAGES, tomllib
 from nnsparse_stream.ratings.synthetic import make_ratings
 
 SCHEDULE = ROOT / "deploy" / "schedule"

@@ -265,6 +265,7 @@ def test_what_no_night_wrote_is_not_written_to(nights: Nights, tmp_path: Path, c
     (tmp_path / "out" / "thesis.tex").write_text("x")
     assert nightly(config(tmp_path / "out", nights.log)) == 2
     assert "holds files that no night wrote (thesis.tex)" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize(
