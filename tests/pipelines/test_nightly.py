@@ -315,3 +315,13 @@ def test_values_become_flags(tmp_path: Path) -> None:
     assert found.warm == ["--epochs=1", "--hidden=8", "--threads=1"]
     assert found.flags["evaluate"] == ["--metrics=rmse"]
     assert found.limits == {"rmse": 5.0}
+
+
+@pytest.mark.skipif("--init" not in cli.parser_for("train").format_help(), reason="this `train` has no --init")
+def test_a_warm_night_begins_from_the_published_model(nights: Nights, output: Path) -> None:
+    path = Path(config(output, nights.grown))
+    path.write_text(path.read_text().replace("[gate]", "[warm]\nepochs = 1\n[gate]"))
+    assert nightly(path, "--date", SECOND, "--until", "evaluate") == 0
+    run = of(output, SECOND, "run/run.json")
+    assert (run["epochs"], run["recipe"]["epochs"]) == (1, 1)
+    assert f"nights/{FIRST}/run" in json.dumps(run["init"])
