@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test install-engines test-engines lint api clean
+.PHONY: install demo test install-engines test-engines install-airflow test-deploy lint api clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +29,15 @@ install-engines:
 # All tests of one engine run in the same one of two processes.
 test-engines: install
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m engines tests/engines
+
+# Airflow has an environment of its own, for the test of its DAG.
+install-airflow:
+	$(PYTHON) -m venv .venv-airflow
+	.venv-airflow/bin/python -m pip install --quiet --disable-pip-version-check --requirement deploy/schedule/requirements-airflow.txt
+
+# The files below deploy/, against the schemas and parsers of what reads them.
+test-deploy: install
+	$(BIN)/python -m pytest tests/deploy
 
 lint: install
 	$(BIN)/ruff check .
