@@ -1,7 +1,7 @@
 """What the launcher of a flex template starts in the image: a template's parameters to a command of ours.
 
-The launcher gives each parameter, and what the environment of the launch says, as `--name=value`. Of our flags and Beam's
-some are switches without a value; a console may send a parameter that nobody filled in.
+The launcher gives each parameter, and what the environment of the launch says, as `--name=value`. Of our flags and
+Beam's some are switches without a value; a console may send a parameter that nobody filled in.
 
     python launch.py --command=prepare --input=gs://... --overwrite=true --runner=DataflowRunner --template_location=...
 """
