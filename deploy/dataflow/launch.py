@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 #: The commands that have a template.
 COMMANDS = ("prepare", "train", "blend", "evaluate", "score", "stream")
+#: The image holds the package and Beam: workers neither install a release once more nor take this module's names.
+_OF_THE_IMAGE = ("--sdk_location=container", "--no_save_main_session")
 
 
 def command_line(parameters: Sequence[str]) -> list[str]:
@@ -40,8 +42,7 @@ def command_line(parameters: Sequence[str]) -> list[str]:
             flags += [name] if value.lower() == "true" else []
         else:
             flags.append(text)
-    # The image holds the package and Beam: without this, Beam would have its workers install its release once more.
-    return flags if any(flag.startswith("--sdk_location") for flag in flags) else [*flags, "--sdk_location=container"]
+    return [*flags, *_OF_THE_IMAGE]
 
 
 def _switches(command: str) -> set[str]:

@@ -83,7 +83,8 @@ def test_parameters_become_flags() -> None:
     given += ["--enable_streaming_engine", "--accelerator=type:nvidia-l4;count:1"]
     flags = ["--data=gs://b/d", "--resume", "--streaming", "--enable_streaming_engine"]
     assert command_line(given) == [
-        "train", *flags, "--accelerator=type:nvidia-l4;count:1", "--sdk_location=container"
+        "train", *flags, "--accelerator=type:nvidia-l4;count:1", "--sdk_location=container",
+        "--no_save_main_session",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="resume: 'maybe' is neither true nor false"):
         command_line(["--command=train", "--resume=maybe"])
@@ -212,7 +213,8 @@ def test_prepare_is_launched_and_its_job_completes_the_data_set(
     (pool,) = job.environment.worker_pools
     assert [image.container_image for image in pool.sdk_harness_container_images] == [IMAGE]
     assert pool.autoscaling_settings.max_num_workers == 7
-    assert not pool.packages[1:], "workers would be sent packages, which the image has"
+    # No code, which the image has: only a list of what the launcher had installed.
+    assert {package.name for package in pool.packages} == {"submission_environment_dependencies.txt"}
     with pytest.raises(InputError):
         Manifest.read(output)
     run_described(pipeline)
