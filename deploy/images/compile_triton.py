@@ -1,4 +1,4 @@
-"""Compiles the C module by which Triton starts kernels on NVIDIA's GPUs, into Triton's cache, on a machine without a GPU.
+"""Compiles the C module by which Triton starts kernels, into Triton's cache, on a machine without a GPU.
 
     TRITON_CACHE_DIR=/opt/triton python compile_triton.py
 
@@ -29,7 +29,9 @@ def main() -> None:
                 name="cuda_utils",
                 library_dirs=[stub],
                 include_dirs=driver.include_dirs,
-                libraries=driver.libraries,
+                libraries=[],
+                # The stub has no function that the module would be linked for.
+                ccflags=["-Wl,--no-as-needed", f"-l:{library.name}"],
             )
         except ImportError as error:  # it is compiled then; loading it takes a driver
             if driver.libraries[0] not in str(error):

@@ -18,14 +18,16 @@ import fsspec
 import pytest
 from samples import ROOT, Trained
 
-dataflow = pytest.importorskip("google.cloud.dataflow_v1beta3", reason="no client of Dataflow; the extra dev has it")
-emulator = pytest.importorskip("gcp_storage_emulator.server")
+pytest.importorskip("google.cloud.dataflow_v1beta3", reason="no client of Dataflow; the extra dev has it")
+pytest.importorskip("gcp_storage_emulator.server", reason="no server of GCS; the extra dev has it")
 
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from gcp_storage_emulator import server as emulator
+from google.cloud import dataflow_v1beta3 as dataflow
 
 from deploy.dataflow import metadata as templates
 from deploy.dataflow.launch import COMMANDS, command_line
@@ -120,7 +122,7 @@ class Tokens(BaseHTTPRequestHandler):
 
     asked: ClassVar[list[str]] = []
 
-    def do_POST(self) -> None:  # noqa: N802 (the base class's name)
+    def do_POST(self) -> None:
         self.asked.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
         self.send_response(200)
         self.end_headers()
@@ -132,9 +134,9 @@ class Tokens(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment in which gs:// is a server on the loopback interface, and credentials come from another one."""
-    storage = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
-    storage.start()
-    host, port = storage._api._httpd.socket.getsockname()
+    server = emulator.create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
+    server.start()
+    host, port = server._api._httpd.socket.getsockname()
     tokens = ThreadingHTTPServer(("127.0.0.1", 0), Tokens)
     threading.Thread(target=tokens.serve_forever, daemon=True).start()
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
@@ -161,7 +163,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         yield {"FSSPEC_GS_TOKEN": "anon"}
         fsspec.get_filesystem_class("gs").clear_instance_cache()
     tokens.shutdown()
-    storage.stop()
+    server.stop()
 
 
 def launch(cloud: dict[str, str], *parameters: str) -> subprocess.CompletedProcess[str]:
