@@ -38,13 +38,16 @@ from nnsparse_stream.storage import files as storage
 
 FOLDER = ROOT / "deploy" / "dataflow"
 IMAGE = "registry.example/my-project/nnsparse-stream:0.1.0-cpu"
+GPU_IMAGE = IMAGE.replace("-cpu", "-gpu")
 BUCKET = "my-bucket"
 JOB_OBJECT = f"gs://{BUCKET}/staging/template_launches/2026-11-27_01_02_03-1/job_object"
 SETTINGS = {"PROJECT": "my-project", "REGION": "europe-west1", "BUCKET": BUCKET, "IMAGE": IMAGE}
 
 
 def test_there_is_a_template_of_every_command_that_runs_a_pipeline() -> None:
-    assert {path.stem for path in (FOLDER / "templates").iterdir()} == set(COMMANDS)
+    names = {path.name for path in (FOLDER / "templates").iterdir()}
+    assert names == {"prepare.json", "train.json", "blend.json", "evaluate.json", "score.json", "stream.json"}
+    assert names == {f"{command}.json" for command in COMMANDS}
     text = (ROOT / "docs" / "engines.md").read_text()
     (named,) = re.findall(r"Every command that runs a pipeline \((.*?)\)", text)
     assert set(re.findall("`([a-z]+)`", named)) | {"stream"} == set(COMMANDS)
@@ -95,9 +98,9 @@ def test_parameters_become_flags() -> None:
             command_line(given)
 
 
-def printed(command: str, *arguments: str, **settings: str) -> list[str]:
+def printed(*arguments: str, **settings: str) -> list[str]:
     """What `run.sh` would run, as words."""
-    run = [FOLDER / "run.sh", "--print-only", command, *arguments]
+    run = [FOLDER / "run.sh", "--print-only", *arguments]
     environment = {**os.environ, **SETTINGS, **settings}
     return shlex.split(subprocess.run(run, check=True, env=environment, capture_output=True, text=True).stdout)
 
@@ -110,9 +113,11 @@ def parameters_of(words: list[str]) -> dict[str, str]:
     return dict(part.split("=", 1) for part in found[2].split(found[1]))
 
 
-def printed_parameters(command: str, given: dict[str, str], *flags: str, **settings: str) -> tuple[list[str], str]:
+def printed_parameters(
+    command: str, given: dict[str, str], flags: tuple[str, ...] = (), **settings: str
+) -> tuple[list[str], str]:
     """What the launcher is given when `run.sh` starts a command, and the image of the workers."""
-    words = printed(command, *flags, *(f"{name}={value}" for name, value in given.items()), **settings)
+    words = printed(*flags, command, *(f"{name}={value}" for name, value in given.items()), **settings)
     parameters = parameters_of(words)
     return [f"--{name}={value}" for name, value in parameters.items()], parameters["sdk_container_image"]
 
@@ -221,3 +226,91 @@ def test_prepare_is_launched_and_its_job_completes_the_data_set(
         Manifest.read(output)
     run_described(pipeline)
     assert Manifest.read(output).fingerprint() == Manifest.read(trained.data).fingerprint()
+
+
+def test_score_is_launched_with_a_gpu_for_the_workers_that_run_the_model_and_its_job_completes_the_lists(
+    trained: Trained, cloud: dict[str, str]
+) -> None:
+    data, run, output = (f"gs://{BUCKET}/{name}" for name in ("known", "run", "lists"))
+    for url, directory in ((data, Path(trained.data)), (run, Path(trained.run))):
+        for file in (path for path in directory.rglob("*") if path.is_file()):
+            storage.write_file(f"{url}/{file.relative_to(directory)}", file.read_bytes())
+    given = {"data": data, "model": run, "output": output, "top_k": "5", "overwrite": "true"}
+    parameters, image = printed_parameters("score", given, flags=("--gpu",), GPU_IMAGE=GPU_IMAGE)
+    assert image == GPU_IMAGE
+    job, pipeline = described(launch(cloud, *parameters))
+    (pool,) = job.environment.worker_pools
+    assert {image.container_image for image in pool.sdk_harness_container_images} == {GPU_IMAGE}
+    hints = [dict(environment.resource_hints) for environment in pipeline.components.environments.values()]
+    accelerators = [hint.get("beam:resources:accelerator:v1") for hint in hints]
+    assert sorted(accelerators, key=bool) == [None, b"type:nvidia-l4;count:1;install-nvidia-driver"]
+    run_described(pipeline)
+    manifest = json.loads(storage.read_file(f"{output}/scores.json"))
+    assert manifest["top_k"] == 5
+    assert not storage.exists(f"{output}/_unfinished.json")
+
+
+def test_stream_is_launched_as_a_streaming_job(trained: Trained, cloud: dict[str, str], tmp_path: Path) -> None:
+    given = {"source": str(tmp_path), "data": trained.data, "model": trained.run, "output": f"gs://{BUCKET}/live"}
+    parameters, _ = printed_parameters("stream", given)
+    job, pipeline = described(launch(cloud, *parameters))
+    assert job.type_ == dataflow.JobType.JOB_TYPE_STREAMING
+    assert any("ReadEvents" in step.unique_name for step in pipeline.components.transforms.values())
+
+
+def test_what_a_template_cannot_do_is_refused_in_a_line(trained: Trained, cloud: dict[str, str]) -> None:
+    judged = [f"--data={trained.data}", f"--model={trained.run}"]
+    done = launch(cloud, "--command=evaluate", *judged)
+    assert (done.returncode, "pass --json with a URL" in done.stderr) == (2, True), done.stderr
+    rounds = ["--workers=2", "--rounds=4", "--epochs=3", "--rounds_per_job=4", f"--output=gs://{BUCKET}/rounds"]
+    done = launch(cloud, "--command=train", f"--data={trained.data}", *rounds)
+    assert (done.returncode, "a template is one job" in done.stderr) == (2, True), done.stderr
+
+
+def test_run_says_what_gcloud_is_to_do() -> None:
+    words = printed("prepare", "input=gs://b/a,gs://b/c", "output=gs://b/d", "axis=user", JOB="nightly", SUBNETWORK="s")
+    assert words[:5] == ["gcloud", "dataflow", "flex-template", "run", "nightly"]
+    assert {"--subnetwork=s", "--disable-public-ips", "--max-workers=20", "--project=my-project"} <= set(words)
+    assert f"--template-file-gcs-location=gs://{BUCKET}/templates/prepare.json" in words
+    assert parameters_of(words)["input"] == "gs://b/a,gs://b/c"
+    streamed = printed("--gpu", "stream", "source=gs://b/e", GPU_IMAGE=GPU_IMAGE, GPU="nvidia-l4;count:1")
+    assert {"--enable-streaming-engine", "--worker-machine-type=g2-standard-8"} <= set(streamed)
+    accelerator = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
+    assert parameters_of(streamed)["dataflow_service_options"] == accelerator
+    declared = {parameter["name"] for parameter in templates.metadata("stream")["parameters"]}
+    assert set(parameters_of(streamed)) - {"dataflow_service_options"} <= declared
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["demo"], "there is no template of demo"),
+        ([], "there is no template of no command"),
+        (["--gpus", "train"], "there is no --gpus"),
+        (["train", "--data", "x"], "--data is not FLAG=VALUE"),
+    ],
+)
+def test_run_refuses(words: list[str], message: str) -> None:
+    done = subprocess.run([FOLDER / "run.sh", *words], env={**os.environ, **SETTINGS}, capture_output=True, text=True)
+    assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+
+
+def test_run_runs_what_it_prints(tmp_path: Path) -> None:
+    (tmp_path / "gcloud").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "gcloud").chmod(0o755)
+    environment = {**os.environ, **SETTINGS, "JOB": "nightly", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    run = [FOLDER / "run.sh", "train", "data=gs://b/d"]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == printed("train", "data=gs://b/d", JOB="nightly")[1:]
+
+
+def test_build_says_what_is_built_and_puts_every_template_into_the_bucket() -> None:
+    environment = {**os.environ, **SETTINGS, "GPU_IMAGE": GPU_IMAGE, "PYTHON": sys.executable}
+    run = [FOLDER / "build.sh", "--print-only"]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    built = {line[line.index("--tag") + 1]: line[line.index("--target") + 1] for line in lines if line[1] == "build"}
+    assert built == {IMAGE: "cpu", GPU_IMAGE: "gpu"}
+    assert {line[2] for line in lines if line[1] == "push"} == {IMAGE, GPU_IMAGE}
+    copied = {line[-1] for line in lines if line[:3] == ["gcloud", "storage", "cp"]}
+    assert copied == {f"gs://{BUCKET}/templates/{command}.json" for command in COMMANDS}

@@ -1,8 +1,8 @@
 """The image of CPU workers, built offline but for Python's packages, and a pipeline that runs in it.
 
 What the Dockerfile builds on is made here, under the names that it has there: Debian with its Python, and Beam's boot,
-from source. Google's launcher is not to be had: an empty file stands for it. An index with torch for the CPU alone may be
-named by NNSPARSE_STREAM_TORCH_INDEX; without one torch is left out, which `prepare` and its workers never import.
+from source. Google's launcher is not to be had: an empty file stands for it. An index with torch for the CPU alone may
+be named by NNSPARSE_STREAM_TORCH_INDEX; without one torch is left out, which `prepare` and its workers never import.
 """
 
 from __future__ import annotations
