@@ -34,6 +34,7 @@ from deploy.dataflow.launch import COMMANDS, command_line
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.cli import parser_for
+from nnsparse_stream.scoring.manifest import NAME
 from nnsparse_stream.storage import files as storage
 
 FOLDER = ROOT / "deploy" / "dataflow"
@@ -245,7 +246,7 @@ def test_score_is_launched_with_a_gpu_for_the_workers_that_run_the_model_and_its
     accelerators = [hint.get("beam:resources:accelerator:v1") for hint in hints]
     assert sorted(accelerators, key=bool) == [None, b"type:nvidia-l4;count:1;install-nvidia-driver"]
     run_described(pipeline)
-    manifest = json.loads(storage.read_file(f"{output}/scores.json"))
+    manifest = json.loads(storage.read_file(f"{output}/{NAME}"))
     assert manifest["top_k"] == 5
     assert not storage.exists(f"{output}/_unfinished.json")
 

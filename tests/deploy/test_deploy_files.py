@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pytest
 from samples import ROOT
 
 DEPLOY = ROOT / "deploy"
+#: What other files below deploy/ use, and the test in which they do.
+USED_IN = {
+    "engines/flink/artefacts.py": "engines/conftest.py",
+    "engines/flink/log4j.properties": "engines/conftest.py",
+    "engines/flink/pom.xml": "engines/conftest.py",
+    "engines/kafka/pom.xml": "engines/conftest.py",
+    "engines/worker_pool.py": "engines/conftest.py",
+}
+PROGRAMS = ["engines/flink/__main__.py", "engines/kafka/__main__.py"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_says_what_it_does(program: str) -> None:
+    module = ".".join(("deploy", *program.split("/")[:-1]))
+    done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "start" in done.stdout) == (0, True), done.stderr
 
 
 def test_every_file_below_deploy_is_named_by_a_test() -> None:
@@ -17,6 +37,9 @@ def test_every_file_below_deploy_is_named_by_a_test() -> None:
         names = [str(path.relative_to(DEPLOY)), module]
         # What many folders have is no name.
         names += [path.name] if path.name not in ("__init__.py", "__main__.py", "pom.xml", "kustomization.yaml") else []
-        if path.suffix != ".md" and not any(name in tests for name in names):
+        if path.suffix == ".md" or names[0] in PROGRAMS or names[0] in USED_IN:
+            continue
+        if not any(name in tests for name in names):
             unnamed.append(names[0])
     assert not unnamed
+    assert all((DEPLOY / name).exists() and (ROOT / "tests" / test).exists() for name, test in USED_IN.items())

@@ -124,7 +124,7 @@ def test_triton_finds_what_compile_triton_compiled_and_needs_no_compiler(tmp_pat
     source = "\n".join(f"int {name}(void) {{ return 0; }}" for name in names)
     link = ["gcc", "-shared", f"-Wl,-soname,{driver.name}", "-o", driver, "-x", "c", "-"]
     subprocess.run(link, input=source, text=True, check=True)
-    # The key of the cache names the platform, which Python asks `file` for where there is one (there is none in the image).
+    # The key of the cache names the platform, which Python asks `file` for, where there is one (not in images).
     path = tmp_path / "bin"
     path.mkdir()
     if found := shutil.which("file"):
