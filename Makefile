@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test install-engines test-engines install-airflow test-deploy lint api clean
+.PHONY: install demo test install-engines test-engines install-airflow test-deploy test-images lint api clean
 
 install: $(VENV)/.installed
 
@@ -35,9 +35,13 @@ install-airflow:
 	$(PYTHON) -m venv .venv-airflow
 	.venv-airflow/bin/python -m pip install --quiet --disable-pip-version-check --requirement deploy/schedule/requirements-airflow.txt
 
-# The files below deploy/, against the schemas and parsers of what reads them.
+# What lies below deploy/, but for the engines and the images.
 test-deploy: install
-	$(BIN)/python -m pytest tests/deploy
+	$(BIN)/python -m pytest -n 2 --dist loadscope tests/deploy
+
+# Builds an image and runs a pipeline in it: as root, with buildah and debootstrap (Debian's packages) and Go.
+test-images: install
+	$(BIN)/python -m pytest -n 0 -m images tests/deploy/test_image_build.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.errors import InputError
     from nnsparse_stream.evaluation.judging import check_metrics
     from nnsparse_stream.evaluation.metrics import metrics_of_model
-    from nnsparse_stream.pipelines.running import run_pipeline
+    from nnsparse_stream.pipelines.running import is_only_described, run_pipeline
     from nnsparse_stream.scoring.blend import is_blend, named_models
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.training.objectives import objective_of, recipe_from_json
@@ -120,7 +120,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
                 )
             _ = report | beam.Map(_write, result)
 
+        if is_only_described(beam_flags) and not args.json:
+            raise InputError("the figures have nowhere to go to: pass --json with a URL that workers can write to")
         run_pipeline(build, beam_flags)
+        if is_only_described(beam_flags):
+            return {}
         if not storage.exists(result):
             raise InputError("the workers run elsewhere: pass --json with a URL that they and this process can reach")
         figures: dict[str, Any] = json.loads(storage.read_file(result))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.feedback_options import ChosenFeedback, chosen_feedback
 from nnsparse_stream.pipelines.options import add_format_arguments, chosen_dialect, positive_int, urls
+from nnsparse_stream.pipelines.prepare_job import SUMMARY, prepare_by_beam
 from nnsparse_stream.pipelines.prepare_options import (
     FILE_FLAGS,
     add_selection_arguments,
@@ -28,8 +28,6 @@ from nnsparse_stream.pipelines.row_features import (
 )
 
 if TYPE_CHECKING:
-    import apache_beam as beam
-
     from nnsparse_stream.data.local_run import Sizes
     from nnsparse_stream.data.manifest import Manifest
     from nnsparse_stream.ratings.folds import Folds, TimeShares
@@ -48,7 +46,6 @@ leaves a directory that the same command recognises and begins anew.
   nnsparse-stream prepare --input clicks.csv --output data/clicks --axis user --feedback implicit --test_rows 10
 """
 
-_SUMMARY = "_summary.json"
 #: The report's lines of what went between the steps, and the Beam distribution of each.
 _STEPS = {"blocks read": "read_block_bytes", "shuffled": "shuffled_block_bytes"}
 
@@ -88,8 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_format_arguments(parser)
 
 
-def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
-    """Prepares a data set, prints what was done, and returns its manifest.
+def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest | None:
+    """Prepares a data set, prints what was done, and returns its manifest; None where a job does it later.
 
     Raises:
         InputError: the user's input or flags are at fault; nothing is left at the output.
@@ -123,21 +120,23 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     folds, selection = chosen_folds(args, plan), chosen_selection(args, plan, feedback.positive_from)
     with written_by_job(output, beam_flags):
         settings = _settings(args, plan, feedback, folds, selection, base)
+
+        def finish(summary: dict[str, Any], sizes: dict[str, Sizes]) -> Manifest:
+            manifest = with_features(args.output, _manifest(args, plan, feedback, selection, base, summary), features)
+            output.complete(manifest.to_json())
+            _report(manifest, args.output, plan, sizes, described_features(features), time.monotonic() - started)
+            return manifest
+
         if beam_flags:
-            summary, sizes = _run_by_beam(args, plan, settings, beam_flags)
-        else:
-            summary, sizes = _run_here(args, plan, settings)
-        manifest = with_features(args.output, _manifest(args, plan, feedback, selection, base, summary), features)
-        output.complete(manifest.to_json())
-    _report(manifest, args.output, plan, sizes, described_features(features), time.monotonic() - started)
-    return manifest
+            return prepare_by_beam(args, plan, settings, finish, beam_flags)
+        return finish(*_run_here(args, plan, settings))
 
 
 def contents() -> tuple[str, ...]:
     """Patterns of the files that `prepare` writes; see `OutputDirectory`."""
     from nnsparse_stream.data.assembly import CONTENTS
 
-    return (*CONTENTS, _SUMMARY)
+    return (*CONTENTS, SUMMARY)
 
 
 def _inputs(args: argparse.Namespace) -> Sequence[str] | Mapping[int, Sequence[str]]:
@@ -231,65 +230,6 @@ def _run_here(
         "shards": done.shards,
     }
     return summary, dict(zip(_STEPS.values(), (done.read_blocks, done.partitioned_blocks), strict=True))
-
-
-def _run_by_beam(
-    args: argparse.Namespace, plan: InputPlan, settings: dict[str, Any], beam_flags: list[str]
-) -> tuple[dict[str, Any], dict[str, Sizes]]:
-    """Prepares by a Beam runner; returns the same as `_run_here`."""
-    from nnsparse_stream.pipelines.metrics import sizes
-    from nnsparse_stream.pipelines.running import run_pipeline
-    from nnsparse_stream.ratings.folds import folds_from_json
-    from nnsparse_stream.storage.files import join, read_file, remove_file
-
-    result = run_pipeline(functools.partial(_build, args=args, plan=plan, settings=settings), beam_flags)
-    url = join(args.output, _SUMMARY)
-    summary = json.loads(read_file(url))
-    remove_file(url)
-    folds = folds_from_json(summary["cut"][0]) if summary["cut"] else settings["folds"]
-    return {**summary, "filtered": sum(summary["filtered"]), "folds": folds}, sizes(result)
-
-
-def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, settings: dict[str, Any]) -> None:
-    import apache_beam as beam
-
-    from nnsparse_stream.storage.files import join
-    from nnsparse_stream.transforms import PrepareShards, ReadRatings
-
-    read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "dead_letters"))
-    prepared = read.ratings | "PrepareShards" >> PrepareShards(
-        args.output, args.axis, plan.empty_block(), expected_ratings=plan.expected_records, **settings
-    )
-    _ = (
-        pipeline
-        | "Once" >> beam.Impulse()
-        | "Summarise"
-        >> beam.Map(
-            _write_summary,
-            args.output,
-            beam.pvalue.AsList(read.summaries),
-            beam.pvalue.AsList(prepared.filtered),
-            [] if prepared.cut is None else beam.pvalue.AsList(prepared.cut),
-            beam.pvalue.AsSingleton(prepared.vocabulary),
-            beam.pvalue.AsList(prepared.shards),
-        )
-    )
-
-
-def _write_summary(
-    _: bytes,
-    url: str,
-    read: list[dict[str, Any]],
-    filtered: list[int],
-    cut: list[dict[str, Any]],
-    vocabulary: dict[str, Any],
-    shards: list[dict[str, Any]],
-) -> None:
-    """Brings the small results of all workers to the driver, on any runner: through the output's own storage."""
-    from nnsparse_stream.storage.files import join, write_file
-
-    summary = {"read": read, "filtered": filtered, "cut": cut, "vocabulary": vocabulary, "shards": shards}
-    write_file(join(url, _SUMMARY), json.dumps(summary).encode())
 
 
 def _manifest(

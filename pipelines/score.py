@@ -165,7 +165,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.data.assembly import write_features
     from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.pipelines.feedback_options import chosen_feedback
-    from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
+    from nnsparse_stream.pipelines.running import run_and_finish, written_by_job
     from nnsparse_stream.ratings.dead_letters import check_bad_records
     from nnsparse_stream.scoring.files import FEATURES
     from nnsparse_stream.scoring.manifest import NAME, scores_manifest
@@ -222,25 +222,28 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             features=features,
             worker=worker,
         )
-        run_pipeline(build, beam_flags)
-        summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
-        bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
-        output.remove(SUMMARY)
-        output.remove_matching(_codes())
-        output.remove_matching(_features())
-        manifest = scores_manifest(
-            [held.state for held in models.checkpoints],
-            models.combination,
-            top_k=None if args.pairs else args.top_k or DEFAULT_TOP_K,
-            rules=list_rules(args),
-            files=summary["files"],
-            candidates=None if candidates is None else summary["candidates"],
-            bad_records=sum(bad),
-            ratings_of_unknown_columns=sum(summary["unknown"]),
-        )
-        output.complete(storage.to_json(manifest))
-    _report(manifest, args.output, time.monotonic() - started)
-    return manifest
+
+        def finish(_: Any) -> dict[str, Any]:
+            summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
+            bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
+            output.remove(SUMMARY)
+            output.remove_matching(_codes())
+            output.remove_matching(_features())
+            manifest = scores_manifest(
+                [held.state for held in models.checkpoints],
+                models.combination,
+                top_k=None if args.pairs else args.top_k or DEFAULT_TOP_K,
+                rules=list_rules(args),
+                files=summary["files"],
+                candidates=None if candidates is None else summary["candidates"],
+                bad_records=sum(bad),
+                ratings_of_unknown_columns=sum(summary["unknown"]),
+            )
+            output.complete(storage.to_json(manifest))
+            _report(manifest, args.output, time.monotonic() - started)
+            return manifest
+
+        return run_and_finish(build, finish, beam_flags) or {}
 
 
 def _check_lists(args: argparse.Namespace) -> None:

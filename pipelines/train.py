@@ -184,6 +184,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
+    from nnsparse_stream.pipelines.running import is_only_described
+
     if args.grid is not None:
         from nnsparse_stream.pipelines.train_grid import run_grid
 
@@ -204,7 +206,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         check_hints(args, beam_flags)
         if not _train_here(args):
             raise StoppedError(f"stopped; a checkpoint is in {args.output}; --resume goes on from there")
-    print(f"the model is in {args.output}")
+    print(f"the model {'will be' if is_only_described(beam_flags) else 'is'} in {args.output}")
 
 
 def _train_here(args: argparse.Namespace) -> bool:
