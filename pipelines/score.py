@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.options import (
     add_format_arguments,
+    add_metrics_argument,
     add_weights_argument,
     add_worker_arguments,
     chosen_dialect,
@@ -138,6 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the scores that lie in --output")
     add_worker_arguments(parser)
+    add_metrics_argument(parser)
     add_format_arguments(parser)
 
 
@@ -164,7 +166,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
 
     from nnsparse_stream.data.assembly import write_features
     from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.pipelines.command_metrics import scored
     from nnsparse_stream.pipelines.feedback_options import chosen_feedback
+    from nnsparse_stream.pipelines.metrics_file import MetricsFile
     from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
     from nnsparse_stream.ratings.dead_letters import check_bad_records
     from nnsparse_stream.scoring.files import FEATURES
@@ -174,6 +178,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.storage.output_directory import OutputDirectory
     from nnsparse_stream.training.objectives import recipe_from_json
 
+    metrics = MetricsFile(args.metrics_file, "score")
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
     named = [url for some in (args.pairs, args.rows, args.candidates) for url in some or []]
     named += [args.row_features] if args.row_features else []
@@ -224,7 +229,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         )
         run_pipeline(build, beam_flags)
         summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
-        bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
+        ratings_read, pairs_read = (
+            check_bad_records(summary[what], args.max_bad_fraction) for what in ("ratings", "pairs")
+        )
         output.remove(SUMMARY)
         output.remove_matching(_codes())
         output.remove_matching(_features())
@@ -235,10 +242,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             rules=list_rules(args),
             files=summary["files"],
             candidates=None if candidates is None else summary["candidates"],
-            bad_records=sum(bad),
+            bad_records=ratings_read[1] + pairs_read[1],
             ratings_of_unknown_columns=sum(summary["unknown"]),
         )
         output.complete(storage.to_json(manifest))
+    entries = None if args.input else datasets[0].manifest.fold_entries
+    metrics.write(scored(manifest, ratings_read, pairs_read, entries, args.history_folds))
     _report(manifest, args.output, time.monotonic() - started)
     return manifest
 
