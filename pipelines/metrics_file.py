@@ -116,7 +116,7 @@ def _escaped(text: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    assert value is not None
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
-    return repr(value)
+    number = float(value)  # type: ignore[arg-type]  # None is left out, and NumPy's own floats say so in their repr
+    if math.isfinite(number):
+        return str(int(number)) if number.is_integer() else repr(number)
+    return "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
