@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test install-engines test-engines lint api clean
+.PHONY: install demo test install-engines test-engines test-deploy lint api clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +29,10 @@ install-engines:
 # All tests of one engine run in the same one of two processes.
 test-engines: install
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m engines tests/engines
+
+# What lies below deploy/, against its schemas and what it is deployed for; without images.
+test-deploy: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/deploy
 
 lint: install
 	$(BIN)/ruff check .

@@ -76,7 +76,8 @@ def of_all_commands(trained: Trained, where: Path) -> dict[str, Path]:
             "--vocabulary", trained.data, *told["prepare"])  # fmt: skip
     command("train", "--data", data, "--output", run, "--hidden", "8", "--epochs", "1", "--threads", "1",
             *told["train"])  # fmt: skip
-    command("evaluate", "--data", data, "--model", run, *told["evaluate"])
+    command("evaluate", "--data", data, "--model", run, "--metrics", "rmse,mae,ndcg@10,recall@10",
+            *told["evaluate"])  # fmt: skip
     # By the model that does not know the new item.
     command("score", "--input", str(log), "--model", trained.run, "--output", str(where / "scores"), "--top_k", "3",
             *told["score"])  # fmt: skip
