@@ -29,7 +29,6 @@ BUILDS = ["overlays/cpu", "overlays/gpu", "overlays/minio", "batch", "stream", "
 COMMANDS = ("prepare", "train", "score", "stream")
 #: The oldest that has containers which start before a job's and end with it, and the newest that is known.
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
-_POOL = "/opt/apache/beam/boot"
 
 
 @functools.cache
@@ -246,10 +245,15 @@ def test_versions_are_those_of_the_processes_and_the_package():
     assert all(re.search(r":(RELEASE\.)?[0-9]", image) for image in images)
 
 
-def test_a_pool_is_in_each_task_managers_pod_and_where_the_flags_say():
+def test_a_pool_is_in_each_task_managers_pod_and_where_the_flags_say(tmp_path, monkeypatch):
+    processes, started = FlinkCluster(tmp_path), []
+    monkeypatch.setattr(processes.servers, "start", lambda *given: started.append(given))
+    processes.start_pool()
+    ((_, (_, *module, _, _), _),) = started
     for name in ("overlays/cpu", "overlays/gpu", "overlays/minio"):
         pool = container(name, "worker-pool")
-        assert pool["command"] == [_POOL, "--worker_pool"]
+        assert pool["command"] == ["python", *module, "50000", "/tmp/workers"]
+        assert "/tmp" in [mount["mountPath"] for mount in pool["volumeMounts"]]
         assert [port["containerPort"] for port in pool["ports"]] == [50000]
     assert "nvidia.com/gpu" in container("overlays/gpu", "worker-pool")["resources"]["limits"]
 
