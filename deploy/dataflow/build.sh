@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds and pushes the images, and puts the templates' container specs into the bucket.
 #
-#   PROJECT=my-project REGION=europe-west1 BUCKET=my-bucket IMAGE=REGISTRY/my-project/nnsparse-stream:0.1.0-cpu \
+#   PROJECT=my-project REGION=europe-west1 BUCKET=my-bucket IMAGE=REGISTRY/my-project/nnsparse-stream-cpu:0.1.0 \
 #       deploy/dataflow/build.sh [--print-only]
 #
 # With GPU_IMAGE, that one too. PYTHON names an interpreter that has this package; BUILDER is docker, or podman.

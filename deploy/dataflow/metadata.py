@@ -19,8 +19,8 @@ from nnsparse_stream.pipelines.cli import parser_for
 from nnsparse_stream.pipelines.options import non_negative_int, positive_int
 
 FOLDER = Path(__file__).parent / "templates"
-#: What a command does without a job, which a template cannot.
-_LEFT_OUT = {"stream": {"compact"}}
+#: What a command does without a job, or after it, which a template cannot.
+_LEFT_OUT = {"train": {"metrics_file"}, "stream": {"compact", "metrics_file"}}
 #: What a command can do without, and a template cannot.
 _NEEDED = {"evaluate": {"json"}, "stream": {"source", "data", "model"}}
 _REGEXES = {int: "^-?[0-9]+$", positive_int: "^[1-9][0-9]*$", non_negative_int: "^[0-9]+$"}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Launches a command as a job of Dataflow, by its flex template.
 #
-#   PROJECT=my-project REGION=europe-west1 BUCKET=my-bucket IMAGE=REGISTRY/my-project/nnsparse-stream:0.1.0-cpu \
+#   PROJECT=my-project REGION=europe-west1 BUCKET=my-bucket IMAGE=REGISTRY/my-project/nnsparse-stream-cpu:0.1.0 \
 #       deploy/dataflow/run.sh [--print-only] [--gpu] COMMAND FLAG=VALUE ...
 #
 #   deploy/dataflow/run.sh prepare input='gs://my-bucket/logs/*.parquet' output=gs://my-bucket/data axis=user

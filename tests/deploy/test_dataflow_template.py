@@ -38,7 +38,7 @@ from nnsparse_stream.scoring.manifest import NAME
 from nnsparse_stream.storage import files as storage
 
 FOLDER = ROOT / "deploy" / "dataflow"
-IMAGE = "registry.example/my-project/nnsparse-stream:0.1.0-cpu"
+IMAGE = "registry.example/my-project/nnsparse-stream-cpu:0.1.0"
 GPU_IMAGE = IMAGE.replace("-cpu", "-gpu")
 BUCKET = "my-bucket"
 JOB_OBJECT = f"gs://{BUCKET}/staging/template_launches/2026-11-27_01_02_03-1/job_object"
@@ -62,8 +62,12 @@ def test_metadata_is_what_google_reads_and_what_the_flags_are(command: str) -> N
     read = dataflow.TemplateMetadata.from_json(text, ignore_unknown_fields=False)
     names = [parameter.name for parameter in read.parameters]
     flags = {name for action in parser_for(command)._actions for name in action.option_strings} - {"-h", "--help"}
-    left_out = {"--compact"} if command == "stream" else set()
-    assert {f"--{name}" for name in names} == (flags - left_out) | {"--command", "--sdk_container_image"}
+    # What is done without a job, or when it is over.
+    left_out = {"train": {"--metrics_file"}, "stream": {"--compact", "--metrics_file"}}
+    assert {f"--{name}" for name in names} == (flags - left_out.get(command, set())) | {
+        "--command",
+        "--sdk_container_image",
+    }
     assert len(names) == len(set(names))
     assert read.streaming == (command == "stream")
     for parameter in read.parameters:
