@@ -21,7 +21,8 @@ Judge a model on one fold of a data set: over all its entries, and by how many e
 The model is given the training fold's entries of each row, and what is shown of a row that is held out; it predicts
 those of the judged fold, and lists columns that it was not given. Beside it stand baselines, fitted to the training
 fold: for ratings the mean of all, and mean + row's bias + column's bias; for lists the columns with the most entries.
-The last lines say by what the model is better.
+The last lines say by what the model is better. A data set may have columns more than the model (prepare --vocabulary):
+the model is not shown their ratings, and has no opinion of its own on them.
 
   nnsparse-stream evaluate --data data/ml --model runs/ml --fold test --json test.json
   nnsparse-stream evaluate --data data/ml --model runs/ml --metrics ndcg@100,recall@20,coverage@20
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         storage.check_writable(args.json)
     if not (args.data or is_blend(args.model[0])):
         raise InputError("--data is missing: the data set that the model was trained on; only a blend knows its own")
-    models = named_models(args.model, args.data, args.weights)
+    models = named_models(args.model, args.data, args.weights, more_columns=True)
     for data in models.data:
         if not Manifest.read(data).fold_entries[args.fold]:
             raise InputError(f"{data} has no rating in its {args.fold} fold; judge another --fold")
@@ -111,6 +112,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     for of_another in usual[1:]:
         metrics_of_model(metrics, of_another)
     check_metrics(asked, args.fold)
+
+    columns = Manifest.read(models.data[0]).num_columns
+    lacking = columns - models.checkpoints[0].config.num_columns
 
     import apache_beam as beam
 
@@ -138,6 +142,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             figures: dict[str, Any] = json.loads(storage.read_file(result))
             metrics_file.write(evaluated(figures))
             print(table(figures, metrics))
+            if lacking:
+                print(
+                    f"The model has not {lacking:,} of the {columns:,} columns: their ratings were not shown to it, "
+                    "and are predicted as those of any column that it does not know."
+                )
             return figures
 
         if is_only_described(beam_flags) and not args.json:

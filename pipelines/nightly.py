@@ -151,20 +151,12 @@ class _Chain:
         self._command("train", [*flags, "--resume"] if going_on else flags)
 
     def evaluate(self, going_on: bool) -> None:
-        """The model's figures, and those of the one that is published: on the same ratings, where it can read them."""
+        """The model's figures, and those of the one that is published, on the same ratings."""
         from nnsparse_stream.pipelines import nightly_ledger as ledger
-        from nnsparse_stream.storage import files as storage
 
         self._judge(self._night.at("run"), ledger.EVALUATION)
-        before = self._night.previous("run")
-        if before is None:
-            return
-        if self._reads_the_data(before):
+        if (before := self._night.previous("run")) is not None:
             self._judge(before, ledger.BEFORE)
-        else:
-            figures = self._night.previous(ledger.EVALUATION)
-            assert figures is not None
-            storage.write_file(self._night.at(ledger.BEFORE), storage.read_file(figures))
 
     def gate(self, going_on: bool) -> None:
         """Compares the two.
@@ -176,9 +168,9 @@ class _Chain:
         from nnsparse_stream.pipelines import nightly_ledger as ledger
         from nnsparse_stream.storage import files as storage
 
-        compared, judged_on = self._compared()
+        compared = self._compared()
         failed = told(compared)
-        verdict = {"passed": not failed, "judged_on": judged_on, "metrics": [vars(one) for one in compared]}
+        verdict = {"passed": not failed, "metrics": [vars(one) for one in compared]}
         storage.write_file(self._night.at(ledger.GATE), storage.to_json(verdict))
         if failed:
             self._sum_up()
@@ -199,7 +191,7 @@ class _Chain:
         """Points to the night, sums it up, and removes old ones."""
         from nnsparse_stream.pipelines import nightly_ledger as ledger
 
-        compared, _ = self._compared()
+        compared = self._compared()
         ledger.point_to(self._night, {one.metric: one.now for one in compared})
         self._sum_up()
         dates = ledger.nights_in(self._night.output)
@@ -214,24 +206,13 @@ class _Chain:
         flags = [f"--data={self._night.at('data')}", f"--model={model}", f"--json={self._night.at(name)}"]
         self._command("evaluate", [*self._config.flags["evaluate"], *flags])
 
-    def _reads_the_data(self, run: str) -> bool:
-        """Whether a model has all columns of this night's data set."""
-        from nnsparse_stream.data.manifest import Manifest, vocabulary_fingerprint
-        from nnsparse_stream.training.state import read_state
-
-        manifest = Manifest.read(self._night.at("data"))
-        return bool(read_state(run).state["vocabulary"] == vocabulary_fingerprint(manifest))
-
-    def _compared(self) -> tuple[list[Compared], str | None]:
-        """The metrics of the gate, and on which night's ratings the published model was judged."""
+    def _compared(self) -> list[Compared]:
+        """The metrics of the gate."""
         from nnsparse_stream.evaluation.gate import compare_models
         from nnsparse_stream.pipelines import nightly_ledger as ledger
 
-        now, previous = self._figures(ledger.EVALUATION), self._night.previous("run")
-        if previous is None:
-            return compare_models(self._config.limits, now, {}), None
-        judged_on = self._night.date if self._reads_the_data(previous) else self._night.ledger.previous
-        return compare_models(self._config.limits, now, self._figures(ledger.BEFORE)), judged_on
+        before = {} if self._night.previous() is None else self._figures(ledger.BEFORE)
+        return compare_models(self._config.limits, self._figures(ledger.EVALUATION), before)
 
     def _figures(self, name: str) -> dict[str, Any]:
         from nnsparse_stream.storage import files as storage

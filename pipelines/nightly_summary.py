@@ -15,7 +15,7 @@ def summary(night: Night) -> dict[str, Any]:
     """The figures of a night whose gate has decided.
 
     Returns:
-        kind, night, previous; `gate`: passed, judged_on and the metrics, as gate.json holds them; `data`: sizes of the
+        kind, night, previous; `gate`: passed and the metrics, as gate.json holds them; `data`: sizes of the
         data set, and new_columns, which the one before has not; `scores`: rows of the lists or predictions, None where
         the gate has refused; `seconds` of the stages that are done.
     """
@@ -64,11 +64,10 @@ def page(output: str, found: dict[str, Any], earlier: Sequence[str]) -> str:
         )
         for one in gate["metrics"]
     ]
-    told = f"The model before was judged on the ratings of {gate['judged_on']}." if gate["judged_on"] else ""
     sizes = [("rows", data["rows"]), ("columns", data["columns"]), ("new columns", data["new_columns"]),
              ("ratings", data["entries"]), ("bad records", data["bad_records"])]  # fmt: skip
     parts = [
-        report.section("Gate", told),
+        report.section("Gate"),
         report.table(("metric", "before", "now", "may fall by", "passed"), compared),
         report.section("Data set"),
         report.table(("", "count"), sizes),

@@ -12,7 +12,7 @@ from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shards import Shard
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.comparison import MODEL, PartSums
-from nnsparse_stream.evaluation.judging import check_metrics
+from nnsparse_stream.evaluation.judging import Predictor, check_metrics
 from nnsparse_stream.evaluation.metrics import Metric, parse_metrics
 from nnsparse_stream.ratings.folds import FOLDS
 from nnsparse_stream.scoring.combination import Combination
@@ -25,11 +25,16 @@ from nnsparse_stream.transforms.predict_fold import PredictFold
 
 
 class _JudgeShard(beam.DoFn):
-    def __init__(self, checkpoint: CheckpointHandle, fold: int, metrics: tuple[Metric, ...]) -> None:
-        self._checkpoint, self._fold, self._metrics = checkpoint, fold, metrics
+    def __init__(self, checkpoint: CheckpointHandle, num_columns: int, fold: int, metrics: tuple[Metric, ...]) -> None:
+        self._checkpoint, self._num_columns, self._fold, self._metrics = checkpoint, num_columns, fold, metrics
 
     def process(self, shard: Shard) -> Iterator[PartSums | beam.pvalue.TaggedOutput]:
-        yield from judge_shard(MODEL, self._checkpoint.get().model, shard, self._fold, self._metrics)
+        from nnsparse_stream.evaluation.earlier_columns import EarlierColumns
+
+        model: Predictor = self._checkpoint.get().model
+        if len(model.column_counts) < self._num_columns:
+            model = EarlierColumns(self._checkpoint.get().model, self._num_columns)
+        yield from judge_shard(MODEL, model, shard, self._fold, self._metrics)
 
 
 class _JudgePart(beam.DoFn):
@@ -100,7 +105,8 @@ class EvaluateRatings(beam.PTransform):
 
     Args:
         checkpoint: URL of a checkpoint's directory.
-        data: URL of a data set of the checkpoint's axis and vocabulary.
+        data: URL of a data set of the checkpoint's axis and vocabulary, or of one that extends it: see
+            `evaluation.earlier_columns.EarlierColumns` for the columns that the model has not.
         fold: "train", "validation" or "test".
         metrics: names of the metrics to judge by, such as "rmse" and "ndcg@100"; see `evaluation.metrics.METRICS`.
         worker: what the steps that run a model ask for.
@@ -130,7 +136,10 @@ class EvaluateRatings(beam.PTransform):
         """Applies the transform to the pipeline."""
         shards = begin | ListShards(self._data)
         judge = _JudgeShard(
-            CheckpointHandle(self._checkpoint, self._worker.device), FOLDS.index(self._fold), self._metrics
+            CheckpointHandle(self._checkpoint, self._worker.device),
+            Manifest.read(self._data).num_columns,
+            FOLDS.index(self._fold),
+            self._metrics,
         )
         judged = unpacked(shards | "Judge" >> judging(self._worker.runs(judge)))
         return (*judged, shards) | _BesideBaselines(self._data, self._fold, self._metrics)

@@ -108,7 +108,10 @@ class NamedModels(NamedTuple):
 
 
 def named_models(
-    models: Sequence[str], data: Sequence[str] | None = None, weights: Sequence[float] | None = None
+    models: Sequence[str],
+    data: Sequence[str] | None = None,
+    weights: Sequence[float] | None = None,
+    more_columns: bool = False,
 ) -> NamedModels:
     """Reads what the models that are named say of themselves, and finds the data set of each.
 
@@ -117,6 +120,7 @@ def named_models(
         data: data sets, one a model in the same order; or fewer, of which each model takes the one of its axis. Where
             None: those that a blend was fitted on, or none.
         weights: one a model; equal ones where None.
+        more_columns: whether the data set of one model may have columns more, behind those of the model.
 
     Raises:
         InputError: something is not there, or does not fit.
@@ -140,11 +144,11 @@ def named_models(
             f"`model` names {len(models)} models and `weights` {len(weights)}: each model needs its weight"
         )
     states = [read_state(url) for url in models]
-    found = _data_sets(states, data) if data else []
+    found = _data_sets(states, data, more_columns and len(states) == 1) if data else []
     return NamedModels(states, found, Combination.mean(weights or [1.0] * len(states)))
 
 
-def _data_sets(models: Sequence[CheckpointState], data: Sequence[str]) -> list[str]:
+def _data_sets(models: Sequence[CheckpointState], data: Sequence[str], more_columns: bool = False) -> list[str]:
     """The data set of each model, each of which it can read."""
     manifests = {url: Manifest.read(url) for url in data}
     if len(data) != len(models):
@@ -157,5 +161,5 @@ def _data_sets(models: Sequence[CheckpointState], data: Sequence[str]) -> list[s
             )
         data = [data[axes.index(axis)] for axis in wanted]
     for model, url in zip(models, data, strict=True):
-        model.check_data(manifests[url], url)
+        model.check_data(manifests[url], url, more_columns)
     return list(data)

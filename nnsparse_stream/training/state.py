@@ -97,15 +97,20 @@ class CheckpointState:
                     "prepare the ratings with the same `id_type`"
                 )
 
-    def check_data(self, manifest: Manifest, url: str) -> None:
+    def check_data(self, manifest: Manifest, url: str, more_columns: bool = False) -> None:
         """Refuses a data set that the model cannot read.
+
+        Args:
+            manifest: of the data set.
+            url: where it lies.
+            more_columns: whether it may have columns more, behind those of the model.
 
         Raises:
             InputError: the data set is of another kind, or has another vocabulary.
         """
         self.check_kind(manifest, url)
         known = self.known_columns(manifest, url)
-        if known is not None and known < manifest.num_columns:
+        if known is not None and known < manifest.num_columns and not more_columns:
             raise InputError(
                 f"{url} has {manifest.num_columns - known} columns more than the model in {self.url} was trained on; "
                 "train on it (with `init`, from this model), or score raw files with `input`, which leaves out the "

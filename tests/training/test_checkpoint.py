@@ -34,14 +34,17 @@ def test_a_model_reads_a_later_data_set_of_the_same_columns(
         source, out = str(tmp_path / f"{name}.parquet"), str(tmp_path / name)
         command("prepare", "--input", source, "--output", out, *flags, "--vocabulary", earlier)
     command("prepare", "--input", str(tmp_path / "same.parquet"), "--output", str(tmp_path / "apart"), *flags)
-    for name, code, message in (
-        ("same", 0, ""),
-        ("third", 0, ""),
-        ("more", 2, "more has 1 columns more than the model"),
-        ("apart", 2, "has another vocabulary"),
+    lists = ["--output", str(tmp_path / "scores")]
+    for name, what, code, message in (
+        ("same", ["evaluate"], 0, ""),
+        ("third", ["evaluate"], 0, ""),
+        ("more", ["evaluate"], 0, "The model has not 1 of the"),
+        ("more", ["score", *lists], 2, "more has 1 columns more than the model"),
+        ("apart", ["evaluate"], 2, "has another vocabulary"),
     ):
-        assert cli.main(["evaluate", "--model", trained.run, "--data", str(tmp_path / name)]) == code
-        assert message in capsys.readouterr().err
+        assert cli.main([*what, "--model", trained.run, "--data", str(tmp_path / name)]) == code
+        told = capsys.readouterr()
+        assert message in (told.err if code else told.out)
 
 
 def test_a_process_reads_a_model_once_and_its_driver_none(
