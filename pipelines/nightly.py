@@ -30,6 +30,7 @@ Readers follow OUTPUT/latest.json; `stream --model OUTPUT/model.txt` follows the
 
   nnsparse-stream nightly --config nightly.toml
   nnsparse-stream nightly --config nightly.toml --date 2026-11-27 --until evaluate
+  nnsparse-stream nightly --config nightly.toml --roll_back 2026-11-25
 """
 
 
@@ -43,8 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "commands' flags; [gate], by how much each metric may fall; and [warm], where nights after the first begin "
         "from the published model: flags that take the place of those of [train]",
     )
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
         "--date", type=_date, metavar="YYYY-MM-DD", help="the night, which is done once (default: today, in UTC)"
+    )
+    which.add_argument(
+        "--roll_back",
+        type=_date,
+        metavar="YYYY-MM-DD",
+        help="do nothing but publish again what this night had published; the next night goes on from there",
     )
     parser.add_argument(
         "--until",
@@ -83,6 +91,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     date = args.date or datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     nights_in(config.output)  # what is not ours is not written to
     with _alone(config.output):
+        if args.roll_back is not None:
+            _roll_back(Night(config.output, args.roll_back))
+            return
         night = Night(config.output, date)
         if night.ledger.done(STAGES[-1]):
             print(f"the night of {date} is over: there is nothing to do")
@@ -109,6 +120,23 @@ def _alone(output: str) -> Iterator[None]:
     path = local_path(output)
     with contextlib.nullcontext() if path is None else locked(output, os.path.join(path, LOCK), taken):
         yield
+
+
+def _roll_back(night: Night) -> None:
+    from nnsparse_stream.pipelines import nightly_ledger as ledger
+    from nnsparse_stream.storage import files as storage
+
+    if not night.ledger.done(STAGES[-1]):
+        there = [
+            date for date in ledger.nights_in(night.output) if ledger.Night(night.output, date).ledger.done(STAGES[-1])
+        ]
+        raise InputError(
+            f"the night of `roll_back` {night.date} is not there, or has published nothing; there are "
+            f"{', '.join(there) or 'none'}"
+        )
+    found = storage.read_json(night.at(ledger.SUMMARY), "the summary of a night")
+    ledger.point_to(night, {one["metric"]: one["now"] for one in found["gate"]["metrics"]})
+    print(f"what the night of {night.date} had published is published again")
 
 
 def _go(night: Night, config: NightlyConfig, args: argparse.Namespace, beam_flags: list[str]) -> None:
@@ -154,9 +182,10 @@ class _Chain:
         """The model's figures, and those of the one that is published, on the same ratings."""
         from nnsparse_stream.pipelines import nightly_ledger as ledger
 
-        self._judge(self._night.at("run"), ledger.EVALUATION)
+        # The new model comes last: what a `metrics_file` says is of it.
         if (before := self._night.previous("run")) is not None:
             self._judge(before, ledger.BEFORE)
+        self._judge(self._night.at("run"), ledger.EVALUATION)
 
     def gate(self, going_on: bool) -> None:
         """Compares the two.

@@ -155,6 +155,15 @@ def test_a_night_goes_on_from_what_is_published_in_steps_and_anew_where_its_flag
     assert of(output, SECOND, "scores/_manifest.json")["top_k"] == 2
     assert of(output, SECOND, "summary.json")["data"]["new_columns"] == data[1].num_columns - data[0].num_columns
 
+    # Back to the first night, whose files are there; and not to one that is not.
+    assert json.loads((output / "latest.json").read_text())["night"] == SECOND
+    assert nightly(path, "--roll_back", FIRST) == 0
+    assert (output / "latest.json").read_bytes() == (nights.output / "latest.json").read_bytes()
+    assert (output / "model.txt").read_text() == f"{output}/nights/{FIRST}/run\n"
+    assert nightly(path, "--roll_back", THIRD) == 2
+    assert f"has published nothing; there are {FIRST}, {SECOND}" in capsys.readouterr().err
+    assert nightly(path, "--roll_back", SECOND) == 0
+
     assert nightly(path, "--date", "2026-11-24") == 2
     assert f"the night of {SECOND} is published, which is after --date 2026-11-24" in capsys.readouterr().err
 
