@@ -19,6 +19,7 @@ import pytest
 import yaml
 from samples import ROOT
 
+from deploy.engines.engine import EngineError, cached, run_tool
 from deploy.engines.flink import artefacts
 from deploy.engines.flink.cluster import _METASPACE_MB, _OPENS, FlinkCluster
 from deploy.flink import savepoint
@@ -27,6 +28,7 @@ from nnsparse_stream.pipelines import cli
 HERE = ROOT / "deploy" / "flink"
 BUILDS = ["overlays/cpu", "overlays/gpu", "overlays/minio", "batch", "stream", "resume"]
 COMMANDS = ("prepare", "train", "score", "stream")
+KUBECONFORM = "0.8.0"
 #: The oldest that has containers which start before a job's and end with it, and the newest that is known.
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
 
@@ -112,6 +114,38 @@ def test_what_is_built_fits_its_schemas(name, version):
         jsonschema.validate(one, operator_schema())
         for template in (one["spec"]["podTemplate"], one["spec"]["taskManager"]["podTemplate"]):
             kubernetes_validate.validate(template, version, strict=True)
+
+
+def kubeconform(resource: dict[str, Any], where: Path) -> dict[str, Any]:
+    """What kubeconform says of a cluster, by the operator's definition of it."""
+    if shutil.which("go") is None:
+        pytest.skip("no go, which installs kubeconform")
+
+    def install(directory: Path) -> None:
+        run_tool(["go", "install", f"github.com/yannh/kubeconform/cmd/kubeconform@v{KUBECONFORM}"], directory,
+                 GOBIN=str(directory), CGO_ENABLED="0")  # fmt: skip
+
+    try:
+        program = cached(f"kubeconform-{KUBECONFORM}", install) / "kubeconform"
+    except EngineError as error:
+        pytest.skip(f"kubeconform cannot be installed: {str(error).splitlines()[-1]}")
+    (where / "flinkdeployment_v1beta1.json").write_text(json.dumps(operator_schema()))
+    (where / "resource.json").write_text(json.dumps(resource))
+    schemas = str(where / "{{.ResourceKind}}_{{.ResourceAPIVersion}}.json")
+    words = [program, "-strict", "-output=json", "-summary", "-schema-location", schemas, where / "resource.json"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode == 0) == (found["summary"]["valid"] == 1), done.stdout
+    return found
+
+
+@pytest.mark.parametrize("name", ["overlays/cpu", "overlays/gpu", "overlays/minio"])
+def test_kubeconform_takes_the_cluster_and_no_misspelt_one(name, tmp_path):
+    cluster = json.loads(json.dumps(kind_of(name, "FlinkDeployment")))
+    assert kubeconform(cluster, tmp_path)["summary"]["valid"] == 1
+    cluster["spec"]["jobManager"]["replica"] = cluster["spec"]["jobManager"].pop("replicas")
+    (refused,) = kubeconform(cluster, tmp_path)["resources"]
+    assert "replica" in refused["msg"]
 
 
 def test_the_schemas_refuse_what_is_misspelt():
