@@ -30,14 +30,14 @@ import pyarrow.parquet as pq
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.ratings.synthetic import make_ratings
 
-EVENTS, ROWS, PAIRS_OF_A_ROW, FILE, WINDOW_EVENTS = 1_000_000, 100_000, 4, 20_000, 50_000
+ROWS, PAIRS_OF_A_ROW, FILE, WINDOW_EVENTS = 100_000, 4, 20_000, 50_000
 _BEGIN = 1_767_225_600
 
 
-def write_events(directory: Path, items: np.ndarray) -> None:
+def write_events(directory: Path, items: np.ndarray, events: int) -> None:
     directory.mkdir()
     generator = np.random.default_rng(0)
-    for number in range(EVENTS // FILE):
+    for number in range(events // FILE):
         users = generator.integers(0, ROWS, FILE)
         columns = (users * 7919 + generator.integers(0, PAIRS_OF_A_ROW, FILE) * 31) % len(items)
         times = _BEGIN + (number * FILE + np.arange(FILE)) / (WINDOW_EVENTS / 60)
@@ -102,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--score", action="store_true", help="lists of ten, instead of a prediction for each event")
     parser.add_argument("--flink", type=Path, metavar="DIRECTORY", help="on a cluster of this directory")
+    parser.add_argument("--events", type=int, default=1_000_000, help="how many (default: 1,000,000)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         where = Path(scratch)
@@ -111,7 +112,8 @@ def main() -> None:
         flags = ["--axis", "user", "--duplicates", "last"]
         assert cli.main(["prepare", "--input", str(where / "log.parquet"), "--output", data, *flags]) == 0
         assert cli.main(["train", "--data", data, "--output", run, "--hidden", "64", "--steps", "20"]) == 0
-        write_events(where / "events", log["item"].unique().to_numpy(zero_copy_only=False))
+        items = log["item"].unique().to_numpy(zero_copy_only=False)
+        write_events(where / "events", items, arguments.events)
         command = [sys.executable, "-m", "nnsparse_stream.pipelines", "stream", "--source", str(where / "events"),
                    "--data", data, "--model", run, "--output", live, "--timestamp_column", "timestamp",
                    "--until_idle", "1s", "--order", "name", *([] if arguments.score else ["--pairs"])]  # fmt: skip
