@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from live_runs import add_checkpoint, begun_run
 from samples import Trained
-from test_stream_engines import flags_of
-from test_stream_flink_kills import Stream, Writer, writer  # noqa: F401 (a fixture)
+from test_stream_engines import flags_of, make_events
+from test_stream_flink_kills import Stream, Writer
 
 from commands import pool_workers
 from deploy.engines.flink.cluster import FlinkCluster
@@ -42,30 +42,30 @@ def records_read(flink: FlinkCluster, job: str, step: str) -> list[int]:
 def test_a_new_checkpoint_is_used_by_every_process_of_flink(
     flink: FlinkCluster,
     trained: Trained,
-    writer: Writer,  # noqa: F811
     tmp_path: Path,
     record_property: Callable[[str, Any], None],
 ) -> None:
     started, output = time.monotonic(), tmp_path / "out"
     run = begun_run(trained.run, tmp_path)
     flags = flags_of(trained._replace(run=run), tmp_path / "in", "--model_refresh", f"{REFRESH}s", "--window", "1s")
-    stream = Stream(flink, output, *flags)
-    try:
-        stream.wait_for_windows(3)
-        stream.wait("work for both", lambda: all(records_read(flink, stream.name, "Keep")))
-        before = len(files_by_shard(output))
-        assert len(pool_workers(flink.servers)) == 2
-        state = Path(add_checkpoint(run)) / "state.json"  # is written last
-        whole, step = state.stat().st_mtime, json.loads(state.read_text())["step"]
-        time.sleep(max(0.0, whole + REFRESH + GRACE - time.time()))
-        stream.wait_for_windows(3)
-    finally:
-        stream.driver.kill()
-        stream.cancel()
+    with Writer(tmp_path / "in", make_events(trained.log, 25_000)):
+        stream = Stream(flink, output, *flags)
+        try:
+            stream.wait_for_windows(3)
+            stream.wait("work for both", lambda: all(records_read(flink, stream.name, "Keep")))
+            before = files_by_shard(output)
+            assert len(pool_workers(flink.servers)) == 2
+            state = Path(add_checkpoint(run)) / "state.json"  # is written last
+            whole, step = state.stat().st_mtime, json.loads(state.read_text())["step"]
+            time.sleep(max(0.0, whole + REFRESH + GRACE - time.time()))
+            stream.wait_for_windows(3)
+        finally:
+            stream.driver.kill()
+            stream.cancel()
     shards = files_by_shard(output)
-    assert len(shards) == before
     first = []
-    for files in shards.values():
+    for shard in before:
+        files = shards[shard]
         assert min(files)[1] < step
         assert {of for at, of, _ in files if at > whole + REFRESH + GRACE} == {step}
         first.append(min(at for at, of, _ in files if of == step) - whole)
