@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test install-engines test-engines lint api clean
+.PHONY: install demo test install-engines test-engines install-airflow test-deploy test-images lint api clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +29,19 @@ install-engines:
 # All tests of one engine run in the same one of two processes.
 test-engines: install
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m engines tests/engines
+
+# Airflow has an environment of its own, for the test of its DAG.
+install-airflow:
+	$(PYTHON) -m venv .venv-airflow
+	.venv-airflow/bin/python -m pip install --quiet --disable-pip-version-check --requirement deploy/schedule/requirements-airflow.txt
+
+# What lies below deploy/, but for the engines and the images.
+test-deploy: install
+	$(BIN)/python -m pytest -n 2 --dist loadscope tests/deploy
+
+# Builds an image and runs a pipeline in it: as root, with buildah and debootstrap (Debian's packages) and Go.
+test-images: install
+	$(BIN)/python -m pytest -n 0 -m images tests/deploy/test_image_build.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,1 +1,1 @@
-"""What runs the pipelines elsewhere: `engines` starts an engine on this machine, for tests and to try one."""
+"""What runs the pipelines elsewhere: `engines` starts an engine on this machine; `flink` is one in Kubernetes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +90,8 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     if earlier is None:
         _check_fold(models)
     worker = model_worker(args, beam_flags)
-    with written_by_job(output, beam_flags):
-        combination, fit = (
-            (earlier.combination, earlier.fit) if earlier else _fitted(models, output, worker, beam_flags)
-        )
+
+    def finish(combination: Combination, fit: Fit) -> dict[str, Any]:
         members = []
         for position, (checkpoint, data) in enumerate(zip(models.checkpoints, models.data, strict=True)):
             folder = storage.join("members", str(position))
@@ -101,8 +100,13 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             members.append(Member(path, checkpoint.state["axis"], local_path(data) or data))
         blend = Blend(tuple(members), replace(combination, bounds=bounds), fit)
         output.complete(blend.to_json())
-    print(table(blend, args.model))
-    return asdict(blend)
+        print(table(blend, args.model))
+        return asdict(blend)
+
+    with written_by_job(output, beam_flags):
+        if earlier is not None:
+            return finish(earlier.combination, earlier.fit)
+        return _fit(models, output, worker, finish, beam_flags) or {}
 
 
 def contents() -> tuple[str, ...]:
@@ -172,30 +176,37 @@ def _earlier(url: str, models: NamedModels) -> Blend:
     return blend
 
 
-def _fitted(
-    models: NamedModels, output: OutputDirectory, worker: ModelWorker, beam_flags: list[str]
-) -> tuple[Combination, Fit]:
-    """The combination of least squared error on the validation fold, and its figures."""
+def _fit(
+    models: NamedModels,
+    output: OutputDirectory,
+    worker: ModelWorker,
+    finish: Callable[[Combination, Fit], dict[str, Any]],
+    beam_flags: list[str],
+) -> dict[str, Any] | None:
+    """Has `finish` called with the combination of least squared error on the validation fold, and its figures."""
     import apache_beam as beam
 
-    from nnsparse_stream.pipelines.running import run_pipeline
-    from nnsparse_stream.scoring.blend import Fit
-    from nnsparse_stream.scoring.combination import Combination
+    from nnsparse_stream.pipelines.running import run_and_finish
     from nnsparse_stream.storage import files as storage
-    from nnsparse_stream.storage.json_types import typed
     from nnsparse_stream.transforms import FitBlend
 
     url = storage.join(output.url, _FIT)
 
-    def build(pipeline: beam.Pipeline) -> None:
+    def build(pipeline: beam.Pipeline) -> beam.PCollection[None]:
         checkpoints = [checkpoint.url for checkpoint in models.checkpoints]
         moments = pipeline | FitBlend(checkpoints, models.data, models.checkpoints[0].state["axis"], worker)
-        _ = moments | "Write" >> beam.Map(_write_fit, url)
+        return moments | "Write" >> beam.Map(_write_fit, url)
 
-    run_pipeline(build, beam_flags)
-    found = storage.read_json(url, "a fit")
-    output.remove(_FIT)
-    return typed(Combination, found["combination"]), typed(Fit, found["fit"])
+    def finish_job(_: Any) -> dict[str, Any]:
+        from nnsparse_stream.scoring.blend import Fit
+        from nnsparse_stream.scoring.combination import Combination
+        from nnsparse_stream.storage.json_types import typed
+
+        found = storage.read_json(url, "a fit")
+        output.remove(_FIT)
+        return finish(typed(Combination, found["combination"]), typed(Fit, found["fit"]))
+
+    return run_and_finish(build, finish_job, beam_flags)
 
 
 def _write_fit(moments: PredictionMoments, url: str) -> None:

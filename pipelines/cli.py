@@ -1,7 +1,7 @@
 """The console command `nnsparse-stream`: finds the subcommand, runs it, turns errors into exit codes.
 
-Exit codes: 0 done, 2 the user's input or flags are at fault, 143 training was stopped by a signal and can be resumed,
-1 anything else: a store or the network failed, or the program did.
+Exit codes: 0 done, 2 the user's input or flags are at fault, 3 a night's model was refused by its gate, 143 a signal
+stopped training, which can be resumed, 1 anything else: a store or the network failed, or the program did.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import logging
 import os
 import re
 import sys
-from typing import NoReturn, Protocol, cast
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol, cast
 
 from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.pipelines.standard_streams import OutputError, open_standard_streams
 
 #: Exit code of a command that a signal ended and that can be taken up again.
 STOPPED = 143
+#: Exit code of a night whose model is worse than may be: what was published before stays.
+REFUSED = 3
 #: Subcommand -> the line that the overview shows. Each is the module `nnsparse_stream.pipelines.<name>`.
 COMMANDS = {
     "prepare": "rating files -> a sharded sparse data set",
@@ -28,6 +31,7 @@ COMMANDS = {
     "evaluate": "a model and a data set -> metrics of ratings or lists, beside baselines",
     "score": "a model and ratings -> top-K lists, or predictions at given pairs",
     "stream": "events without end -> lists of the rows that they change, by windows of time",
+    "nightly": "the whole chain for one night, by a file: prepare, train, evaluate, gate, score, publish",
     "demo": "the whole way on a synthetic sample, in under two minutes",
     "doctor": "what is installed and usable here: versions, devices, runners, storage",
 }
@@ -37,6 +41,10 @@ _OVERVIEW = "\n".join(f"  {name:<9} {line}" for name, line in COMMANDS.items())
 
 class StoppedError(Exception):
     """A signal ended a command whose work can be taken up again; the message says how."""
+
+
+class RefusedError(Exception):
+    """A night's model did not pass its gate, and nothing was published; the message says why."""
 
 
 class Command(Protocol):
@@ -78,6 +86,13 @@ def parser_for(name: str) -> argparse.ArgumentParser:
     return parser
 
 
+def run_command(name: str, flags: Sequence[str], beam_flags: Sequence[str] = ()) -> Any:
+    """Shows a command that is a part of another one, runs it, and returns what it does."""
+    print(f"\n$ nnsparse-stream {name} {' '.join(flags)}", flush=True)
+    command = cast(Command, importlib.import_module(f"nnsparse_stream.pipelines.{name}"))
+    return command.run(parser_for(name).parse_args(flags), list(beam_flags))
+
+
 def main(argv: list[str]) -> int:
     """Runs `nnsparse-stream` with the given arguments (without the program's name) and returns the exit code."""
     if argv and argv[0] in ("--version", "-V"):
@@ -113,6 +128,9 @@ def main(argv: list[str]) -> int:
     except StoppedError as stopped:
         print(stopped)
         return STOPPED
+    except RefusedError as refused:
+        print(f"nnsparse-stream {name}: {refused}", file=sys.stderr)
+        return REFUSED
     except OutputError:
         raise
     except KeyboardInterrupt:

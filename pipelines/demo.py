@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
 import math
 import time
 from collections.abc import Sequence
@@ -102,13 +101,11 @@ def run_command(name: str, *flags: str, beam_flags: Sequence[str] = ()) -> Any:
     Raises:
         KeyboardInterrupt: a signal stopped it: of a demo nothing stays to go on from.
     """
-    from nnsparse_stream.pipelines.cli import StoppedError, parser_for
+    from nnsparse_stream.pipelines import cli
 
-    print(f"\n$ nnsparse-stream {name} {' '.join(flags)}", flush=True)
-    command = importlib.import_module(f"nnsparse_stream.pipelines.{name}")
     try:
-        return command.run(parser_for(name).parse_args(flags), list(beam_flags))
-    except StoppedError:
+        return cli.run_command(name, flags, beam_flags)
+    except cli.StoppedError:
         raise KeyboardInterrupt from None
 
 

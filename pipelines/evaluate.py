@@ -7,7 +7,13 @@ import json
 import tempfile
 from typing import Any
 
-from nnsparse_stream.pipelines.options import add_weights_argument, add_worker_arguments, model_worker, urls
+from nnsparse_stream.pipelines.options import (
+    add_metrics_argument,
+    add_weights_argument,
+    add_worker_arguments,
+    model_worker,
+    urls,
+)
 
 DESCRIPTION = """\
 Judge a model on one fold of a data set: over all its entries, and by how many entries of a row the model knows.
@@ -62,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the figures there, too (a URL that workers can write to, where they run elsewhere)",
     )
+    add_metrics_argument(parser)
 
 
 def _names(text: str) -> list[str]:
@@ -78,12 +85,15 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.errors import InputError
     from nnsparse_stream.evaluation.judging import check_metrics
     from nnsparse_stream.evaluation.metrics import metrics_of_model
-    from nnsparse_stream.pipelines.running import run_pipeline
+    from nnsparse_stream.pipelines.command_metrics import evaluated
+    from nnsparse_stream.pipelines.metrics_file import MetricsFile
+    from nnsparse_stream.pipelines.running import is_only_described, run_and_finish
     from nnsparse_stream.scoring.blend import is_blend, named_models
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.training.objectives import objective_of, recipe_from_json
 
     worker = model_worker(args, beam_flags)
+    metrics_file = MetricsFile(args.metrics_file, "evaluate")
     if args.json:
         storage.check_regular(args.json)
         if storage.exists(args.json) and not _is_evaluation(args.json):
@@ -109,7 +119,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         result = args.json or storage.join(scratch, "evaluation.json")
 
-        def build(pipeline: beam.Pipeline) -> None:
+        def build(pipeline: beam.Pipeline) -> beam.PCollection[None]:
             checkpoints = [checkpoint.url for checkpoint in models.checkpoints]
             if len(checkpoints) == 1:
                 report = pipeline | EvaluateRatings(checkpoints[0], models.data[0], args.fold, metrics, worker)
@@ -118,14 +128,21 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
                 report = pipeline | EvaluateBlend(
                     checkpoints, models.data, models.combination, args.fold, axis, metrics, worker
                 )
-            _ = report | beam.Map(_write, result)
+            return report | beam.Map(_write, result)
 
-        run_pipeline(build, beam_flags)
-        if not storage.exists(result):
-            raise InputError("the workers run elsewhere: pass --json with a URL that they and this process can reach")
-        figures: dict[str, Any] = json.loads(storage.read_file(result))
-    print(table(figures, metrics))
-    return figures
+        def finish(_: Any) -> dict[str, Any]:
+            if not storage.exists(result):
+                raise InputError(
+                    "the workers run elsewhere: pass --json with a URL that they and this process can reach"
+                )
+            figures: dict[str, Any] = json.loads(storage.read_file(result))
+            metrics_file.write(evaluated(figures))
+            print(table(figures, metrics))
+            return figures
+
+        if is_only_described(beam_flags) and not args.json:
+            raise InputError("the figures have nowhere to go to: pass --json with a URL that workers can write to")
+        return run_and_finish(build, finish, beam_flags) or {}
 
 
 def _is_evaluation(url: str) -> bool:

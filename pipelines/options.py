@@ -58,6 +58,16 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def add_metrics_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag that asks for a command's metrics: all that a schedule runs share it."""
+    parser.add_argument(
+        "--metrics_file",
+        metavar="FILE",
+        help="write what was done there, too, as Prometheus text: whole, when the command has ended well, and by a "
+        "stream every ten seconds",
+    )
+
+
 def check_hints(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """Refuses hints that nobody reads, and says so where an engine may not read them.
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.feedback_options import ChosenFeedback, chosen_feedback
-from nnsparse_stream.pipelines.options import add_format_arguments, chosen_dialect, positive_int, urls
+from nnsparse_stream.pipelines.options import (
+    add_format_arguments,
+    add_metrics_argument,
+    chosen_dialect,
+    positive_int,
+    urls,
+)
+from nnsparse_stream.pipelines.prepare_job import SUMMARY, prepare_by_beam
 from nnsparse_stream.pipelines.prepare_options import (
     FILE_FLAGS,
     add_selection_arguments,
@@ -28,8 +34,6 @@ from nnsparse_stream.pipelines.row_features import (
 )
 
 if TYPE_CHECKING:
-    import apache_beam as beam
-
     from nnsparse_stream.data.local_run import Sizes
     from nnsparse_stream.data.manifest import Manifest
     from nnsparse_stream.ratings.folds import Folds, TimeShares
@@ -47,10 +51,6 @@ leaves a directory that the same command recognises and begins anew.
   nnsparse-stream prepare --input ratings.dat --output data/dat --axis user --test_from 2001-01-01
   nnsparse-stream prepare --input clicks.csv --output data/clicks --axis user --feedback implicit --test_rows 10
 """
-
-_SUMMARY = "_summary.json"
-#: The report's lines of what went between the steps, and the Beam distribution of each.
-_STEPS = {"blocks read": "read_block_bytes", "shuffled": "shuffled_block_bytes"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,23 +86,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_selection_arguments(parser)
     add_format_arguments(parser)
+    add_metrics_argument(parser)
 
 
-def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
-    """Prepares a data set, prints what was done, and returns its manifest.
+def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest | None:
+    """Prepares a data set, prints what was done, and returns its manifest; None where a job does it later.
 
     Raises:
         InputError: the user's input or flags are at fault; nothing is left at the output.
     """
-    started = time.monotonic()
+    started = time.time()  # which the worker that finishes the job of a template knows, too
     inputs, feedback = _inputs(args), chosen_feedback(args)
 
+    from nnsparse_stream.pipelines.command_metrics import prepared
+    from nnsparse_stream.pipelines.metrics_file import MetricsFile
+    from nnsparse_stream.pipelines.prepare_report import report
     from nnsparse_stream.pipelines.running import written_by_job
     from nnsparse_stream.ratings.input_plan import plan_inputs
     from nnsparse_stream.ratings.layout import FieldNames
     from nnsparse_stream.storage.matching import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
 
+    metrics = MetricsFile(args.metrics_file, "prepare")
     output = OutputDirectory(args.output, contents=contents(), overwrite=args.overwrite)
     for some in inputs.values() if isinstance(inputs, Mapping) else [inputs]:
         check_apart(args.output, some)
@@ -123,21 +128,24 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest:
     folds, selection = chosen_folds(args, plan), chosen_selection(args, plan, feedback.positive_from)
     with written_by_job(output, beam_flags):
         settings = _settings(args, plan, feedback, folds, selection, base)
+
+        def finish(summary: dict[str, Any], sizes: dict[str, Sizes]) -> Manifest:
+            manifest = with_features(args.output, _manifest(args, plan, feedback, selection, base, summary), features)
+            output.complete(manifest.to_json())
+            metrics.write(prepared(manifest))
+            report(manifest, args.output, plan, sizes, described_features(features), time.time() - started)
+            return manifest
+
         if beam_flags:
-            summary, sizes = _run_by_beam(args, plan, settings, beam_flags)
-        else:
-            summary, sizes = _run_here(args, plan, settings)
-        manifest = with_features(args.output, _manifest(args, plan, feedback, selection, base, summary), features)
-        output.complete(manifest.to_json())
-    _report(manifest, args.output, plan, sizes, described_features(features), time.monotonic() - started)
-    return manifest
+            return prepare_by_beam(args, plan, settings, finish, beam_flags)
+        return finish(*_run_here(args, plan, settings))
 
 
 def contents() -> tuple[str, ...]:
     """Patterns of the files that `prepare` writes; see `OutputDirectory`."""
     from nnsparse_stream.data.assembly import CONTENTS
 
-    return (*CONTENTS, _SUMMARY)
+    return (*CONTENTS, SUMMARY)
 
 
 def _inputs(args: argparse.Namespace) -> Sequence[str] | Mapping[int, Sequence[str]]:
@@ -220,6 +228,7 @@ def _run_here(
 ) -> tuple[dict[str, Any], dict[str, Sizes]]:
     """Prepares in this process; returns what was counted, and sizes of what went between the steps."""
     from nnsparse_stream.data.local_run import prepare_here
+    from nnsparse_stream.pipelines.prepare_report import STEPS
     from nnsparse_stream.storage.files import join
 
     done = prepare_here(plan, join(args.output, "dead_letters"), args.output, args.axis, **settings)
@@ -230,66 +239,7 @@ def _run_here(
         "vocabulary": done.vocabulary,
         "shards": done.shards,
     }
-    return summary, dict(zip(_STEPS.values(), (done.read_blocks, done.partitioned_blocks), strict=True))
-
-
-def _run_by_beam(
-    args: argparse.Namespace, plan: InputPlan, settings: dict[str, Any], beam_flags: list[str]
-) -> tuple[dict[str, Any], dict[str, Sizes]]:
-    """Prepares by a Beam runner; returns the same as `_run_here`."""
-    from nnsparse_stream.pipelines.metrics import sizes
-    from nnsparse_stream.pipelines.running import run_pipeline
-    from nnsparse_stream.ratings.folds import folds_from_json
-    from nnsparse_stream.storage.files import join, read_file, remove_file
-
-    result = run_pipeline(functools.partial(_build, args=args, plan=plan, settings=settings), beam_flags)
-    url = join(args.output, _SUMMARY)
-    summary = json.loads(read_file(url))
-    remove_file(url)
-    folds = folds_from_json(summary["cut"][0]) if summary["cut"] else settings["folds"]
-    return {**summary, "filtered": sum(summary["filtered"]), "folds": folds}, sizes(result)
-
-
-def _build(pipeline: beam.Pipeline, args: argparse.Namespace, plan: InputPlan, settings: dict[str, Any]) -> None:
-    import apache_beam as beam
-
-    from nnsparse_stream.storage.files import join
-    from nnsparse_stream.transforms import PrepareShards, ReadRatings
-
-    read = pipeline | "ReadRatings" >> ReadRatings(plan, join(args.output, "dead_letters"))
-    prepared = read.ratings | "PrepareShards" >> PrepareShards(
-        args.output, args.axis, plan.empty_block(), expected_ratings=plan.expected_records, **settings
-    )
-    _ = (
-        pipeline
-        | "Once" >> beam.Impulse()
-        | "Summarise"
-        >> beam.Map(
-            _write_summary,
-            args.output,
-            beam.pvalue.AsList(read.summaries),
-            beam.pvalue.AsList(prepared.filtered),
-            [] if prepared.cut is None else beam.pvalue.AsList(prepared.cut),
-            beam.pvalue.AsSingleton(prepared.vocabulary),
-            beam.pvalue.AsList(prepared.shards),
-        )
-    )
-
-
-def _write_summary(
-    _: bytes,
-    url: str,
-    read: list[dict[str, Any]],
-    filtered: list[int],
-    cut: list[dict[str, Any]],
-    vocabulary: dict[str, Any],
-    shards: list[dict[str, Any]],
-) -> None:
-    """Brings the small results of all workers to the driver, on any runner: through the output's own storage."""
-    from nnsparse_stream.storage.files import join, write_file
-
-    summary = {"read": read, "filtered": filtered, "cut": cut, "vocabulary": vocabulary, "shards": shards}
-    write_file(join(url, _SUMMARY), json.dumps(summary).encode())
+    return summary, dict(zip(STEPS.values(), (done.read_blocks, done.partitioned_blocks), strict=True))
 
 
 def _manifest(
@@ -325,73 +275,6 @@ def _manifest(
         earlier_vocabularies=_earlier_vocabularies(base),
         input=plan.described(),
     )
-
-
-def _report(
-    manifest: Manifest,
-    url: str,
-    plan: InputPlan,
-    steps: dict[str, Sizes],
-    features: list[tuple[str, str]],
-    seconds: float,
-) -> None:
-    records, size = manifest.records, sum(shard.bytes for shard in manifest.shards)
-    column = "item" if manifest.axis == "user" else "user"
-    folds = ", ".join(f"{fold} {count:,}" for fold, count in manifest.fold_entries.items())
-    lines = [
-        ("data set", url),
-        ("records read", f"{records['read']:,} from {_files(len(plan.files))}" + _empty_files(plan)),
-        *(("read as", _read_as(way, manifest.feedback)) for way in manifest.input),
-        ("bad records", f"{records['bad']:,}" + (f" (see {url.rstrip('/')}/dead_letters)" if records["bad"] else "")),
-        *_filtered_line(manifest),
-        ("duplicates", f"{records['duplicates']:,} merged (policy: {manifest.duplicates})"),
-        ("rows", f"{manifest.num_rows:,} {manifest.axis}s ({manifest.row_id_type} ids)"),
-        ("columns", f"{manifest.num_columns:,} {column}s ({manifest.column_id_type} ids)"),
-        *features,
-        ("entries", f"{manifest.num_entries:,}: {folds}"),
-        ("ratings" if manifest.feedback == "explicit" else "interactions", _ratings(manifest)),
-        ("shards", f"{len(manifest.shards):,}, {size / 1e6:,.1f} MB"),
-        *((label, str(steps[name])) for label, name in _STEPS.items() if name in steps),
-        ("time", f"{seconds:.1f} s, {records['read'] / max(seconds, 1e-9):,.0f} records/s"),
-    ]
-    print("\n".join(f"{name:<13} {text}" for name, text in lines))
-
-
-def _read_as(way: dict[str, Any], feedback: str) -> str:
-    """How files were read, in words, and the first record of them."""
-    words = [way["format"]]
-    if way.get("delimiter"):
-        words += [f"delimiter {way['delimiter']!r}", f"quote {way['quote'] or 'none'}"]
-        words.append("header" if way["header"] else "no header")
-        words += [f"decimal {way['decimal']!r}"] if way["decimal"] != "." else []
-    words += [f"encoding {way['encoding']}"] if way.get("encoding", "utf-8") != "utf-8" else []
-    if "rating" not in way["columns"]:
-        advice = " (where they are interactions, pass --feedback implicit)" if feedback == "explicit" else ""
-        words.append(f"no ratings: each record counts as a 1{advice}")
-    example = ", ".join(f"{name} {repr(value)[:40]}" for name, value in (way["example"] or {}).items())
-    return f"{', '.join(words)}; first record: {example or 'a bad one'}"
-
-
-def _ratings(manifest: Manifest) -> str:
-    low, high, mean = (manifest.ratings[name] for name in ("min", "max", "mean"))
-    return f"{low:g} to {high:g}" + ("" if mean is None else f", mean of train {mean:.4g}")
-
-
-def _files(number: int) -> str:
-    return f"{number:,} file{'s' if number > 1 else ''}"
-
-
-def _empty_files(plan: InputPlan) -> str:
-    if not plan.empty:
-        return ""
-    return f"; {_files(len(plan.empty))} without a record left out, the first is {plan.empty[0]}"
-
-
-def _filtered_line(manifest: Manifest) -> list[tuple[str, str]]:
-    if not manifest.filters:
-        return []
-    filters = ", ".join(f"{flag} {value}" for flag, value in sorted(manifest.filters.items()))
-    return [("filtered", f"{manifest.records['filtered']:,} ({filters})")]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.storage.files import one_line
@@ -30,6 +30,9 @@ _LOOK_SECONDS, _GRACE_SECONDS = 0.5, 3.0
 _LOGGER = logging.getLogger(__name__)
 
 _MAY_GO_ON = "it may go on: end it on the engine before another run writes to the same output"
+
+
+_Finished = TypeVar("_Finished")
 
 
 class JobLostError(RuntimeError):
@@ -76,6 +79,44 @@ def checked_options(beam_flags: list[str]) -> Any:
     except (ValueError, ImportError, AttributeError) as error:
         raise InputError(f"--runner={standard.runner} cannot be used: {' '.join(str(error).split())}") from error
     return options
+
+
+def is_only_described(beam_flags: list[str]) -> bool:
+    """Whether a job is written down for a service that starts it later, as a flex template's launcher does.
+
+    This process is over then before the job begins.
+    """
+    if not beam_flags:
+        return False
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    return checked_options(beam_flags).view_as(GoogleCloudOptions).template_location is not None
+
+
+def run_and_finish(
+    build: Callable[[Any], Any], finish: Callable[[Any], _Finished], beam_flags: list[str]
+) -> _Finished | None:
+    """Runs a pipeline and then `finish`: in this process, or as the last step of a job that is only described.
+
+    Args:
+        build: is given the `beam.Pipeline`, applies the transforms, and returns a collection of one element, which is
+            there when everything is written.
+        finish: makes the output whole of what the workers have left there; is given Beam's `PipelineResult`, or None
+            where a worker calls it, which may make it again together with the step that `build` returned.
+        beam_flags: as for `run_pipeline`.
+
+    Returns:
+        What `finish` did, or None where it is left to the job.
+    """
+    if not is_only_described(beam_flags):
+        return finish(run_pipeline(build, beam_flags))
+    import apache_beam as beam
+
+    def finish_there(_: Any) -> None:
+        finish(None)
+
+    run_pipeline(lambda pipeline: build(pipeline) | "Finish" >> beam.Map(finish_there), beam_flags)
+    return None
 
 
 def run_pipeline(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.options import (
     add_format_arguments,
+    add_metrics_argument,
     add_weights_argument,
     add_worker_arguments,
     chosen_dialect,
@@ -138,6 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the scores that lie in --output")
     add_worker_arguments(parser)
+    add_metrics_argument(parser)
     add_format_arguments(parser)
 
 
@@ -154,7 +156,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     Raises:
         InputError: the user's input or flags are at fault; nothing is left at the output.
     """
-    started = time.monotonic()
+    started = time.time()  # which the worker that finishes the job of a template knows, too
     from nnsparse_stream.scoring.blend import is_blend, named_models
 
     _check_lists(args)
@@ -164,8 +166,11 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
 
     from nnsparse_stream.data.assembly import write_features
     from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.pipelines.command_metrics import scored
     from nnsparse_stream.pipelines.feedback_options import chosen_feedback
-    from nnsparse_stream.pipelines.running import run_pipeline, written_by_job
+    from nnsparse_stream.pipelines.metrics_file import MetricsFile
+    from nnsparse_stream.pipelines.running import run_and_finish, written_by_job
+    from nnsparse_stream.pipelines.score_report import report
     from nnsparse_stream.ratings.dead_letters import check_bad_records
     from nnsparse_stream.scoring.files import FEATURES
     from nnsparse_stream.scoring.manifest import NAME, scores_manifest
@@ -174,6 +179,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.storage.output_directory import OutputDirectory
     from nnsparse_stream.training.objectives import recipe_from_json
 
+    metrics = MetricsFile(args.metrics_file, "score")
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
     named = [url for some in (args.pairs, args.rows, args.candidates) for url in some or []]
     named += [args.row_features] if args.row_features else []
@@ -222,25 +228,32 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             features=features,
             worker=worker,
         )
-        run_pipeline(build, beam_flags)
-        summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
-        bad = [check_bad_records(summary[what], args.max_bad_fraction)[1] for what in ("ratings", "pairs")]
-        output.remove(SUMMARY)
-        output.remove_matching(_codes())
-        output.remove_matching(_features())
-        manifest = scores_manifest(
-            [held.state for held in models.checkpoints],
-            models.combination,
-            top_k=None if args.pairs else args.top_k or DEFAULT_TOP_K,
-            rules=list_rules(args),
-            files=summary["files"],
-            candidates=None if candidates is None else summary["candidates"],
-            bad_records=sum(bad),
-            ratings_of_unknown_columns=sum(summary["unknown"]),
-        )
-        output.complete(storage.to_json(manifest))
-    _report(manifest, args.output, time.monotonic() - started)
-    return manifest
+
+        def finish(_: Any) -> dict[str, Any]:
+            summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
+            ratings_read, pairs_read = (
+                check_bad_records(summary[what], args.max_bad_fraction) for what in ("ratings", "pairs")
+            )
+            output.remove(SUMMARY)
+            output.remove_matching(_codes())
+            output.remove_matching(_features())
+            manifest = scores_manifest(
+                [held.state for held in models.checkpoints],
+                models.combination,
+                top_k=None if args.pairs else args.top_k or DEFAULT_TOP_K,
+                rules=list_rules(args),
+                files=summary["files"],
+                candidates=None if candidates is None else summary["candidates"],
+                bad_records=ratings_read[1] + pairs_read[1],
+                ratings_of_unknown_columns=sum(summary["unknown"]),
+            )
+            output.complete(storage.to_json(manifest))
+            entries = None if args.input else datasets[0].manifest.fold_entries
+            metrics.write(scored(manifest, ratings_read, pairs_read, entries, args.history_folds))
+            report(manifest, args.output, time.time() - started)
+            return manifest
+
+        return run_and_finish(build, finish, beam_flags) or {}
 
 
 def _check_lists(args: argparse.Namespace) -> None:
@@ -351,36 +364,6 @@ def _plan(args: argparse.Namespace, files: list[str], checkpoint: CheckpointStat
             )
     # Ids that look like integers are read as the strings that they are to the model.
     return plan._replace(schema=plan.schema._replace(**types))
-
-
-def _report(manifest: dict[str, Any], url: str, seconds: float) -> None:
-    wanted = "predicted pairs" if manifest["top_k"] is None else f"top {manifest['top_k']} of each {manifest['axis']}"
-    lines = [
-        ("scores", url),
-        ("rows written", f"{manifest['rows']:,} ({wanted}) in {len(manifest['files']):,} files"),
-        ("time", f"{seconds:.1f} s"),
-    ]
-    if manifest["bad_records"]:
-        lines.append(("bad records", f"{manifest['bad_records']:,} (see {url.rstrip('/')}/_dead_letters)"))
-    if manifest["ratings_of_unknown_columns"]:
-        count = manifest["ratings_of_unknown_columns"]
-        lines.append(("left out", f"{count:,} ratings of columns that the model's vocabulary does not hold"))
-    lists, pairs = manifest["lists"], manifest["pairs"]
-    if lists and lists["candidates"] and lists["candidates"]["unknown"]:
-        ids, unknown = lists["candidates"]["ids"], lists["candidates"]["unknown"]
-        lines.append(("candidates", f"{unknown:,} of {ids:,} ids are not in the model's vocabulary, and not listed"))
-    if lists and lists["rows_without_ratings"]:
-        count = lists["rows_without_ratings"]
-        lines.append(("cold rows", f"{count:,} of {lists['rows']:,} rows have no rating that the model sees"))
-    for what, of in (
-        ("rows", "whose row has no rating that the model sees"),
-        ("columns", "of a column that its vocabulary lacks"),
-    ):
-        counts = pairs[f"unknown_{what}"] if pairs else []
-        if any(counts):
-            number = ", ".join(f"{count:,}" for count in counts) + " (to each model)" * (len(counts) > 1)
-            lines.append((f"new {what}", f"{number} pairs {of}, scored by the fallback"))
-    print("\n".join(f"{name:<13} {text}" for name, text in lines))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def build_scoring(
     num_shards: int,
     features: Sequence[ColumnsFile],
     worker: ModelWorker,
-) -> None:
+) -> beam.PCollection[None]:
     """Applies everything that `score` does to a pipeline; leaves SUMMARY at the output.
 
     Args:
@@ -48,6 +48,9 @@ def build_scoring(
         num_shards: of the first model's rows.
         features: of the rows of raw files, see `ScoreRatings`.
         worker: what the steps that run a model ask for.
+
+    Returns:
+        One element, which is there when everything is written.
     """
     import apache_beam as beam
 
@@ -77,7 +80,7 @@ def build_scoring(
         )
     collections = (written, read_ratings, None if read_pairs is None else read_pairs.summaries, unknown, counts)
     sides = [[] if collection is None else beam.pvalue.AsList(collection) for collection in collections]
-    _ = pipeline | "Once" >> beam.Impulse() | "Summarise" >> beam.Map(_write_summary, args.output, *sides)
+    return pipeline | "Once" >> beam.Impulse() | "Summarise" >> beam.Map(_write_summary, args.output, *sides)
 
 
 def list_rules(args: argparse.Namespace) -> ListRules:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.options import (
     add_format_arguments,
+    add_metrics_argument,
     add_worker_arguments,
     check_hints,
     chosen_dialect,
@@ -21,6 +22,7 @@ from nnsparse_stream.pipelines.options import (
 
 if TYPE_CHECKING:
     from nnsparse_stream.data.manifest import Manifest
+    from nnsparse_stream.pipelines.metrics_file import MetricsFile
     from nnsparse_stream.streaming.source import EventSource
     from nnsparse_stream.streaming.windows import Windows
 
@@ -110,6 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="begin anew, and remove what lies in --output")
     add_worker_arguments(parser)
+    add_metrics_argument(parser)
     add_format_arguments(parser, events=True)
 
 
@@ -151,6 +154,8 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     stop = threading.Event()
     with set_by_signal(stop):  # before what takes a second to import
+        from nnsparse_stream.pipelines.command_metrics import streamed
+        from nnsparse_stream.pipelines.metrics_file import MetricsFile
         from nnsparse_stream.streaming.base_rows import BaseRows
         from nnsparse_stream.streaming.events import event_schema
         from nnsparse_stream.streaming.live_model import LiveModel
@@ -158,7 +163,7 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
         from nnsparse_stream.streaming.stream_output import open_output, sole_writer
 
         source, windows, manifest = _planned(args)
-        base = BaseRows(args.data)
+        base, metrics = BaseRows(args.data), MetricsFile(args.metrics_file, "stream")
         with sole_writer(args.output) as renew:
             going_on = open_output(args.output, _settings(args, manifest, base.num_shards), args.overwrite)
             live = LiveModel(args.model, args.data, args.device, args.model_refresh / _SECOND)
@@ -176,10 +181,11 @@ def _run_here(args: argparse.Namespace) -> dict[str, Any]:
                 top_k=None if args.pairs else args.top_k,
                 until_idle=None if args.until_idle is None else args.until_idle / _SECOND,
                 stop=stop.is_set,
-                told=_Teller().tell,
+                told=_Teller(metrics).tell,
                 renew=renew,
             )
             live.close()
+    metrics.write(streamed(done))
     _report(done, args.output, time.monotonic() - started)
     if done["stopped"]:
         raise StoppedError("stopped; what was read is committed, and the same command goes on from there")
@@ -195,6 +201,12 @@ def _run_job(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             "Beam's runner in this process reads nothing that has no end: leave out --runner, and this process follows "
             "the events without Beam; or name an engine"
         )
+    if args.metrics_file is not None:
+        raise InputError(
+            "`metrics_file` is for a stream in this process: an engine has the metrics of its job, and this process "
+            "has not; leave it out"
+        )
+    from nnsparse_stream.pipelines.metrics_file import MetricsFile
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.streaming.base_rows import BaseRows
     from nnsparse_stream.streaming.stream_output import open_output
@@ -225,7 +237,7 @@ def _run_job(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         lambda pipeline: build_stream(pipeline, source, job),
         [*beam_flags, *streaming],
         lambda: storage.exists(ended),
-        _Teller().tell_of_job,
+        _Teller(MetricsFile(None, "stream")).tell_of_job,
     )
     return {}
 
@@ -284,15 +296,19 @@ def _settings(args: argparse.Namespace, manifest: Manifest, num_shards: int) -> 
 
 
 class _Teller:
-    """Prints a line every ten seconds."""
+    """Prints a line, and writes the metrics, every ten seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: MetricsFile) -> None:
+        self._metrics = metrics
         self._due = time.monotonic() + TELL_SECONDS
 
     def tell(self, figures: dict[str, Any]) -> None:
-        """Prints the figures as they stand, where it is time to."""
+        """Tells the figures as they stand, where it is time to."""
+        from nnsparse_stream.pipelines.command_metrics import streamed
+
         if self._is_due():
             self._print(figures)
+            self._metrics.write(streamed(figures))
 
     def tell_of_job(self, result: Any) -> None:
         """The same of a job, where its engine says how it does while it runs: lag is the mean since its begin."""

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.cli import StoppedError
-from nnsparse_stream.pipelines.options import add_worker_arguments, check_hints, model_worker, positive_int
+from nnsparse_stream.pipelines.options import (
+    add_metrics_argument,
+    add_worker_arguments,
+    check_hints,
+    model_worker,
+    positive_int,
+)
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest
@@ -122,6 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --output")
     add_worker_arguments(parser)
+    add_metrics_argument(parser)
 
 
 def _recipe_fields() -> dict[str, tuple[str, str]]:
@@ -184,11 +191,22 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     if args.resume and args.overwrite:
         raise InputError("--resume and --overwrite contradict each other; give one of them")
+    from nnsparse_stream.pipelines.command_metrics import trained
+    from nnsparse_stream.pipelines.metrics_file import MetricsFile
+    from nnsparse_stream.pipelines.running import is_only_described
+    from nnsparse_stream.storage import files as storage
+
     if args.grid is not None:
+        if args.metrics_file is not None:
+            raise InputError("`metrics_file` tells of one run, and --grid has a table of all; leave it out")
         from nnsparse_stream.pipelines.train_grid import run_grid
 
         run_grid(args, beam_flags)
         return
+    described = is_only_described(beam_flags)
+    if described and args.metrics_file is not None:
+        raise InputError("`metrics_file` is written by this process, which is over before the job begins; leave it out")
+    metrics = MetricsFile(args.metrics_file, "train")
     if args.workers > 1 or args.rounds is not None:
         from nnsparse_stream.pipelines.train_rounds import run_rounds
 
@@ -204,7 +222,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         check_hints(args, beam_flags)
         if not _train_here(args):
             raise StoppedError(f"stopped; a checkpoint is in {args.output}; --resume goes on from there")
-    print(f"the model is in {args.output}")
+    if args.metrics_file is not None:
+        metrics.write(trained(storage.read_json(storage.join(args.output, "run.json"), "a run")))
+    print(f"the model {'will be' if described else 'is'} in {args.output}")
 
 
 def _train_here(args: argparse.Namespace) -> bool:

@@ -38,6 +38,8 @@ def run_grid(args: argparse.Namespace, beam_flags: list[str]) -> None:
         )
     if beam_flags:
         summary = _train_by_beam(args, beam_flags)
+        if summary is None:
+            return
     else:
         check_hints(args, beam_flags)
         summary = _train_here(args)
@@ -48,8 +50,9 @@ def run_grid(args: argparse.Namespace, beam_flags: list[str]) -> None:
     print(f"the models are in {args.output}/runs")
 
 
-def _train_by_beam(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
-    from nnsparse_stream.pipelines.running import run_pipeline
+def _train_by_beam(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any] | None:
+    """What the grid's last file holds; None where the job is only described."""
+    from nnsparse_stream.pipelines.running import is_only_described, run_pipeline
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.training.grid_members import COMPLETING
     from nnsparse_stream.transforms.train_grid import TrainGrid
@@ -62,6 +65,8 @@ def _train_by_beam(args: argparse.Namespace, beam_flags: list[str]) -> dict[str,
         ),
         beam_flags,
     )
+    if is_only_described(beam_flags):
+        return None
     return storage.read_json(storage.join(args.output, COMPLETING), "a grid")
 
 

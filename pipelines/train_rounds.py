@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.pipelines.cli import StoppedError
 from nnsparse_stream.pipelines.options import model_worker
-from nnsparse_stream.pipelines.running import run_pipeline
+from nnsparse_stream.pipelines.running import is_only_described, run_pipeline
 from nnsparse_stream.pipelines.worker_noise import without_worker_noise
 from nnsparse_stream.training.progress import began_line, epoch_line, recipe_line, round_line
 
@@ -55,11 +55,17 @@ def run_rounds(
         print(f"{request.output} has ended; there is nothing to resume", flush=True)
         return
     left = rounds_left(request)
+    described = is_only_described(beam_flags)
+    if described and len(left) > args.rounds_per_job:
+        raise InputError(
+            f"{len(left)} rounds are more than the `rounds_per_job` of {args.rounds_per_job}, a template is one job: "
+            "allow as many, ask for fewer `epochs` or `rounds`, or run the command itself"
+        )
     with quiet, _stopping(request), _telling(request, job, left.start - 1):
         while True:
             rounds = left[: args.rounds_per_job]
             run_pipeline(functools.partial(_train, TrainRounds(request, worker, job, rounds)), beam_flags)
-            if has_ended(request):
+            if described or has_ended(request):
                 return
             begun = max(last_done(request.output) + 1, left.start)
             if begun == left.start:

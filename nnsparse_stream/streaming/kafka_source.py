@@ -28,13 +28,8 @@ _ANSWER_SECONDS = 20.0
 #: How long messages may be on their way that the broker says it has.
 _ARRIVAL_SECONDS = 5.0
 _AT_ONCE = 1_000
-_OURS = {
-    "UNKNOWN_TOPIC_OR_PART",
-    "_UNKNOWN_TOPIC",
-    "_UNKNOWN_PARTITION",
-    "TOPIC_AUTHORIZATION_FAILED",
-    "TOPIC_EXCEPTION",
-}
+#: What a broker says. The client's own "unknown partition" also means that the broker which had it has just gone.
+_OURS = {"UNKNOWN_TOPIC_OR_PART", "TOPIC_AUTHORIZATION_FAILED", "TOPIC_EXCEPTION"}
 
 
 class KafkaSource(EventSource):
@@ -152,4 +147,6 @@ class KafkaSource(EventSource):
             reason = error.args[0]
             if reason.name() in _OURS:
                 raise InputError(f"{self._url}: {reason.str()}; make the topic, or name another") from error
-            raise StoreError(f"{self._url}: {reason.str()}; see that the brokers run, and run it again") from error
+            raise StoreError(
+                f"{self._url}: {reason.str()}; see that the brokers run and have the topic, and run it again"
+            ) from error

@@ -72,7 +72,8 @@ def stream_here(
 
     Returns:
         The figures of this run: `events` read, `late` among them, `dead` records; `rows` scored, `files` written, and
-        `windows` that are complete; `unknown` known entries of these rows whose columns the model does not know;
+        `windows` that are complete; `entries` known of these rows, and `unknown`, those of them whose columns the
+        model does not know;
         `waiting` events of windows that are open; `lag`, seconds from the last event of the newest window that was
         written to its writing, or None; `model_step` and `model` (its fingerprint; both None where nothing was
         scored); `stopped`.
@@ -122,7 +123,7 @@ class _Loop:
         self._left: list[int] = rest.get("left", [])
         # What was written of windows that `_complete.json` is still to name.
         self._written: dict[int, list[dict[str, Any]]] = {int(name): of for name, of in rest.get("written", {}).items()}
-        self._counts = dict.fromkeys(("events", "late", "dead", "rows", "files", "windows", "unknown"), 0)
+        self._counts = dict.fromkeys(("events", "late", "dead", "rows", "files", "windows", "entries", "unknown"), 0)
         self._lag: float | None = None
         self._model: tuple[int, str] | None = None
         self._complete()
@@ -217,6 +218,7 @@ class _Loop:
 
     def _count(self, flush: Flush, scored: Scored) -> None:
         of_flush = {"files": 1, "rows": len(flush.rows), "late": flush.late, "unknown": scored.unknown}
+        of_flush["entries"] = len(flush.rows["columns"].flatten())
         for name, number in of_flush.items():
             self._counts[name] += number
         if len(flush.pairs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import functools
 import os
 import socket
 import time
@@ -13,6 +13,7 @@ from typing import Any
 
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.storage import files as storage
+from nnsparse_stream.storage.local_lock import locked
 from nnsparse_stream.storage.local_paths import local_path
 from nnsparse_stream.storage.output_directory import OutputDirectory
 from nnsparse_stream.streaming.letter_files import DEAD_LETTERS
@@ -114,27 +115,8 @@ def sole_writer(url: str) -> Iterator[Callable[[], None]]:
         with _lease(url) as renew:
             yield renew
     else:
-        with _locked(url, os.path.join(path, _LOCK)):
+        with locked(url, os.path.join(path, _LOCK), functools.partial(_taken, url)):
             yield lambda: None
-
-
-@contextmanager
-def _locked(url: str, path: str) -> Iterator[None]:
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise InputError(f"{url}: the output cannot be written: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _taken(url, os.pread(lock, 200, 0).decode(errors="replace")) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        yield
-    finally:
-        os.close(lock)
 
 
 @contextmanager

@@ -334,7 +334,7 @@ def test_a_time_that_is_none_is_refused_as_a_flag(files: Path, capsys: pytest.Ca
 def test_a_runner_that_loses_ratings_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nnsparse_stream.pipelines import prepare as module
+    from nnsparse_stream.pipelines import prepare_job as module
 
     write(tmp_path / "ratings.csv", [(1, item, 3.0, item) for item in range(10)])
     whole = module._write_summary

@@ -15,6 +15,7 @@ from samples import Trained
 from nnsparse_stream.pipelines import prepare
 from nnsparse_stream.pipelines.cli import parser_for
 from nnsparse_stream.pipelines.feedback_options import chosen_feedback
+from nnsparse_stream.pipelines.prepare_job import build as build_preparation
 from nnsparse_stream.pipelines.running import run_pipeline
 from nnsparse_stream.ratings.folds import HashFolds
 from nnsparse_stream.ratings.input_plan import plan_inputs
@@ -50,7 +51,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Any:
     args = parser_for("prepare").parse_args(flags)
     plan = plan_inputs([str(ratings)])
     settings = prepare._settings(args, plan, chosen_feedback(args), HashFolds(), Selection(), None)
-    build = functools.partial(prepare._build, args=args, plan=plan, settings=settings)
+    build = functools.partial(build_preparation, args=args, plan=plan, settings=settings)
     return run_pipeline(build, [*FLAGS, "--dry_run=True"]).job
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from deploy.engines.engine import Engine, missing_tools
 from deploy.engines.flink.artefacts import flink_jars, runner_jar
-from deploy.engines.servers import EngineError
+from deploy.engines.flink.rest import FlinkRest
 
 _FRAMEWORK_MB = 128  # Flink's own share of a task manager's heap, and of its direct memory
 _NETWORK_MB = 128
@@ -123,39 +122,33 @@ class FlinkCluster(Engine):
         Raises:
             OSError: nobody answers.
         """
-        request = urllib.request.Request(self._url(path), body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return dict(json.load(answer))
+        return self._flink.ask(path, body)
 
     def cancel(self, job: str) -> None:
         """Ends a job, and waits until its tasks have ended. A driver that is killed leaves its job running."""
-        request = urllib.request.Request(self._url(f"jobs/{job}?mode=cancel"), method="PATCH")
-        urllib.request.urlopen(request, timeout=10).close()
+        self._flink.cancel(job)
         self.servers.wait(f"the end of job {job}", lambda: self.rest(f"jobs/{job}")["state"] in _ENDED, _START_SECONDS)
 
     def stop_with_savepoint(self, job: str) -> str:
         """Stops a streaming job, and returns where it can be taken up: the value of `--savepoint_path`."""
-        body = json.dumps({"targetDirectory": self._kept("savepoints"), "drain": False}).encode()
-        trigger = self.rest(f"jobs/{job}/stop", body)["request-id"]
-        answer: dict[str, Any] = {}
+        trigger = self._flink.begin_stop(job, self._kept("savepoints"))
+        location: str | None = None
 
         def is_there() -> bool:
-            nonlocal answer
-            answer = self.rest(f"jobs/{job}/savepoints/{trigger}")
-            return bool(answer["status"]["id"] == "COMPLETED")
+            nonlocal location
+            location = self._flink.savepoint(job, trigger)
+            return location is not None
 
         self.servers.wait(f"the savepoint of job {job}", is_there, _START_SECONDS)
-        operation = answer["operation"]
-        if "location" not in operation:
-            reason = str(operation.get("failure-cause", {}).get("stack-trace", operation)).splitlines()[0]
-            raise EngineError(f"job {job} has no savepoint: {reason}")
-        return str(operation["location"])
+        assert location is not None
+        return location
 
     def _kept(self, what: str) -> str:
         return (self.servers.directory / what).as_uri()
 
-    def _url(self, path: str) -> str:
-        return f"http://localhost:{self.ports['rest']}/{path}"
+    @property
+    def _flink(self) -> FlinkRest:
+        return FlinkRest(f"http://localhost:{self.ports['rest']}")
 
     def write_configuration(self) -> None:
         """Writes the configuration of all servers below the directory."""

@@ -1,0 +1,415 @@
+"""Flink on Kubernetes: manifests against the schemas of their kinds, and against what runs as processes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from samples import ROOT
+
+from deploy.engines.flink import artefacts
+from deploy.engines.flink.cluster import _METASPACE_MB, _OPENS, FlinkCluster
+from deploy.flink import savepoint
+from nnsparse_stream.pipelines import cli
+
+HERE = ROOT / "deploy" / "flink"
+BUILDS = ["overlays/cpu", "overlays/gpu", "overlays/minio", "batch", "stream", "resume"]
+COMMANDS = ("prepare", "train", "score", "stream")
+#: The oldest that has containers which start before a job's and end with it, and the newest that is known.
+VERSIONS = ("1.29", kubernetes_validate.latest_version())
+
+
+@functools.cache
+def built(name: str) -> list[dict[str, Any]]:
+    """What `kubectl apply -k` sends."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl on this machine")
+    done = subprocess.run(["kubectl", "kustomize", str(HERE / name)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def kind_of(name: str, kind: str) -> dict[str, Any]:
+    (found,) = (one for one in built(name) if one["kind"] == kind)
+    return found
+
+
+def pods(name: str) -> list[dict[str, Any]]:
+    """The specifications of all pods; a task manager's is that of all pods of Flink with its own laid over it."""
+    found = []
+    for one in built(name):
+        if one["kind"] == "FlinkDeployment":
+            shared = one["spec"]["podTemplate"]["spec"]
+            own = one["spec"]["taskManager"]["podTemplate"]["spec"]
+            containers = {part["name"]: part for part in shared["containers"]}
+            for part in own["containers"]:
+                containers[part["name"]] = {**containers.get(part["name"], {}), **part}
+            volumes = [*shared["volumes"], *own.get("volumes", [])]
+            found.append({**shared, **own, "containers": list(containers.values()), "volumes": volumes})
+        elif "template" in one.get("spec", {}):
+            found.append(one["spec"]["template"]["spec"])
+    return found
+
+
+def containers(name: str) -> list[dict[str, Any]]:
+    return [part for pod in pods(name) for part in [*pod.get("initContainers", []), *pod["containers"]]]
+
+
+def container(name: str, called: str) -> dict[str, Any]:
+    (found,) = (part for part in containers(name) if part["name"] == called)
+    return found
+
+
+def cluster(name: str = "overlays/cpu") -> dict[str, Any]:
+    return dict(kind_of(name, "FlinkDeployment")["spec"])
+
+
+def mebibytes(text: str) -> int:
+    number, unit = re.fullmatch(r"([0-9]+)(m|Mi|Gi)", text).groups()  # type: ignore[union-attr]
+    return int(number) * (1024 if unit == "Gi" else 1)
+
+
+def closed(schema: Any) -> Any:
+    """A schema that knows no fields but those it names, as strict validation wants it."""
+    if isinstance(schema, list):
+        return [closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {name: closed(one) for name, one in schema.items()}
+    if isinstance(schema.get("properties"), dict) and "x-kubernetes-preserve-unknown-fields" not in schema:
+        inner.setdefault("additionalProperties", False)
+    return inner
+
+
+@functools.cache
+def operator_schema() -> dict[str, Any]:
+    definition = yaml.safe_load((Path(__file__).parent / "schemas" / "flinkdeployments.yaml").read_text())
+    (version,) = definition["spec"]["versions"]
+    schema = closed(version["schema"]["openAPIV3Schema"])
+    schema["properties"].update(apiVersion={"const": "flink.apache.org/v1beta1"}, kind={}, metadata={})
+    return dict(schema)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_built_fits_its_schemas(name, version):
+    for one in built(name):
+        if one["kind"] != "FlinkDeployment":
+            kubernetes_validate.validate(one, version, strict=True)
+            continue
+        jsonschema.validate(one, operator_schema())
+        for template in (one["spec"]["podTemplate"], one["spec"]["taskManager"]["podTemplate"]):
+            kubernetes_validate.validate(template, version, strict=True)
+
+
+def test_the_schemas_refuse_what_is_misspelt():
+    broken = json.loads(json.dumps(kind_of("overlays/cpu", "FlinkDeployment")))
+    broken["spec"]["taskManager"]["replica"] = broken["spec"]["taskManager"].pop("replicas")
+    with pytest.raises(jsonschema.ValidationError, match="replica"):
+        jsonschema.validate(broken, operator_schema())
+    template = broken["spec"]["podTemplate"]
+    template["spec"]["containers"][0]["volumeMount"] = []
+    with pytest.raises(kubernetes_validate.ValidationError, match="volumeMount"):
+        kubernetes_validate.validate(template, VERSIONS[0], strict=True)
+
+
+def test_every_file_is_in_a_build_or_known():
+    known = {HERE / name for name in ("README.md", "Dockerfile", "__init__.py", "savepoint.py")}
+    for file in HERE.rglob("kustomization.yaml"):
+        known.add(file)
+        text = yaml.safe_load(file.read_text())
+        assert any(file.parent == HERE / name for name in BUILDS) or file.parent.name == "base"
+        used = [*text.get("resources", []), *(one["path"] for one in text.get("patches", []))]
+        used += [name for one in text.get("configMapGenerator", []) for name in one["envs"]]
+        known |= {(file.parent / name).resolve() for name in used}
+    files = {file for file in HERE.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
+    assert files <= known
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_nothing_runs_as_root_writes_to_its_root_or_has_a_right(name):
+    for pod in pods(name):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        volumes = {one["name"] for one in pod["volumes"]}
+        for part in [*pod.get("initContainers", []), *pod["containers"]]:
+            context = dict(part["securityContext"])
+            user = context.pop("runAsUser", pod["securityContext"]["runAsUser"])
+            assert context.pop("runAsGroup", pod["securityContext"]["runAsGroup"]) == user
+            assert context == {
+                "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+            }, part["name"]  # fmt: skip
+            if re.match("nnsparse-stream-[cg]pu:", part.get("image", "")):  # which knows no other user
+                assert f"USER {user}:{user}\n" in (ROOT / "deploy" / "images" / "Dockerfile").read_text()
+            assert "/tmp" in {mount["mountPath"] for mount in part["volumeMounts"]}
+            assert {mount["name"] for mount in part["volumeMounts"]} <= volumes | {"data"}
+            # What the operator gives Flink's own containers stands in `resource`.
+            if part["name"] != "flink-main-container":
+                assert set(part["resources"]["requests"]) == {"cpu", "memory"}
+                assert "memory" in part["resources"]["limits"]
+    assert not [one for one in built(name) if one["kind"] in ("Role", "ClusterRole", "RoleBinding", "Secret")]
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_secrets_are_only_referred_to(name):
+    for part in containers(name):
+        for variable in part.get("env", []):
+            if re.search("KEY|SECRET|PASSWORD|TOKEN|ACCESS", variable["name"]):
+                assert "value" not in variable
+                assert variable["valueFrom"]["secretKeyRef"]["name"] == "nnsparse-stream-storage"
+    opens_urls = [
+        part for part in containers(name) if part["name"] in ("worker-pool", "flink-main-container", *COMMANDS)
+    ]
+    assert opens_urls
+    for part in opens_urls:
+        assert {"secretRef": {"name": "nnsparse-stream-storage", "optional": True}} in part["envFrom"]
+
+
+def test_the_configuration_is_that_of_the_processes(tmp_path):
+    processes = FlinkCluster(tmp_path)
+    processes.write_configuration()
+    theirs = json.loads((tmp_path / "conf" / "config.yaml").read_text())
+    # Addresses, ports and folders of one machine, what the operator makes of `resource`, and what only tests want.
+    for name in list(theirs):
+        if re.match(r"rest\.|.*\.(host|address|port|bind-host)$|io\.tmp|state\.|web\.", name):
+            del theirs[name]
+    assert theirs.pop("taskmanager.cpu.cores") == cluster()["taskManager"]["resource"]["cpu"]
+    ours = cluster()["flinkConfiguration"]
+    assert {name: ours.get(name) for name in theirs} == {name: str(value) for name, value in theirs.items()}
+    more = set(ours) - set(theirs)
+    assert not [name for name in more if not name.startswith(("jobmanager.memory.", "state.", "metrics."))]
+
+
+def test_replicas_slots_and_parallelism_are_one_number():
+    default, _ = FlinkCluster.SIZES["task_managers"]
+    for name in ("overlays/cpu", "overlays/gpu", "overlays/minio"):
+        spec = cluster(name)
+        assert spec["taskManager"]["replicas"] == default == int(spec["flinkConfiguration"]["parallelism.default"])
+        assert spec["flinkConfiguration"]["taskmanager.numberOfTaskSlots"] == "1"
+
+
+def test_pods_have_the_memory_that_their_parts_add_up_to():
+    ours = cluster()["flinkConfiguration"]
+    for of, kind in (("taskManager", "taskmanager"), ("jobManager", "jobmanager")):
+        parts = [mebibytes(value) for name, value in ours.items()
+                 if name.startswith(f"{kind}.memory.") and not name.endswith(".min")]  # fmt: skip
+        assert mebibytes(cluster()[of]["resource"]["memory"]) == sum(parts)
+
+
+def test_flink_itself_takes_the_memory(tmp_path):
+    jars = sorted((artefacts_directory() / f"flink-{artefacts.FLINK_VERSION}").glob("*.jar"))
+    if not jars or shutil.which("java") is None:
+        pytest.skip("no Flink or no Java on this machine; `make install-engines`")
+    spec = cluster()
+    sizes = {f"{kind}.memory.process.size": spec[of]["resource"]["memory"]
+             for of, kind in (("taskManager", "taskmanager"), ("jobManager", "jobmanager"))}  # fmt: skip
+    settings = {**spec["flinkConfiguration"], **sizes, "taskmanager.cpu.cores": 1.0}
+
+    def check() -> subprocess.CompletedProcess[str]:
+        (tmp_path / "config.yaml").write_text(json.dumps(settings))
+        program = Path(__file__).with_name("FlinkMemory.java")
+        command = ["java", "-cp", ":".join(map(str, jars)), str(program), str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = check()
+    assert done.returncode == 0, done.stderr
+    assert "managedMemorySize=1024" in done.stdout
+    settings["taskmanager.memory.process.size"] = "2881m"
+    assert "Derived JVM Overhead size" in check().stderr
+
+
+def artefacts_directory() -> Path:
+    import os
+
+    return Path(os.environ.get("NNSPARSE_STREAM_ENGINES") or "~/.cache/nnsparse-stream/engines").expanduser()
+
+
+def test_versions_are_those_of_the_processes_and_the_package():
+    dockerfile = (HERE / "Dockerfile").read_text()
+    assert f"FROM flink:{artefacts.FLINK_VERSION}-scala_2.12-java17" in dockerfile
+    assert f"/opt/flink/opt/flink-s3-fs-presto-{artefacts.FLINK_VERSION}.jar" in dockerfile
+    assert f"COPY {artefacts._POM.relative_to(ROOT)} " in dockerfile
+    assert cluster()["flinkVersion"] == "v" + "_".join(artefacts.FLINK_VERSION.split(".")[:2])
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]  # type: ignore[index]
+    images = {part["image"] for name in BUILDS for part in containers(name) if "image" in part}
+    own = {image for image in images if image.startswith("nnsparse")} | {cluster()["image"]}
+    assert own == {f"nnsparse-stream-{what}:{version}" for what in ("flink", "cpu", "gpu")}
+    assert all(re.search(r":(RELEASE\.)?[0-9]", image) for image in images)
+
+
+def test_a_pool_is_in_each_task_managers_pod_and_where_the_flags_say(tmp_path, monkeypatch):
+    processes, started = FlinkCluster(tmp_path), []
+    monkeypatch.setattr(processes.servers, "start", lambda *given: started.append(given))
+    processes.start_pool()
+    ((_, (_, *module, _, _), _),) = started
+    for name in ("overlays/cpu", "overlays/gpu", "overlays/minio"):
+        pool = container(name, "worker-pool")
+        assert pool["command"] == ["python", *module, "50000", "/tmp/workers"]
+        assert "/tmp" in [mount["mountPath"] for mount in pool["volumeMounts"]]
+        assert [port["containerPort"] for port in pool["ports"]] == [50000]
+    assert "nvidia.com/gpu" in container("overlays/gpu", "worker-pool")["resources"]["limits"]
+
+
+def without_ports(flags: list[str]) -> list[str]:
+    return [re.sub(r"localhost:[0-9]+$", "localhost:PORT", flag) for flag in flags]
+
+
+@pytest.mark.parametrize(("name", "command"), [("batch", "prepare"), ("batch", "train"), ("batch", "score"),
+                                               ("stream", "stream"), ("resume", "stream")])  # fmt: skip
+def test_commands_have_flags_that_they_know_and_those_of_the_processes(name, command, tmp_path):
+    part = container(name, command)
+    assert part["command"] == ["nnsparse-stream", command]
+    urls = {key: value for one in built(name) if one["kind"] == "ConfigMap" for key, value in one["data"].items()}
+    assert one_config_map(name) in [of["configMapRef"]["name"] for of in part["envFrom"] if "configMapRef" in of]
+    flags = [re.sub(r"\$\((\w+)\)", lambda found: urls[found[1]], flag) for flag in part["args"]]
+    _, beam_flags = cli.parser_for(command).parse_known_args(flags)
+    cli._check_beam_flags(command, beam_flags)
+    processes = FlinkCluster(tmp_path)
+    expected = processes.flags() if name == "batch" else processes.streaming_flags()
+    more = [flag for flag in beam_flags if flag.startswith("--savepoint_path=")]
+    assert len(more) == (name == "resume")
+    assert sorted(without_ports(beam_flags)) == sorted([*without_ports(expected), *more])
+    assert "--job_endpoint=localhost:8099" in beam_flags
+    assert "--environment_config=localhost:50000" in beam_flags
+
+
+def one_config_map(name: str) -> str:
+    return str(kind_of(name, "ConfigMap")["metadata"]["name"])
+
+
+def test_all_reach_the_store_of_the_cluster():
+    store = kind_of("overlays/minio", "ConfigMap")
+    url = json.loads(store["data"]["FSSPEC_S3"])["endpoint_url"]
+    assert store["metadata"]["name"] == "nnsparse-stream-storage"  # which all containers take, of whatever build
+    assert cluster("overlays/minio")["flinkConfiguration"]["s3.endpoint"] == url
+    service = kind_of("overlays/minio", "Service")
+    assert url == f"http://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    bucket = container("overlays/minio", "bucket")["args"][-1].partition("/")[2]
+    named = [
+        value for name in BUILDS for one in built(name) if one["kind"] == "ConfigMap" for value in one["data"].values()
+    ]
+    named += list(cluster()["flinkConfiguration"].values())
+    assert {url.split("/")[2] for url in named if url.startswith("s3://")} == {bucket}
+
+
+def test_stages_follow_each_other():
+    (pod,) = pods("batch")
+    assert [part["name"] for part in pod["initContainers"]] == ["job-server", "prepare", "train"]
+    assert [part["name"] for part in pod["containers"]] == ["score"]
+
+
+@pytest.mark.parametrize("name", ["batch", "stream", "resume"])
+def test_the_job_server_is_that_of_the_processes(name, tmp_path, monkeypatch):
+    started = []
+    processes = FlinkCluster(tmp_path)
+    monkeypatch.setattr(processes, "_java", lambda *given: started.append(given))
+    processes._job_server()
+    ((_, heap, direct, main, *arguments),) = started
+    server = container(name, "job-server")
+    assert server["restartPolicy"] == "Always"  # beside the commands, as long as they run
+    assert server["image"] == cluster()["image"]
+    java = [f"-Xmx{heap}m", f"-XX:MaxDirectMemorySize={direct}m", f"-XX:MaxMetaspaceSize={_METASPACE_MB}m", *_OPENS]
+    assert server["command"] == ["java", *java, "-cp", "/opt/flink/lib/*", main]
+    assert [flag.partition("=")[0] for flag in server["args"]] == [flag.partition("=")[0] for flag in arguments]
+    assert (
+        f"--flink-master={kind_of('overlays/cpu', 'FlinkDeployment')['metadata']['name']}-rest:8081" in server["args"]
+    )
+    assert {"--job-host=localhost", "--job-port=8099"} <= set(server["args"])
+    assert mebibytes(server["resources"]["limits"]["memory"]) >= heap + direct + _METASPACE_MB + 192
+
+
+def test_ports_are_documented_and_closed():
+    text = (HERE / "README.md").read_text()
+    table = text[text.index("## Ports") : text.index("## Sizes")]
+    told = {int(port) for line in table.splitlines() if line.startswith("| ") for port in
+            re.findall(r"\b[0-9]{4,5}\b", line.split("|")[1])}  # fmt: skip
+    used = {port["containerPort"] for name in BUILDS for part in containers(name) for port in part.get("ports", [])}
+    of_server = " ".join(container("batch", "job-server")["args"])
+    used |= {int(port) for port in re.findall(r"(?::|port=)([0-9]+)", of_server)}
+    assert used | {6122, 6123, 6124} == told  # these are the operator's own
+    policy = kind_of("overlays/cpu", "NetworkPolicy")["spec"]
+    chosen = policy["podSelector"]["matchLabels"]
+    labels = [cluster()["podTemplate"]["metadata"]["labels"]]
+    labels += [one["spec"]["template"]["metadata"]["labels"] for name in BUILDS for one in built(name)
+               if "template" in one.get("spec", {})]  # fmt: skip
+    assert all(chosen.items() <= of.items() for of in labels)
+    others = [(rule["from"], [port["port"] for port in rule["ports"]]) for rule in policy["ingress"] if "ports" in rule]
+    assert [ports for _, ports in others] == [[8081], [9249]]
+
+
+class _Flink(BaseHTTPRequestHandler):
+    """Answers as Flink does while it stops a job; tests/engines holds the same code to Flink itself."""
+
+    asked: list[tuple[str, Any]] = []  # noqa: RUF012
+    jobs: list[dict[str, str]] = []  # noqa: RUF012
+    made: list[dict[str, Any]] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        self._answer({"jobs": self.jobs} if self.path == "/jobs/overview" else self.made.pop(0))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append((self.path, body))
+        self._answer({"request-id": "7"})
+
+    def _answer(self, value: dict[str, Any]) -> None:
+        text = json.dumps(value).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def flink() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Flink)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _Flink.asked, _Flink.jobs, _Flink.made = [], [], []
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_stream_is_stopped_and_the_patch_says_where_it_goes_on(flink, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(savepoint, "_LOOK_SECONDS", 0.0)
+    _Flink.jobs = [
+        {"jid": "old", "name": "stream", "state": "CANCELED"},
+        {"jid": "a1", "name": "s", "state": "RUNNING"},
+    ]
+    location = "s3://my-bucket/flink/savepoints/savepoint-a1-77"
+    _Flink.made = [
+        {"status": {"id": "IN_PROGRESS"}},
+        {"status": {"id": "COMPLETED"}, "operation": {"location": location}},
+    ]
+    shutil.copytree(HERE, tmp_path / "flink")
+    assert savepoint.main(["--flink", flink, "--patch", str(tmp_path / "flink" / "resume" / "savepoint.json")]) == 0
+    assert capsys.readouterr().out.split() == [location]
+    assert _Flink.asked == [("/jobs/a1/stop", {"drain": False})]
+    assert cluster()["flinkConfiguration"]["state.savepoints.dir"]  # where it goes when nothing else is said
+    assert (tmp_path / "flink" / "resume" / "savepoint.json").read_text() == savepoint.patch(location)
+    assert f"--savepoint_path={location}" in container(str(tmp_path / "flink" / "resume"), "stream")["args"]
+
+
+def test_what_cannot_be_stopped_is_told(flink, tmp_path, capsys):
+    flags = ["--flink", flink, "--patch", str(tmp_path / "p.json")]
+    assert savepoint.main(flags) == 1
+    assert "there is not one job that runs: none" in capsys.readouterr().err
+    _Flink.made = [{"status": {"id": "COMPLETED"}, "operation": {"failure-cause": {"stack-trace": "restarts\nat"}}}]
+    assert savepoint.main([*flags, "--job", "b2"]) == 1
+    assert "job b2 has no savepoint: restarts" in capsys.readouterr().err
+    assert savepoint.main(["--flink", "http://127.0.0.1:9", "--patch", str(tmp_path / "p.json")]) == 1
+    assert not (tmp_path / "p.json").exists()
