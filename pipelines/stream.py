@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -316,7 +317,8 @@ class _Teller:
         from apache_beam.metrics import MetricsFilter
 
         try:
-            found = result.metrics().query(MetricsFilter().with_namespace("stream"))
+            # Of a copy: a result of Beam keeps the metrics that it was first asked for.
+            found = copy.copy(result).metrics().query(MetricsFilter().with_namespace("stream"))
         except Exception:  # whatever it is that a runner cannot
             return
         values = {of.key.metric.name: of.result for kind in found.values() for of in kind}

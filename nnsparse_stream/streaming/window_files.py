@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nnsparse_stream.errors import InputError
@@ -28,6 +30,9 @@ WINDOWS = "windows"
 COMPLETE = "_complete.json"
 #: The file that completes what `compact` writes.
 LATEST = "_manifest.json"
+#: In the metadata of a window's file where a row's list is empty, as it knows all that could be listed: JSON with
+#: `rows`, their ids, and `revision`. An entry of the table would be one more than there are lists.
+EMPTY_LISTS = b"empty_lists"
 
 _PART = re.compile(r"([^/]+)/part-(\d{5,})-of-(\d{5,})-pane-(\d{4,})\.parquet")
 # Scores that are read before those that newer ones have replaced are let go.
@@ -58,7 +63,7 @@ def write_flush(output: str, flush: Flush, num_shards: int, scored: Scored) -> d
     table = scored.table
     return {
         "path": path,
-        **write_tables(storage.join(output, path), [table], table.schema),
+        **write_tables(storage.join(output, path), [table], _schema_of(flush, table)),
         "window": flush.window,
         "shard": flush.shard,
         "pane": flush.pane,
@@ -68,6 +73,17 @@ def write_flush(output: str, flush: Flush, num_shards: int, scored: Scored) -> d
         "unknown": scored.unknown,
         **{of: table[of][0].as_py() if len(table) else None for of in ("model_step", "model")},
     }
+
+
+def _schema_of(flush: Flush, table: pa.Table) -> pa.Schema:
+    """The schema of a flush's file, which names the rows whose lists are empty."""
+    if "rank" not in table.schema.names:
+        return table.schema
+    empty = flush.rows["row"].filter(pc.invert(pc.is_in(flush.rows["row"], value_set=table["row_id"])))
+    if not len(empty):
+        return table.schema
+    told = {"rows": sorted(empty.to_pylist()), "revision": flush.revision}
+    return table.schema.with_metadata({EMPTY_LISTS: json.dumps(told).encode()})
 
 
 def complete_window(output: str, window: int, end: int, written: Iterable[dict[str, Any]]) -> None:
@@ -115,8 +131,8 @@ def _complete_file(output: str, window: int) -> str:
 def compact(output: str, to: str, overwrite: bool = False) -> dict[str, Any]:
     """Writes the newest list of each row, over all windows that lie there: of pairs the newest prediction of each.
 
-    That is the one of the highest revision. A row whose newest list is empty, as it knows all that could be listed,
-    keeps the last that was not. A shard's newest lists are held at once, and some 64 MB beside them.
+    That is the one of the highest revision. A row whose newest list is empty, as it knows all that could be listed, is
+    not among them. A shard's newest lists are held at once, and some 64 MB beside them.
 
     Args:
         output: URL of a stream's output; the stream may go on meanwhile, or not.
@@ -177,7 +193,7 @@ def _newest_of(urls: list[str]) -> pa.Table:
             held = [_newest(pa.concat_tables(held))]
             last = held[0].nbytes
     newest = _newest(pa.concat_tables(held))
-    return newest.sort_by(
+    return newest.filter(newest["column_id"].is_valid()).sort_by(
         [("row_id", "ascending"), ("rank" if "rank" in newest.schema.names else "column_id", "ascending")]
     )
 
@@ -199,9 +215,17 @@ def _codes(ids: pa.ChunkedArray) -> np.ndarray:
 
 
 def _read(url: str) -> pa.Table:
+    """A window's file, with an entry without a column for each list that is empty."""
     data = storage.read_file(url)
     try:
         # Without threads: a process that has torch and exits while Arrow's threads wind down is aborted.
-        return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        told = (table.schema.metadata or {}).get(EMPTY_LISTS)
+        table = table.replace_schema_metadata()
+        if told is None:
+            return table
+        empty = json.loads(told)
+        entries = [{"row_id": row, "revision": empty["revision"]} for row in empty["rows"]]
+        return pa.concat_tables([table, pa.Table.from_pylist(entries, schema=table.schema)])
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{url} is damaged ({storage.one_line(error)}): remove it, or run the stream again") from error

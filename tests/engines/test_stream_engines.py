@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from samples import Trained
 from commands import run_command
 from deploy.engines.kafka.broker import Kafka
 from deploy.engines.redis import Redis
+from nnsparse_stream.pipelines import cli, stream
 
 WINDOW, WINDOWS = 10, 5
 #: Events of each test; a longer run asks for more.
@@ -144,6 +146,25 @@ def test_prism_writes_what_the_loop_writes(
     started = time.monotonic()
     replayed(prism.flags(), trained, *replay, tmp_path / "out")
     record_property("seconds", f"{time.monotonic() - started:.1f}")
+
+
+@pytest.mark.parametrize("engine_flags", ["Prism, LOOPBACK"], indirect=True)
+def test_prism_says_how_the_stream_does(
+    engine_flags: list[str],
+    trained: Trained,
+    replay: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(stream, "TELL_SECONDS", 1.0)
+    flags = flags_of(trained, replay[0], "--until_idle", "3s", "--output", tmp_path / "out", *engine_flags)
+    assert cli.main(["stream", *map(str, flags)]) == 0
+    (*_, line) = re.findall("^events .*", capsys.readouterr().out, re.MULTILINE)
+    counts = re.match(r"events ([\d,]+), late 0, dead 1, rows scored ([\d,]+), lag [\d,.]+ s, model step \d+$", line)
+    assert counts, line
+    assert int(counts[1].replace(",", "")) == EVENTS
+    assert int(counts[2].replace(",", "")) > 0
 
 
 def test_flink_writes_what_the_loop_writes(

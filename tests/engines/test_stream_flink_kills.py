@@ -26,13 +26,20 @@ _PATIENCE = 240.0
 
 
 class Writer(threading.Thread):
-    """Adds files of events that bear the time at which they are written, until it is told to stop."""
+    """Adds files of events that bear the time at which they are written, until it is told to stop, or left."""
 
     def __init__(self, directory: Path, events: pa.Table) -> None:
         super().__init__(daemon=True)
         directory.mkdir()
         self._directory, self._events, self.written = directory, events, 0
         self.stopped = threading.Event()
+
+    def __enter__(self) -> Writer:
+        self.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stopped.set()
 
     def run(self) -> None:
         number, last = 0, time.time()
@@ -101,10 +108,8 @@ class Stream:
 
 @pytest.fixture
 def writer(trained: Trained, tmp_path: Path) -> Iterator[Writer]:
-    writer = Writer(tmp_path / "in", make_events(trained.log, 25_000))
-    writer.start()
-    yield writer
-    writer.stopped.set()
+    with Writer(tmp_path / "in", make_events(trained.log, 25_000)) as writer:
+        yield writer
 
 
 def test_a_stream_is_exact_after_kills_and_a_savepoint(

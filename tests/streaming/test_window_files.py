@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from nnsparse_stream.streaming.live_scores import Scored, live_schema
 from nnsparse_stream.streaming.shard_state import Flush
 from nnsparse_stream.streaming.window_files import compact, complete_window, is_complete, write_flush
 
-ROWS = pa.RecordBatch.from_pylist([], schema=known_schema("int64", "string"))
 PAIRS = pa.RecordBatch.from_pylist([], schema=event_schema("int64", "string"))
 #: 2026-11-26T12:00:05Z
 BEGIN = 1_795_694_405 * SECOND
@@ -37,8 +37,12 @@ def scored(lists: dict[int, list[str]], revision: int, step: int = 9) -> Scored:
     return Scored(pa.Table.from_pylist(records, schema=live_schema("int64", "string", ranked=True)), 4)
 
 
-def flush(window: int, shard: int = 7, pane: int = 0, revision: int = 1, late: int = 0) -> Flush:
-    return Flush(window, shard, pane, revision, ROWS, PAIRS, late)
+def flush(
+    window: int, shard: int = 7, pane: int = 0, revision: int = 1, late: int = 0, changed: Iterable[int] = ()
+) -> Flush:
+    rows = [{"row": row, "columns": ["x"], "values": [1.0]} for row in changed]
+    known = pa.RecordBatch.from_pylist(rows, schema=known_schema("int64", "string"))
+    return Flush(window, shard, pane, revision, known, PAIRS, late)
 
 
 def newest(url: str) -> dict[int, tuple[int, list[str]]]:
@@ -87,18 +91,24 @@ def test_a_complete_window_names_the_files_of_its_first_panes_once_each(tmp_path
     assert found["files"][0]["model"] is None  # nothing was scored
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.dictionaries(st.integers(0, 5), st.sampled_from("abc"))), min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.dictionaries(st.integers(0, 5), st.sampled_from(["a", "b", "none"]))),
+        min_size=1,
+    )
+)
 def test_the_newest_list_of_each_row_is_that_of_the_highest_revision(
     flushes: list[tuple[int, dict[int, str]]],
 ) -> None:
-    """Whatever window it is of: late events give panes of early ones."""
+    """Whatever window it is of: late events give panes of early ones. A row whose newest list is empty has none."""
     where = f"memory://streams/{uuid.uuid4().hex}"
     expected: dict[int, tuple[int, list[str]]] = {}
     for revision, (window, lists) in enumerate(flushes):
-        named = {row: [column, "z"] for row, column in lists.items()}
-        given = flush(BEGIN + window * SECOND, shard=1, pane=revision, revision=revision)
+        named = {row: [] if column == "none" else [column, "z"] for row, column in lists.items()}
+        given = flush(BEGIN + window * SECOND, shard=1, pane=revision, revision=revision, changed=named)
         write_flush(where, given, 2, scored(named, revision))
         expected.update({row: (revision, columns) for row, columns in named.items()})
+    expected = {row: (revision, columns) for row, (revision, columns) in expected.items() if columns}
     manifest = compact(where, f"{where}/latest")
     assert newest(f"{where}/latest") == expected
     assert manifest["rows"] == 2 * len(expected)
