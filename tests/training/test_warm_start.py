@@ -19,6 +19,7 @@ from samples import Trained, command
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.synthetic import make_ratings
 from nnsparse_stream.training import parts
@@ -135,11 +136,11 @@ def test_it_predicts_what_the_earlier_model_predicts_before_its_first_step(
     torch.testing.assert_close(warm.predict_at(wide, wide), earlier.predict_at(narrow, narrow))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("name", "warm"), [*((name, False) for name in RECIPES), ("best-user", True)])
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits_wherever_that_was(
-    nights: Nights, yesterday: dict[str, Path], tmp_path: Path, name: str
+    nights: Nights, yesterday: dict[str, Path], tmp_path: Path, name: str, warm: bool
 ) -> None:
-    plan = {"plan": RECIPES[name], "init": str(yesterday[name])}
+    plan = {"plan": RECIPES[name], "init": str(yesterday[name]), "warm": warm}
     train(ask(nights.two, tmp_path / "whole", **plan))
     broken = tmp_path / "broken"
     train(ask(nights.two, broken, **plan), stop=lambda: True)
@@ -153,7 +154,8 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits_wherever_that_was(
         "step": before.state["step"],
         "fingerprint": before.fingerprint,
         "columns": before.config.num_columns,
-        "optimizer": True,
+        "entries": Manifest.read(nights.one).fold_entries["train"],
+        "optimizer": not warm,
     }  # fmt: skip
     # Counted anew.
     assert (summary["epochs"], read_state(str(broken)).state["epoch"]) == (2, 2)
@@ -221,14 +223,15 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_from_the_model
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_state_that_began_from_more_columns_than_it_has_is_damaged(
+def test_a_state_that_began_from_what_cannot_be_is_damaged(
     nights: Nights, yesterday: dict[str, Path], tmp_path: Path
 ) -> None:
     train(ask(nights.two, tmp_path / "run", RECIPES["cfn"], init=str(yesterday["cfn"])), stop=lambda: True)
     last = read_state(str(tmp_path / "run"))
-    write_state(last.url, {**last.state, "init": {**last.state["init"], "columns": 1000}})
-    with pytest.raises(InputError, match=r"is damaged: init\.columns or init\.step is out of range"):
-        read_state(last.url)
+    for wrong in ({"columns": 1000}, {"entries": -1}, {"step": -1}):
+        write_state(last.url, {**last.state, "init": {**last.state["init"], **wrong}})
+        with pytest.raises(InputError, match=r"is damaged: init\.columns, init\.entries or init\.step is out of range"):
+            read_state(last.url)
 
 
 def test_the_scale_of_the_weights_stays_and_the_range_of_ratings_grows(
