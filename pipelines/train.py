@@ -117,8 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init",
         metavar="URL",
         help="begin from an earlier model, a run's or a checkpoint's, whose vocabulary the data set extends (prepare "
-        "--vocabulary): known columns keep their weights, new ones begin fresh; presets of ratings take larger "
-        "steps, and more, the more of the log is new, unless --batch_rows, --learning_rate or --momentum is given",
+        "--vocabulary): known columns keep their weights, new ones begin fresh; how long "
+        "steps are follows how much of the log is new, unless --batch_rows, --learning_rate or --momentum is given",
     )
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --output")

@@ -62,7 +62,7 @@ class TrainingRequest:
         init: URL of an earlier model, a run's directory or a checkpoint's, from which a new run begins; see
             `nnsparse_stream.training.warm_start`.
         warm: where there is one, take the recipe as `nnsparse_stream.training.warm_recipe` makes it of how much the log
-            has grown, and begin the optimiser's state anew.
+            has grown; the state of the optimiser may begin anew then.
         resume: go on from the last checkpoint in `output`.
         overwrite: replace an earlier run in `output`.
         tensorboard: write the metrics as events for TensorBoard, too.

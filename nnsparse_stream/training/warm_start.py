@@ -22,7 +22,7 @@ from nnsparse_stream.training.objectives import objective_of, recipe_from_json
 from nnsparse_stream.training.parts import empty_model, read_weights
 from nnsparse_stream.training.recipe import StepRecipe
 from nnsparse_stream.training.state import CheckpointState, features_of, read_state
-from nnsparse_stream.training.warm_recipe import entries_of, is_for
+from nnsparse_stream.training.warm_recipe import entries_of, renews
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest
@@ -103,7 +103,7 @@ def noted(earlier: CheckpointState, request: TrainingRequest) -> dict[str, Any]:
     assert isinstance(before, StepRecipe)
     assert isinstance(now, StepRecipe)
     same = (before.optimizer, before.momentum > 0) == (now.optimizer, now.momentum > 0)
-    same = same and not (request.warm and is_for(now, request.workers))
+    same = same and not (request.warm and renews(now, request.workers))
     return {
         "url": _place(earlier.url),
         "step": earlier.state["step"],

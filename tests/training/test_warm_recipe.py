@@ -13,6 +13,7 @@ from samples import Trained, command
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.training.presets import PRESETS, recipe
+from nnsparse_stream.training.ranking_recipe import RankingRecipe
 from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.start import train
 from nnsparse_stream.training.state import read_state
@@ -28,7 +29,7 @@ def manifest(trained: Trained) -> Manifest:
 
 @pytest.fixture(scope="module")
 def begun(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A run that ends after its first step, and another one's beginning."""
+    """A run, and another one's beginning."""
     run = str(tmp_path_factory.mktemp("begun") / "run")
     train(request(trained, run, recipe=_PLAN))
     return run
@@ -37,16 +38,17 @@ def begun(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("preset", [name for name, plan in PRESETS.items() if isinstance(plan, RatingRecipe)])
 @pytest.mark.parametrize(
     ("entries", "rate", "rows"),
-    [(1000, 1.0, 1.0), (1200, 1.0, 1.0), (900, 1.5, 0.9), (500, 3.5, 0.5), (100, 3.5, 0.5), (0, 3.5, 0.5)],
+    [(1000, 0.0, 1.0), (1200, 0.0, 1.0), (900, 0.5, 0.9), (500, 2.5, 0.5), (100, 2.5, 0.5), (0, 2.5, 0.5)],
 )
 def test_the_more_of_the_log_is_new_the_larger_and_the_more_are_the_steps(
     manifest: Manifest, preset: str, entries: int, rate: float, rows: float
 ) -> None:
     usual = PRESETS[preset]
     assert isinstance(usual, RatingRecipe)
+    more = rate * 128 / usual.hidden[0]
     warm = warm_recipe(usual, manifest, entries)
     assert isinstance(warm, RatingRecipe)
-    assert warm.learning_rate == pytest.approx(rate * usual.learning_rate)
+    assert warm.learning_rate == pytest.approx((1 + more) * usual.learning_rate)
     assert warm.batch_rows == round(rows * usual.batch_rows)
     assert warm.decay_rows == usual.batch_rows
     assert warm.momentum == (0.5 if usual.momentum else 0.0)
@@ -54,13 +56,30 @@ def test_the_more_of_the_log_is_new_the_larger_and_the_more_are_the_steps(
     assert replace(warm, **{name: getattr(usual, name) for name in followed}) == usual
 
 
-@pytest.mark.parametrize("preset", ["ranking-dense", "ranking-sparse", "linear"])
-def test_recipes_of_lists_stay_as_they_are(manifest: Manifest, preset: str) -> None:
+def test_fewer_units_than_were_measured_need_no_longer_steps(manifest: Manifest) -> None:
+    few, measured = (warm_recipe(recipe("best-user", hidden=(units,)), manifest, 500) for units in (8, 128))
+    assert isinstance(few, RatingRecipe)
+    assert replace(few, hidden=(128,)) == measured
+
+
+@pytest.mark.parametrize(("entries", "rate"), [(1000, 0.1), (900, 0.2), (500, 0.6), (0, 0.6)])
+def test_lists_of_products_are_trained_on_at_a_lower_rate(manifest: Manifest, entries: int, rate: float) -> None:
+    usual = PRESETS["ranking-dense"]
+    assert isinstance(usual, RankingRecipe)
+    warm = warm_recipe(usual, manifest, entries)
+    assert isinstance(warm, RankingRecipe)
+    assert warm.learning_rate == pytest.approx(rate * usual.learning_rate)
+    assert replace(warm, learning_rate=usual.learning_rate) == usual
+
+
+@pytest.mark.parametrize("preset", ["ranking-sparse", "linear"])
+def test_other_recipes_stay_as_they_are(manifest: Manifest, preset: str) -> None:
     assert warm_recipe(PRESETS[preset], manifest, 500) is PRESETS[preset]
 
 
-def test_steps_of_several_workers_are_long_enough(manifest: Manifest) -> None:
-    assert warm_recipe(PRESETS["best-user"], manifest, 500, workers=2) is PRESETS["best-user"]
+@pytest.mark.parametrize("preset", ["best-user", "ranking-dense"])
+def test_steps_of_several_workers_are_as_long_as_they_were(manifest: Manifest, preset: str) -> None:
+    assert warm_recipe(PRESETS[preset], manifest, 500, workers=2) is PRESETS[preset]
 
 
 def test_what_is_decayed_as_in_minibatches_of_another_size_still_is(manifest: Manifest) -> None:
