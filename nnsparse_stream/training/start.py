@@ -204,12 +204,12 @@ def open_run(request: TrainingRequest, device: str, job: str | None) -> Opening:
     for _ in dataset.vocabulary_parts():
         pass
     last = _last_checkpoint(request, dataset) if request.resume or attempted else None
-    if request.grow:
-        before = last.state["recipe"] if last else None
-        request = replace(request, recipe=recipe_of_run(request.recipe, manifest, device, before, request.workers))
     earlier = earlier_model(request, manifest) if request.init is not None and last is None else None
     if request.warm and (entries := _earlier_entries(earlier, last)) is not None:
         request = replace(request, recipe=warm_recipe(request.recipe, manifest, entries, request.workers))
+    if request.grow:
+        before = last.state["recipe"] if last else None
+        request = replace(request, recipe=recipe_of_run(request.recipe, manifest, device, before, request.workers))
     if last is not None:
         last = _resumed(request, last, metric)
         if complete and last.state["epoch"] == request.recipe.all_epochs:

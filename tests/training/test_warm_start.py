@@ -22,13 +22,14 @@ from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.synthetic import make_ratings
-from nnsparse_stream.training import parts
+from nnsparse_stream.training import growth, parts
 from nnsparse_stream.training.checkpoint import load_model
 from nnsparse_stream.training.presets import recipe
+from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.round_worker import HELD
 from nnsparse_stream.training.run import TrainingRequest
-from nnsparse_stream.training.start import directory_of, train
+from nnsparse_stream.training.start import directory_of, open_run, train
 from nnsparse_stream.training.state import checkpoints_of, read_state, write_state
 from nnsparse_stream.training.steps import Trainer
 
@@ -249,6 +250,22 @@ def test_the_scale_of_the_weights_stays_and_the_range_of_ratings_grows(
     assert (now.mean, now.unit) == (was.mean, was.unit)
     assert was.rating_max < 6 < now.rating_max
     assert now.rating_min == was.rating_min
+
+
+def test_a_run_that_a_gpu_began_with_larger_minibatches_keeps_them(
+    nights: Nights, yesterday: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "LEAST_BATCHES", 8)
+    plan = recipe("best-user", hidden=(4,), batch_rows=4, epochs=1)
+    asked = ask(nights.two, tmp_path / "run", plan, init=str(yesterday["best-user"]), warm=True, grow=True)
+    larger, usual = (open_run(asked, device, None).request.recipe for device in ("cuda", "cpu"))
+    assert isinstance(larger, RatingRecipe)
+    assert isinstance(usual, RatingRecipe)
+    assert larger.batch_rows > usual.batch_rows != plan.to_json()["batch_rows"]
+    assert larger.decay_rows == usual.decay_rows == 4
+    train(replace(asked, recipe=larger, warm=False, grow=False), stop=lambda: True)
+    for device in ("cuda", "cpu"):
+        assert open_run(replace(asked, resume=True), device, None).request.recipe == larger
 
 
 @pytest.mark.parametrize("changed", [{"optimizer": "sgd"}, {"optimizer": "adam"}])
