@@ -3,7 +3,8 @@
 A log is cut by time. Night n has all ratings up to then: `prepare --time_to T --vocabulary` of the night before, then
 `train --init` of the night before for some epochs (its model is the next one's `--init`), and `train` anew by the same
 preset. Both are judged on the test fold, a hash of user and item, so that no night has trained on what a later one is
-judged on. The first night is trained once, for both. Seconds are those of the command `train`, without its imports.
+judged on. The first night is trained once, for both. Seconds are those of the command `train`, without its imports, on
+the clock and of the processor; these tell more where others use the machine.
 
 For MovieLens-1M with its times (`ratings.dat` of the archive), ten nights of a tenth each; or a tenth in ten nights:
 
@@ -11,7 +12,7 @@ For MovieLens-1M with its times (`ratings.dat` of the archive), ten nights of a 
     python benchmarks/nightly.py ratings.dat --preset ranking --metrics ndcg@100
     python benchmarks/nightly.py ratings.dat --preset best-user --before 90
 
-What only the nights take may follow, a smaller learning rate for instance:
+What only the nights take may follow, the steps of training anew for instance:
 
     python benchmarks/nightly.py ratings.dat --preset best-user --warm --learning_rate 1e-3
 
@@ -35,6 +36,7 @@ import pyarrow.parquet as pq
 
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.ratings.input_plan import plan_inputs
+from nnsparse_stream.ratings.layout import FieldNames
 from nnsparse_stream.ratings.reading import read_split
 from nnsparse_stream.ratings.synthetic import make_ratings
 
@@ -43,10 +45,11 @@ _DAY = 86_400
 
 
 class Judged(NamedTuple):
-    """The metrics of a model on the test fold, and the seconds of its training."""
+    """The metrics of a model on the test fold, and the seconds of its training, on the clock and of the processor."""
 
     metrics: dict[str, float]
     seconds: float
+    processor: float
 
 
 def command(*argv: str) -> None:
@@ -63,9 +66,9 @@ def synthetic_log(path: Path, days: int = 1000) -> None:
     pq.write_table(table.append_column("timestamp", pa.array(times.astype(np.int64))), path)
 
 
-def cuts_of(log: str, nights: int, before: float) -> list[int]:
+def cuts_of(log: str, nights: int, before: float, names: FieldNames) -> list[int]:
     """The times at which all nights but the last end: the first when a share of the ratings is there."""
-    plan = plan_inputs([log], timed_for="a cut by time")
+    plan = plan_inputs([log], names, timed_for="a cut by time")
     blocks = [read.ratings for split in plan.splits for read in read_split(split, plan.schema)]
     times = np.concatenate([block["timestamp"].to_numpy(zero_copy_only=False) for block in blocks])
     return [int(time) for time in np.quantile(times, np.linspace(before, 1.0, nights)[:-1], method="lower")]
@@ -73,26 +76,29 @@ def cuts_of(log: str, nights: int, before: float) -> list[int]:
 
 def trained(arguments: argparse.Namespace, data: str, run: Path, *flags: str) -> Judged:
     """Trains and judges a model."""
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     command(
         "train", "--data", data, "--output", str(run), "--preset", arguments.preset, "--threads", "1", *flags,
         *arguments.train,
     )  # fmt: skip
-    seconds, figures = time.perf_counter() - started, run.with_suffix(".json")
+    seconds, processor = time.perf_counter() - started, time.process_time() - used
+    figures = run.with_suffix(".json")
     command("evaluate", "--data", data, "--model", str(run), "--metrics", arguments.metrics, "--json", str(figures))
-    return Judged(json.loads(figures.read_text())["metrics"], seconds)
+    return Judged(json.loads(figures.read_text())["metrics"], seconds, processor)
 
 
 def all_nights(arguments: argparse.Namespace, where: Path) -> list[dict[str, Judged]]:
     """What the models of each night but the first reach, `warm` and `anew`."""
     axis = "item" if arguments.preset in _OF_ITEMS else "user"
-    cuts = cuts_of(arguments.ratings, arguments.nights, arguments.before / 100)
+    names = FieldNames(timestamp="timestamp") if arguments.synthetic else FieldNames()
+    cuts = cuts_of(arguments.ratings, arguments.nights, arguments.before / 100, names)
     found: list[dict[str, Judged]] = []
     yesterday: tuple[str, Path] | None = None
     for night in range(arguments.nights):
         data, warm = str(where / f"data-{night}"), where / f"warm-{night}"
         flags = ["--time_to", str(cuts[night])] if night < len(cuts) else []
         flags += ["--vocabulary", yesterday[0]] if yesterday else []
+        flags += ["--timestamp_column", "timestamp"] if arguments.synthetic else []
         command(
             "prepare",
             "--input",
@@ -119,7 +125,11 @@ def all_nights(arguments: argparse.Namespace, where: Path) -> list[dict[str, Jud
 def lines_of(found: list[dict[str, Judged]], first: int = 2) -> list[str]:
     """A table of nights, `first` and those after it: of each metric that of the night, anew, and their difference."""
     names = [name for name, value in found[0]["anew"].metrics.items() if value is not None]
-    lines = ["night" + "".join(f"{name:>12} {'anew':>8} {'less':>8}" for name in names) + f"{'seconds':>9} {'anew':>7}"]
+    lines = [
+        "night"
+        + "".join(f"{name:>12} {'anew':>8} {'less':>8}" for name in names)
+        + f"{'seconds':>9} {'anew':>7} {'share':>6} {'processor':>9}"
+    ]
     for night, both in enumerate(found, start=first):
         warm, anew = both["warm"], both["anew"]
         figures = "".join(
@@ -127,7 +137,8 @@ def lines_of(found: list[dict[str, Judged]], first: int = 2) -> list[str]:
             for name in names
         )
         lines.append(
-            f"{night:>5}{figures}{warm.seconds:>9.1f} {anew.seconds:>7.1f} {warm.seconds / anew.seconds:>6.0%}"
+            f"{night:>5}{figures}{warm.seconds:>9.1f} {anew.seconds:>7.1f} {warm.seconds / anew.seconds:>6.0%} "
+            f"{warm.processor / anew.processor:>9.0%}"
         )
     return lines
 
@@ -157,8 +168,9 @@ def main() -> None:
         found = all_nights(arguments, Path(scratch))
     print(f"\n{arguments.preset} {' '.join([*arguments.train, *arguments.warm])}")
     print("\n".join(lines_of(found)))
-    seconds = [sum(both[which].seconds for both in found) for which in ("warm", "anew")]
-    print(f"all nights: {seconds[0]:.1f} s, anew {seconds[1]:.1f} s, {seconds[0] / seconds[1]:.0%}")
+    for name in ("seconds", "processor"):
+        warm, anew = (sum(getattr(both[which], name) for both in found) for which in ("warm", "anew"))
+        print(f"all nights, {name}: {warm:.1f}, anew {anew:.1f}, {warm / anew:.0%}")
     if arguments.json:
         plain = [{which: judged._asdict() for which, judged in both.items()} for both in found]
         arguments.json.write_text(json.dumps(plain, indent=1) + "\n")

@@ -123,7 +123,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init",
         metavar="URL",
         help="begin from an earlier model, a run's or a checkpoint's, whose vocabulary the data set extends (prepare "
-        "--vocabulary): known columns keep their weights and their optimiser's state, new ones begin fresh",
+        "--vocabulary): known columns keep their weights, new ones begin fresh; how long "
+        "steps are follows how much of the log is new, unless --batch_rows, --learning_rate or --momentum is given",
     )
     run.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier run in --output")
@@ -279,6 +280,8 @@ def training_request(args: argparse.Namespace) -> TrainingRequest:
         workers=args.workers,
         rounds=args.rounds,
         init=args.init,
+        # So is what it says of how steps follow each other.
+        warm=(args.batch_rows, args.learning_rate, args.momentum) == (None, None, None),
         resume=args.resume,
         overwrite=args.overwrite,
         tensorboard=args.tensorboard,

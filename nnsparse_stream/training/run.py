@@ -61,6 +61,8 @@ class TrainingRequest:
         rounds: rounds of an epoch; 4 where None, and there are several workers.
         init: URL of an earlier model, a run's directory or a checkpoint's, from which a new run begins; see
             `nnsparse_stream.training.warm_start`.
+        warm: where there is one, take the recipe as `nnsparse_stream.training.warm_recipe` makes it of how much the log
+            has grown; the state of the optimiser may begin anew then.
         resume: go on from the last checkpoint in `output`.
         overwrite: replace an earlier run in `output`.
         tensorboard: write the metrics as events for TensorBoard, too.
@@ -84,6 +86,7 @@ class TrainingRequest:
     workers: int = 1
     rounds: int | None = None
     init: str | None = None
+    warm: bool = False
     resume: bool = False
     overwrite: bool = False
     tensorboard: bool = False

@@ -37,6 +37,7 @@ from nnsparse_stream.training.state import (
 from nnsparse_stream.training.step_run import StepRun
 from nnsparse_stream.training.survey import survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
+from nnsparse_stream.training.warm_recipe import entries_of, warm_recipe
 from nnsparse_stream.training.warm_start import earlier_model, is_of, noted, take_over
 
 #: Sums over the rows that workers have added up for this run; removed at its end.
@@ -203,6 +204,9 @@ def open_run(request: TrainingRequest, device: str, job: str | None) -> Opening:
     for _ in dataset.vocabulary_parts():
         pass
     last = _last_checkpoint(request, dataset) if request.resume or attempted else None
+    earlier = earlier_model(request, manifest) if request.init is not None and last is None else None
+    if request.warm and (entries := _earlier_entries(earlier, last)) is not None:
+        request = replace(request, recipe=warm_recipe(request.recipe, manifest, entries, request.workers))
     if request.grow:
         before = last.state["recipe"] if last else None
         request = replace(request, recipe=recipe_of_run(request.recipe, manifest, device, before, request.workers))
@@ -210,8 +214,15 @@ def open_run(request: TrainingRequest, device: str, job: str | None) -> Opening:
         last = _resumed(request, last, metric)
         if complete and last.state["epoch"] == request.recipe.all_epochs:
             opening = opening._replace(ended=_ended(request))
-    earlier = earlier_model(request, manifest) if request.init is not None and last is None else None
     return opening._replace(request=request, last=last, earlier=earlier)
+
+
+def _earlier_entries(earlier: CheckpointState | None, last: CheckpointState | None) -> int | None:
+    """The training entries of the model that a run begins from, or has begun from; None where there is none."""
+    if earlier is not None:
+        return entries_of(earlier.state)
+    began = last.state.get("init") if last is not None else None  # its run may be gone
+    return began["entries"] if began else None
 
 
 def keep_vocabularies(opening: Opening, checkpoint: CheckpointState) -> None:

@@ -95,6 +95,7 @@ class _Init(TypedDict):
     step: int
     fingerprint: str
     columns: int
+    entries: int
     optimizer: bool
 
 
@@ -147,8 +148,10 @@ def damage_of(state: StateFields) -> str | None:
         return f"there are metrics of {len(state['history'])} epochs, and it is after epoch {state['epoch']}"
     recipe_from_json(state["recipe"])
     columns = config_of(state["model"]).num_columns
-    if (began := state.get("init")) and not (0 <= began["columns"] <= columns and began["step"] >= 0):
-        return "init.columns or init.step is out of range"
+    if (began := state.get("init")) and not (
+        0 <= began["columns"] <= columns and min(began["step"], began["entries"]) >= 0
+    ):
+        return "init.columns, init.entries or init.step is out of range"
     if sum(part.rows for part in state["columns"]) != columns:
         return "the vocabulary has not as many ids as the model has columns"
     if not 1 <= len(tensors["model"]) <= max(columns, 1):

@@ -1,9 +1,9 @@
 """A run that begins from an earlier model, whose columns are the first of its data set's.
 
 What goes on: the weights, of the known columns and of all that is no column's; the scale that they are made for
-(`StepObjective.make_config`); and the state of the optimiser, by the same columns, with its counts of updates. What
-begins anew: new columns, as a model without an earlier one would draw them, the epochs, and what follows these, the
-learning rate's schedule.
+(`StepObjective.make_config`); and the state of the optimiser, by the same columns, with its counts of updates, unless
+the run trains as `warm_recipe` says. What begins anew: new columns, as a model without an earlier one would draw them,
+the epochs, and what follows these, the learning rate's schedule.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from nnsparse_stream.training.objectives import objective_of, recipe_from_json
 from nnsparse_stream.training.parts import empty_model, read_weights
 from nnsparse_stream.training.recipe import StepRecipe
 from nnsparse_stream.training.state import CheckpointState, features_of, read_state
+from nnsparse_stream.training.warm_recipe import entries_of, renews
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest
@@ -94,19 +95,21 @@ def noted(earlier: CheckpointState, request: TrainingRequest) -> dict[str, Any]:
     """What the state of a run says of the model that it began from.
 
     Returns:
-        `url`, of its checkpoint; `step`, of that; `fingerprint`, of the model; `columns`, those that it has; and
-        `optimizer`, whether the state of its optimiser goes on: where the run has as many workers and the same
-        optimiser, each worker's does.
+        `url`, of its checkpoint; `step`, of that; `fingerprint`, of the model; `columns`, those that it has;
+        `entries`, that it was trained on; and `optimizer`, whether the state of its optimiser goes on: where the run
+        has as many workers and the same optimiser, each worker's does, unless `warm_recipe` says how it trains.
     """
     before, now = recipe_from_json(earlier.state["recipe"]), request.recipe
     assert isinstance(before, StepRecipe)
     assert isinstance(now, StepRecipe)
     same = (before.optimizer, before.momentum > 0) == (now.optimizer, now.momentum > 0)
+    same = same and not (request.warm and renews(now, request.workers))
     return {
         "url": _place(earlier.url),
         "step": earlier.state["step"],
         "fingerprint": earlier.fingerprint,
         "columns": earlier.config.num_columns,
+        "entries": entries_of(earlier.state),
         "optimizer": same and len(earlier.optimizer_files) == request.workers,
     }
 

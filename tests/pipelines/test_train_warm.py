@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from nnsparse_stream.pipelines import cli
 from nnsparse_stream.ratings.synthetic import make_ratings
 from nnsparse_stream.training.state import read_state
 
-_SMALL = ("--hidden", "4", "--batch_rows", "32", "--threads", "1")
+_SMALL = ("--hidden", "4", "--threads", "1")
 _HERE = "--runner=DirectRunner"
 
 
@@ -62,11 +63,25 @@ def test_it_tells_what_it_begins_from_and_is_judged_and_scored(
     assert cli.main(["evaluate", "--data", nights.today, "--model", nights.yesterday.run]) == 2
     assert "train on it (with `init`, from this model)" in capsys.readouterr().err
     assert train(nights, run, "--init", nights.yesterday.run) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["recipe cfn with batch_rows 32, epochs 2, hidden [4]; on cpu", line_of(nights, "goes on")]
+    said, begun = capsys.readouterr().out.splitlines()[:2]
+    # As many of the entries are new as of the items.
+    rows = re.fullmatch(
+        r"recipe cfn with learning_rate 0\.2\d+, batch_rows (\d+), epochs 2, hidden \[4], decay_rows 35; on cpu", said
+    )
+    assert rows, said
+    assert 17 <= int(rows[1]) <= 19
+    assert begun == line_of(nights, "begins anew")
     assert json.loads((run / "run.json").read_text())["init"]["url"] == read_state(nights.yesterday.run).url
     assert cli.main(["evaluate", "--data", nights.today, "--model", str(run)]) == 0
     assert cli.main(["score", "--data", nights.today, "--model", str(run), "--output", str(tmp_path / "lists")]) == 0
+
+
+def test_with_steps_of_its_own_the_optimiser_goes_on(
+    nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(nights, tmp_path / "run", "--init", nights.yesterday.run, "--batch_rows", "32") == 0
+    said = capsys.readouterr().out.splitlines()[:2]
+    assert said == ["recipe cfn with batch_rows 32, epochs 2, hidden [4]; on cpu", line_of(nights, "goes on")]
 
 
 def test_a_stopped_run_is_resumed_by_the_same_command(nights: Nights, tmp_path: Path) -> None:

@@ -19,15 +19,17 @@ from samples import Trained, command
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ratings.synthetic import make_ratings
-from nnsparse_stream.training import parts
+from nnsparse_stream.training import growth, parts
 from nnsparse_stream.training.checkpoint import load_model
 from nnsparse_stream.training.presets import recipe
+from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.round_worker import HELD
 from nnsparse_stream.training.run import TrainingRequest
-from nnsparse_stream.training.start import directory_of, train
+from nnsparse_stream.training.start import directory_of, open_run, train
 from nnsparse_stream.training.state import checkpoints_of, read_state, write_state
 from nnsparse_stream.training.steps import Trainer
 
@@ -135,11 +137,13 @@ def test_it_predicts_what_the_earlier_model_predicts_before_its_first_step(
     torch.testing.assert_close(warm.predict_at(wide, wide), earlier.predict_at(narrow, narrow))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "warm"), [*((name, False) for name in RECIPES), ("best-user", True), ("ranking-dense", True)]
+)
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits_wherever_that_was(
-    nights: Nights, yesterday: dict[str, Path], tmp_path: Path, name: str
+    nights: Nights, yesterday: dict[str, Path], tmp_path: Path, name: str, warm: bool
 ) -> None:
-    plan = {"plan": RECIPES[name], "init": str(yesterday[name])}
+    plan = {"plan": RECIPES[name], "init": str(yesterday[name]), "warm": warm}
     train(ask(nights.two, tmp_path / "whole", **plan))
     broken = tmp_path / "broken"
     train(ask(nights.two, broken, **plan), stop=lambda: True)
@@ -153,7 +157,8 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits_wherever_that_was(
         "step": before.state["step"],
         "fingerprint": before.fingerprint,
         "columns": before.config.num_columns,
-        "optimizer": True,
+        "entries": Manifest.read(nights.one).fold_entries["train"],
+        "optimizer": not (warm and name == "best-user"),
     }  # fmt: skip
     # Counted anew.
     assert (summary["epochs"], read_state(str(broken)).state["epoch"]) == (2, 2)
@@ -221,14 +226,15 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_from_the_model
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_state_that_began_from_more_columns_than_it_has_is_damaged(
+def test_a_state_that_began_from_what_cannot_be_is_damaged(
     nights: Nights, yesterday: dict[str, Path], tmp_path: Path
 ) -> None:
     train(ask(nights.two, tmp_path / "run", RECIPES["cfn"], init=str(yesterday["cfn"])), stop=lambda: True)
     last = read_state(str(tmp_path / "run"))
-    write_state(last.url, {**last.state, "init": {**last.state["init"], "columns": 1000}})
-    with pytest.raises(InputError, match=r"is damaged: init\.columns or init\.step is out of range"):
-        read_state(last.url)
+    for wrong in ({"columns": 1000}, {"entries": -1}, {"step": -1}):
+        write_state(last.url, {**last.state, "init": {**last.state["init"], **wrong}})
+        with pytest.raises(InputError, match=r"is damaged: init\.columns, init\.entries or init\.step is out of range"):
+            read_state(last.url)
 
 
 def test_the_scale_of_the_weights_stays_and_the_range_of_ratings_grows(
@@ -244,6 +250,22 @@ def test_the_scale_of_the_weights_stays_and_the_range_of_ratings_grows(
     assert (now.mean, now.unit) == (was.mean, was.unit)
     assert was.rating_max < 6 < now.rating_max
     assert now.rating_min == was.rating_min
+
+
+def test_a_run_that_a_gpu_began_with_larger_minibatches_keeps_them(
+    nights: Nights, yesterday: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "LEAST_BATCHES", 8)
+    plan = recipe("best-user", hidden=(4,), batch_rows=4, epochs=1)
+    asked = ask(nights.two, tmp_path / "run", plan, init=str(yesterday["best-user"]), warm=True, grow=True)
+    larger, usual = (open_run(asked, device, None).request.recipe for device in ("cuda", "cpu"))
+    assert isinstance(larger, RatingRecipe)
+    assert isinstance(usual, RatingRecipe)
+    assert larger.batch_rows > usual.batch_rows != plan.to_json()["batch_rows"]
+    assert larger.decay_rows == usual.decay_rows == 4
+    train(replace(asked, recipe=larger, warm=False, grow=False), stop=lambda: True)
+    for device in ("cuda", "cpu"):
+        assert open_run(replace(asked, resume=True), device, None).request.recipe == larger
 
 
 @pytest.mark.parametrize("changed", [{"optimizer": "sgd"}, {"optimizer": "adam"}])
