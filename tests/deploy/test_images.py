@@ -67,6 +67,9 @@ def test_versions_are_those_of_the_pins_and_of_the_project() -> None:
     installs = [line for line in instructions() if " install " in line and "/opt/venv" in line]
     assert len(installs) == 2, "one for each of cpu and gpu"
     assert all(line.count("--python /opt/venv") == line.count("--constraint /constraints.txt") for line in installs)
+    # Beam's boot ends at once where there is no pip.
+    assert "pip" in PINS
+    assert all(' pip "$(echo /wheels/*.whl)[' in line for line in installs)
 
 
 def test_what_is_installed_are_the_project_and_extras_that_it_has() -> None:
