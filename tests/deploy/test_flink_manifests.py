@@ -291,7 +291,8 @@ def test_a_pool_is_in_each_task_managers_pod_and_where_the_flags_say(tmp_path, m
     ((_, (_, *module, _, _), _),) = started
     for name in ("overlays/cpu", "overlays/gpu", "overlays/minio"):
         pool = container(name, "worker-pool")
-        assert pool["command"] == ["python", *module, "50000", "/tmp/workers"]
+        entrypoint = ["/opt/nnsparse-stream/gpu_boot.sh"] if name == "overlays/gpu" else []
+        assert pool["command"] == [*entrypoint, "python", *module, "50000", "/tmp/workers"]
         assert "/tmp" in [mount["mountPath"] for mount in pool["volumeMounts"]]
         assert [port["containerPort"] for port in pool["ports"]] == [50000]
     assert "nvidia.com/gpu" in container("overlays/gpu", "worker-pool")["resources"]["limits"]

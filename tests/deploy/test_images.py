@@ -67,6 +67,9 @@ def test_versions_are_those_of_the_pins_and_of_the_project() -> None:
     installs = [line for line in instructions() if " install " in line and "/opt/venv" in line]
     assert len(installs) == 2, "one for each of cpu and gpu"
     assert all(line.count("--python /opt/venv") == line.count("--constraint /constraints.txt") for line in installs)
+    # Beam's boot ends at once where there is no pip.
+    assert "pip" in PINS
+    assert all(' pip "$(echo /wheels/*.whl)[' in line for line in installs)
 
 
 def test_what_is_installed_are_the_project_and_extras_that_it_has() -> None:
@@ -149,7 +152,7 @@ def test_triton_finds_what_compile_triton_compiled_and_needs_no_compiler(tmp_pat
     assert "Failed to find C compiler" in done.stderr
 
 
-def test_gpu_boot_fills_the_cache_and_becomes_boot(tmp_path: Path) -> None:
+def test_gpu_boot_fills_the_cache_and_becomes_boot_or_the_command(tmp_path: Path) -> None:
     """With the image's paths below a directory."""
     text = (FOLDER / "gpu_boot.sh").read_text()
     for path in ("/opt/triton", "/opt/apache"):
@@ -162,9 +165,10 @@ def test_gpu_boot_fills_the_cache_and_becomes_boot(tmp_path: Path) -> None:
     (tmp_path / "opt" / "triton" / "KEY").mkdir(parents=True)
     (tmp_path / "opt" / "triton" / "KEY" / "cuda_utils.so").touch()
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache")}
-    for _ in range(2):  # a container may be started once more on the same /tmp
+    # A container may be started once more on the same /tmp.
+    for words, said in ((["--id=1-1", "a b"], "boot --id=1-1 a b\n"), (["echo", "a b"], "a b\n"), ([], "boot \n")):
         done = subprocess.run(
-            ["sh", "-c", text, "gpu_boot.sh", "--id=1-1", "a b"], env=environment, capture_output=True, text=True
+            ["sh", "-c", text, "gpu_boot.sh", *words], env=environment, capture_output=True, text=True
         )
-        assert done.stdout == "boot --id=1-1 a b\n", done.stderr
+        assert done.stdout == said, done.stderr
     assert (tmp_path / "cache" / "KEY" / "cuda_utils.so").exists()
