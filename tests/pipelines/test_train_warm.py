@@ -59,8 +59,9 @@ def test_it_tells_what_it_begins_from_and_is_judged_and_scored(
     nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    # The model of yesterday cannot be judged on new columns; the message names the way.
-    assert cli.main(["evaluate", "--data", nights.today, "--model", nights.yesterday.run]) == 2
+    # The model of yesterday has no lists of new columns; the message names the way.
+    scores = ["--output", str(tmp_path / "lists")]
+    assert cli.main(["score", "--data", nights.today, "--model", nights.yesterday.run, *scores]) == 2
     assert "train on it (with `init`, from this model)" in capsys.readouterr().err
     assert train(nights, run, "--init", nights.yesterday.run) == 0
     said, begun = capsys.readouterr().out.splitlines()[:2]
@@ -73,7 +74,7 @@ def test_it_tells_what_it_begins_from_and_is_judged_and_scored(
     assert begun == line_of(nights, "begins anew")
     assert json.loads((run / "run.json").read_text())["init"]["url"] == read_state(nights.yesterday.run).url
     assert cli.main(["evaluate", "--data", nights.today, "--model", str(run)]) == 0
-    assert cli.main(["score", "--data", nights.today, "--model", str(run), "--output", str(tmp_path / "lists")]) == 0
+    assert cli.main(["score", "--data", nights.today, "--model", str(run), *scores]) == 0
 
 
 def test_with_steps_of_its_own_the_optimiser_goes_on(
