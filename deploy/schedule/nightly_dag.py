@@ -16,7 +16,8 @@ from airflow.sdk import DAG
 CONFIG = "{{ var.value.get('nnsparse_nightly_config', '/etc/nnsparse-stream/nightly.toml') }}"
 RUNNER = "{{ var.value.get('nnsparse_nightly_runner', 'DirectRunner') }}"
 NIGHT = "{{ ds }}"
-#: Beam's options of the engine that the runner names.
+#: Beam's options of the engine that the runner names. Of DataflowRunner: project, region, temp_location,
+#: sdk_container_image, and "sdk_location": "container"; the tasks wait for its jobs.
 ENGINE: dict[str, object] = {}
 
 with DAG(
