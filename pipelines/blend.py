@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
         _check_fold(models)
     worker = model_worker(args, beam_flags)
 
-    def finish(combination: Combination, fit: Fit) -> dict[str, Any]:
+    def finish(combination: Combination, fit: Fit) -> Blend:
         members = []
         for position, (checkpoint, data) in enumerate(zip(models.checkpoints, models.data, strict=True)):
             folder = storage.join("members", str(position))
@@ -100,13 +100,21 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             members.append(Member(path, checkpoint.state["axis"], local_path(data) or data))
         blend = Blend(tuple(members), replace(combination, bounds=bounds), fit)
         output.complete(blend.to_json())
+        return blend
+
+    def tell(blend: Blend) -> None:
         print(table(blend, args.model))
-        return asdict(blend)
 
     with written_by_job(output, beam_flags):
-        if earlier is not None:
-            return finish(earlier.combination, earlier.fit)
-        return _fit(models, output, worker, finish, beam_flags) or {}
+        blend = (
+            finish(earlier.combination, earlier.fit)
+            if earlier is not None
+            else _fit(models, output, worker, finish, tell, beam_flags)
+        )
+    if blend is None:
+        return {}
+    tell(blend)
+    return asdict(blend)
 
 
 def contents() -> tuple[str, ...]:
@@ -180,9 +188,10 @@ def _fit(
     models: NamedModels,
     output: OutputDirectory,
     worker: ModelWorker,
-    finish: Callable[[Combination, Fit], dict[str, Any]],
+    finish: Callable[[Combination, Fit], Blend],
+    tell: Callable[[Blend], None],
     beam_flags: list[str],
-) -> dict[str, Any] | None:
+) -> Blend | None:
     """Has `finish` called with the combination of least squared error on the validation fold, and its figures."""
     import apache_beam as beam
 
@@ -197,7 +206,7 @@ def _fit(
         moments = pipeline | FitBlend(checkpoints, models.data, models.checkpoints[0].state["axis"], worker)
         return moments | "Write" >> beam.Map(_write_fit, url)
 
-    def finish_job(_: Any) -> dict[str, Any]:
+    def finish_job(_: Any) -> Blend:
         from nnsparse_stream.scoring.blend import Fit
         from nnsparse_stream.scoring.combination import Combination
         from nnsparse_stream.storage.json_types import typed
@@ -206,7 +215,7 @@ def _fit(
         output.remove(_FIT)
         return finish(typed(Combination, found["combination"]), typed(Fit, found["fit"]))
 
-    return run_and_finish(build, finish_job, beam_flags)
+    return run_and_finish(build, finish_job, tell, beam_flags)
 
 
 def _write_fit(moments: PredictionMoments, url: str) -> None:

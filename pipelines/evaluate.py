@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.training.objectives import objective_of, recipe_from_json
 
     worker = model_worker(args, beam_flags)
-    metrics_file = MetricsFile(args.metrics_file, "evaluate")
+    metrics_file = MetricsFile(args.metrics_file, "evaluate", beam_flags)
     if args.json:
         storage.check_regular(args.json)
         if storage.exists(args.json) and not _is_evaluation(args.json):
@@ -140,6 +140,9 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
                     "the workers run elsewhere: pass --json with a URL that they and this process can reach"
                 )
             figures: dict[str, Any] = json.loads(storage.read_file(result))
+            return figures
+
+        def tell(figures: dict[str, Any]) -> None:
             metrics_file.write(evaluated(figures))
             print(table(figures, metrics))
             if lacking:
@@ -147,11 +150,14 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
                     f"The model has not {lacking:,} of the {columns:,} columns: their ratings were not shown to it, "
                     "and are predicted as those of any column that it does not know."
                 )
-            return figures
 
         if is_only_described(beam_flags) and not args.json:
             raise InputError("the figures have nowhere to go to: pass --json with a URL that workers can write to")
-        return run_and_finish(build, finish, beam_flags) or {}
+        figures = run_and_finish(build, finish, tell, beam_flags)
+    if figures is None:
+        return {}
+    tell(figures)
+    return figures
 
 
 def _is_evaluation(url: str) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.pipelines.running import is_only_described
 from nnsparse_stream.storage import files as storage
+from nnsparse_stream.storage.local_paths import local_path
 
 #: What all names begin with.
 PREFIX = "nnsparse_stream_"
@@ -67,15 +69,21 @@ class MetricsFile:
     Args:
         url: where it is to be; None where nobody asked for one.
         command: the command's name, a label of all its metrics.
+        beam_flags: where a job is only described, a worker writes the file.
 
     Raises:
-        InputError: it cannot be written, or something else is there.
+        InputError: it cannot be written, or something else is there; or a worker could not write it there.
     """
 
-    def __init__(self, url: str | None, command: str) -> None:
+    def __init__(self, url: str | None, command: str, beam_flags: Sequence[str] = ()) -> None:
         self._url, self._command, self._began = url, command, time.time()
         if url is None:
             return
+        if is_only_described(list(beam_flags)) and local_path(url) is not None:
+            raise InputError(
+                f"`metrics_file` {url} is a path of this machine, and a worker of the job is to write it: name the URL "
+                "of a store"
+            )
         storage.check_writable(url)
         if storage.exists(url) and not storage.read_file(url).startswith(f"# HELP {PREFIX}".encode()):
             raise InputError(f"`metrics_file` {url} exists and holds no metrics of a command; name another file")

@@ -62,10 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep",
-        type=positive_int,
+        type=_several,
         default=7,
         metavar="N",
-        help="remove older nights than the last N, once one is published (default: 7)",
+        help="once a night is published, remove all that are older than the last N published ones: 2 or more, since "
+        "readers of the one before may not have ended (default: 7)",
     )
 
 
@@ -74,6 +75,13 @@ def _date(text: str) -> str:
         return datetime.date.fromisoformat(text).isoformat()
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no date, as 2026-11-27") from None
+
+
+def _several(text: str) -> int:
+    number = positive_int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"{text} is less than 2")
+    return number
 
 
 def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
@@ -86,7 +94,10 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
     """
     from nnsparse_stream.pipelines.nightly_config import read_config
     from nnsparse_stream.pipelines.nightly_ledger import Night, nights_in, published
+    from nnsparse_stream.pipelines.running import is_only_described
 
+    if is_only_described(beam_flags):
+        raise InputError("a template is one job, and a night several: leave out --template_location")
     config = read_config(args.config)
     date = args.date or datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     nights_in(config.output)  # what is not ours is not written to
@@ -94,13 +105,15 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> None:
         if args.roll_back is not None:
             _roll_back(Night(config.output, args.roll_back))
             return
-        night = Night(config.output, date)
+        night, latest = Night(config.output, date), published(config.output)
         if night.ledger.done(STAGES[-1]):
-            print(f"the night of {date} is over: there is nothing to do")
+            print(f"the night of {date} is over: there is nothing to do. Published is the night of {latest}")
             return
-        latest = published(config.output)
         if latest is not None and latest > date:
-            raise InputError(f"the night of {latest} is published, which is after `date` {date}: nights go forward")
+            raise InputError(
+                f"the night of {latest} is published, which is after `date` {date}: nights go forward, unless an "
+                "earlier one is published again by `roll_back`"
+            )
         try:
             _go(night, config, args, beam_flags)
         except StoppedError:
@@ -115,7 +128,7 @@ def _alone(output: str) -> Iterator[None]:
     from nnsparse_stream.storage.local_paths import local_path
 
     def taken(who: str) -> InputError:
-        return InputError(f"another night is being done in {output}, by {who}; let it end")
+        return InputError(f"another night is being done in {output}, by {who}; let it end, or stop it")
 
     path = local_path(output)
     with contextlib.nullcontext() if path is None else locked(output, os.path.join(path, LOCK), taken):
@@ -169,14 +182,16 @@ class _Chain:
         """The data set; what was begun is replaced."""
         before = self._night.previous("data")
         earlier = [] if before is None else [f"--vocabulary={before}"]
-        self._command("prepare", [*self._config.flags["prepare"], *earlier, *self._to("data"), "--overwrite"])
+        with self._going_on():
+            self._command("prepare", [*self._config.flags["prepare"], *earlier, *self._to("data"), "--overwrite"])
 
     def train(self, going_on: bool) -> None:
         """The model; what was begun goes on."""
         before = self._night.previous("run")
         init = [f"--init={before}"] if self._config.warm is not None and before is not None else []
         flags = [*self.training_flags(), *init, f"--data={self._night.at('data')}", *self._to("run")]
-        self._command("train", [*flags, "--resume"] if going_on else flags)
+        with self._going_on():
+            self._command("train", [*flags, "--resume"] if going_on else flags)
 
     def evaluate(self, going_on: bool) -> None:
         """The model's figures, and those of the one that is published, on the same ratings."""
@@ -184,7 +199,8 @@ class _Chain:
 
         # The new model comes last: what a `metrics_file` says is of it.
         if (before := self._night.previous("run")) is not None:
-            self._judge(before, ledger.BEFORE)
+            with self._going_on():
+                self._judge(before, ledger.BEFORE)
         self._judge(self._night.at("run"), ledger.EVALUATION)
 
     def gate(self, going_on: bool) -> None:
@@ -224,9 +240,24 @@ class _Chain:
         ledger.point_to(self._night, {one.metric: one.now for one in compared})
         self._sum_up()
         dates = ledger.nights_in(self._night.output)
-        old = [date for date in dates[: -self._keep] if date != self._night.date]
+        over = [date for date in dates if ledger.Night(self._night.output, date).ledger.done(STAGES[-1])]
+        kept_from = min([*over[-(self._keep - 1) :], self._night.ledger.previous or self._night.date])
+        old = [date for date in dates if date < kept_from]
         for kept in ledger.remove_nights(self._night.output, old):
             print(f"an old night is not removed: {kept}")
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Says of errors that they may be by what the night goes on from."""
+        try:
+            yield
+        except InputError as error:
+            if self._night.previous() is None:
+                raise
+            raise InputError(
+                f"{error}. (This night goes on from that of {self._night.ledger.previous}; for data or models of "
+                "another kind name a new `output`)"
+            ) from error
 
     def _to(self, folder: str) -> list[str]:
         return [f"--output={self._night.at(folder)}"]

@@ -82,6 +82,8 @@ def _checked(held: dict[str, Any]) -> NightlyConfig:
     tables = {name: _table(held, name) for name in (*COMMANDS, "gate")}
     limits = _limits(tables.pop("gate"))
     tables["evaluate"].setdefault("metrics", list(limits))
+    if tables["prepare"].get("min_column_ratings", 1) != 1:
+        raise InputError("`min_column_ratings` in [prepare] drops columns, and nights keep them: remove it")
     flags = {name: _flags(name, name, table) for name, table in tables.items()}
     _check_judged(limits, tables["evaluate"]["metrics"])
     warm = None

@@ -63,10 +63,10 @@ class Night:
     def __init__(self, output: str, date: str) -> None:
         self.output, self.date = output, date
         self.url = storage.join(output, NIGHTS, date)
-        if storage.exists(self.at(LEDGER)):
-            self.ledger = _read(self.at(LEDGER))
-        else:
-            self.ledger = Ledger(date, published(output))
+        latest = published(output)
+        self.ledger = _read(self.at(LEDGER)) if storage.exists(self.at(LEDGER)) else Ledger(date, latest)
+        if not self.ledger.done(STAGES[-1]) and latest not in (self.ledger.previous, date):
+            self.ledger = Ledger(date, latest)  # an earlier night was published again: what was begun is done anew
 
     def at(self, *names: str) -> str:
         """The URL of something in the night's directory."""

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest | None:
     from nnsparse_stream.storage.matching import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
 
-    metrics = MetricsFile(args.metrics_file, "prepare")
+    metrics = MetricsFile(args.metrics_file, "prepare", beam_flags)
     output = OutputDirectory(args.output, contents=contents(), overwrite=args.overwrite)
     for some in inputs.values() if isinstance(inputs, Mapping) else [inputs]:
         check_apart(args.output, some)
@@ -129,16 +129,24 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> Manifest | None:
     with written_by_job(output, beam_flags):
         settings = _settings(args, plan, feedback, folds, selection, base)
 
-        def finish(summary: dict[str, Any], sizes: dict[str, Sizes]) -> Manifest:
+        def finish(summary: dict[str, Any], sizes: dict[str, Sizes]) -> tuple[Manifest, dict[str, Sizes]]:
             manifest = with_features(args.output, _manifest(args, plan, feedback, selection, base, summary), features)
             output.complete(manifest.to_json())
+            return manifest, sizes
+
+        def tell(done: tuple[Manifest, dict[str, Sizes]]) -> None:
+            manifest, sizes = done
             metrics.write(prepared(manifest))
             report(manifest, args.output, plan, sizes, described_features(features), time.time() - started)
-            return manifest
 
         if beam_flags:
-            return prepare_by_beam(args, plan, settings, finish, beam_flags)
-        return finish(*_run_here(args, plan, settings))
+            done = prepare_by_beam(args, plan, settings, finish, tell, beam_flags)
+        else:
+            done = finish(*_run_here(args, plan, settings))
+    if done is None:
+        return None
+    tell(done)
+    return done[0]
 
 
 def contents() -> tuple[str, ...]:

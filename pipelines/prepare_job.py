@@ -6,15 +6,15 @@ import argparse
 import functools
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import apache_beam as beam
 
     from nnsparse_stream.data.local_run import Sizes
-    from nnsparse_stream.data.manifest import Manifest
     from nnsparse_stream.ratings.input_plan import InputPlan
 
+Finished = TypeVar("Finished")
 #: Where, in the output, the workers leave what was counted.
 SUMMARY = "_summary.json"
 
@@ -23,9 +23,10 @@ def prepare_by_beam(
     args: argparse.Namespace,
     plan: InputPlan,
     settings: dict[str, Any],
-    finish: Callable[[dict[str, Any], dict[str, Sizes]], Manifest],
+    finish: Callable[[dict[str, Any], dict[str, Sizes]], Finished],
+    tell: Callable[[Finished], None],
     beam_flags: list[str],
-) -> Manifest | None:
+) -> Finished | None:
     """Prepares by a Beam runner.
 
     Args:
@@ -33,6 +34,7 @@ def prepare_by_beam(
         plan: how the input is read.
         settings: keyword arguments of `PrepareShards`.
         finish: is given what was counted, and sizes of what went between the steps; completes the data set.
+        tell: as for `run_and_finish`.
         beam_flags: Beam's.
 
     Returns:
@@ -41,7 +43,7 @@ def prepare_by_beam(
     from nnsparse_stream.pipelines.metrics import sizes
     from nnsparse_stream.pipelines.running import run_and_finish
 
-    def finish_job(result: Any) -> Manifest:
+    def finish_job(result: Any) -> Finished:
         from nnsparse_stream.ratings.folds import folds_from_json
         from nnsparse_stream.storage.files import join, read_file, remove_file
 
@@ -52,7 +54,8 @@ def prepare_by_beam(
         counted = {**summary, "filtered": sum(summary["filtered"]), "folds": folds}
         return finish(counted, {} if result is None else sizes(result))
 
-    return run_and_finish(functools.partial(build, args=args, plan=plan, settings=settings), finish_job, beam_flags)
+    building = functools.partial(build, args=args, plan=plan, settings=settings)
+    return run_and_finish(building, finish_job, tell, beam_flags)
 
 
 def build(

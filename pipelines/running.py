@@ -94,7 +94,10 @@ def is_only_described(beam_flags: list[str]) -> bool:
 
 
 def run_and_finish(
-    build: Callable[[Any], Any], finish: Callable[[Any], _Finished], beam_flags: list[str]
+    build: Callable[[Any], Any],
+    finish: Callable[[Any], _Finished],
+    tell: Callable[[_Finished], None],
+    beam_flags: list[str],
 ) -> _Finished | None:
     """Runs a pipeline and then `finish`: in this process, or as the last step of a job that is only described.
 
@@ -103,6 +106,8 @@ def run_and_finish(
             there when everything is written.
         finish: makes the output whole of what the workers have left there; is given Beam's `PipelineResult`, or None
             where a worker calls it, which may make it again together with the step that `build` returned.
+        tell: prints what `finish` returned; called here only by that worker. Elsewhere the caller does it, when nothing
+            that fails while it prints can take the output back.
         beam_flags: as for `run_pipeline`.
 
     Returns:
@@ -113,7 +118,7 @@ def run_and_finish(
     import apache_beam as beam
 
     def finish_there(_: Any) -> None:
-        finish(None)
+        tell(finish(None))
 
     run_pipeline(lambda pipeline: build(pipeline) | "Finish" >> beam.Map(finish_there), beam_flags)
     return None

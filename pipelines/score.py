@@ -47,6 +47,9 @@ _FOLDS = ("train", "validation", "test")
 # grouped under one key stays near 20 MB, which every engine sorts in memory.
 _BYTES_PER_SHARD = 2 << 20
 
+#: The manifest of scores, and the records that were read and the bad ones among them: of ratings, and of pairs.
+_Done = tuple[dict[str, Any], tuple[int, int], tuple[int, int]]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `score`."""
@@ -179,7 +182,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.storage.output_directory import OutputDirectory
     from nnsparse_stream.training.objectives import recipe_from_json
 
-    metrics = MetricsFile(args.metrics_file, "score")
+    metrics = MetricsFile(args.metrics_file, "score", beam_flags)
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)
     named = [url for some in (args.pairs, args.rows, args.candidates) for url in some or []]
     named += [args.row_features] if args.row_features else []
@@ -229,7 +232,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
             worker=worker,
         )
 
-        def finish(_: Any) -> dict[str, Any]:
+        def finish(_: Any) -> _Done:
             summary = json.loads(storage.read_file(storage.join(args.output, SUMMARY)))
             ratings_read, pairs_read = (
                 check_bad_records(summary[what], args.max_bad_fraction) for what in ("ratings", "pairs")
@@ -248,12 +251,18 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
                 ratings_of_unknown_columns=sum(summary["unknown"]),
             )
             output.complete(storage.to_json(manifest))
-            entries = None if args.input else datasets[0].manifest.fold_entries
-            metrics.write(scored(manifest, ratings_read, pairs_read, entries, args.history_folds))
-            report(manifest, args.output, time.time() - started)
-            return manifest
+            return manifest, ratings_read, pairs_read
 
-        return run_and_finish(build, finish, beam_flags) or {}
+        def tell(done: _Done) -> None:
+            entries = None if args.input else datasets[0].manifest.fold_entries
+            metrics.write(scored(*done, entries, args.history_folds))
+            report(done[0], args.output, time.time() - started)
+
+        done = run_and_finish(build, finish, tell, beam_flags)
+    if done is None:
+        return {}
+    tell(done)
+    return done[0]
 
 
 def _check_lists(args: argparse.Namespace) -> None:

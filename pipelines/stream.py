@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from nnsparse_stream.errors import InputError
+from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.pipelines.options import (
     add_format_arguments,
     add_metrics_argument,
@@ -42,6 +43,7 @@ was, and every event counts once.
   nnsparse-stream stream --output live --compact latest
 """
 
+_LOGGER = logging.getLogger(__name__)
 _SECOND = 1_000_000
 #: Seconds between two lines that say how the stream does.
 TELL_SECONDS = 10.0
@@ -308,7 +310,10 @@ class _Teller:
 
         if self._is_due():
             self._print(figures)
-            self._metrics.write(streamed(figures))
+            try:
+                self._metrics.write(streamed(figures))
+            except (InputError, StoreError) as error:  # lists are worth more; that the file grows old is seen
+                _LOGGER.warning("no metrics: %s", error)
 
     def tell_of_job(self, result: Any) -> None:
         """The same of a job, where its engine says how it does while it runs: lag is the mean since its begin."""

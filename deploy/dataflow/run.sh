@@ -36,6 +36,10 @@ if [[ ! -f $(dirname "$0")/templates/$command.json ]]; then
 fi
 shift
 
+if [[ $gpu && ! $command =~ ^(train|score|evaluate|blend|stream)$ ]]; then
+    echo "run.sh: $command runs no model, and takes no --gpu" >&2
+    exit 2
+fi
 image=$IMAGE
 more=()
 if [[ $gpu ]]; then
@@ -72,7 +76,7 @@ words=(
     ${MACHINE:+"--worker-machine-type=$MACHINE"}
     ${SERVICE_ACCOUNT:+"--service-account-email=$SERVICE_ACCOUNT"}
     ${SUBNETWORK:+"--subnetwork=$SUBNETWORK" --disable-public-ips}
-    "${more[@]}"
+    ${more[@]+"${more[@]}"}
     "--parameters=^~^$parameters"
 )
 if [[ $print_only ]]; then

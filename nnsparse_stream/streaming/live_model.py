@@ -9,7 +9,7 @@ import weakref
 from typing import NamedTuple
 
 from nnsparse_stream.data.dataset import Dataset
-from nnsparse_stream.data.manifest import Manifest, vocabulary_fingerprint
+from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.ids.vocabulary import Vocabulary
 from nnsparse_stream.nn.devices import pick_device
@@ -56,8 +56,8 @@ class LiveModel:
         url: of a run, which stands for the checkpoint that `score` would take: the newest whole one as long as the
             run goes on, then the one that its run.json names; of one checkpoint's directory; or of a file that holds
             the URL of either, as text: a pointer, to be overwritten when the model is to be another one.
-        data: URL of the data set whose rows are scored. The model's vocabulary is the data set's, or an extension of
-            it, which begins with the same ids.
+        data: URL of the data set whose rows are scored. The model's vocabulary is the data set's, an earlier one that
+            it goes on from, or an extension of it, which begins with the same ids.
         device: see `nnsparse_stream.nn.devices.pick_device`.
         refresh: seconds from one look to the next.
 
@@ -159,13 +159,12 @@ class LiveModel:
     def _vocabulary(self, state: CheckpointState) -> Vocabulary:
         """The vocabulary of a model, checked; that of the model in use where the two are the same."""
         manifest = Manifest.read(self._data)
-        same = state.state["vocabulary"] == vocabulary_fingerprint(manifest)
         state.check_kind(manifest, self._data)
         held = None if self._current is None else self._current.checkpoint
         if held is not None and held.state["columns"] == state.state["columns"]:
             return held.vocabulary
         vocabulary = state.read_vocabulary()
-        if not same:
+        if state.known_columns(manifest, self._data) is None:
             first = Dataset(self._data).vocabulary().ids
             if not vocabulary.ids.slice(0, len(first)).cast(first.type).equals(first):
                 raise InputError(

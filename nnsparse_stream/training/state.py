@@ -19,7 +19,7 @@ from nnsparse_stream.training.state_fields import StateFields, config_of, damage
 from nnsparse_stream.training.tensor_files import TensorFile
 
 KIND = "nnsparse-stream checkpoint"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 STATE_FILE = "state.json"
 _STEP = re.compile(r"checkpoints/step-\d{9,}")
 

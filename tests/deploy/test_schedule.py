@@ -134,8 +134,9 @@ def test_the_cron_job_runs_the_command_without_rights() -> None:
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     assert set(mounts.values()) == set(volumes)
+    output = tomllib.loads((SCHEDULE / "nightly.toml").read_text())["output"]
     assert (
-        volumes[mounts["/nights"]]["persistentVolumeClaim"]["claimName"]
+        volumes[mounts[output]]["persistentVolumeClaim"]["claimName"]
         == (held["PersistentVolumeClaim"]["metadata"]["name"])
     )
     assert pod["serviceAccountName"] == held["ServiceAccount"]["metadata"]["name"]

@@ -12,6 +12,7 @@ from prometheus import Metric, of_all_commands, read
 from samples import Trained
 
 from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.pipelines.metrics_file import METRICS, MetricsFile, Sample, prometheus_text
 
@@ -138,3 +139,39 @@ def test_labels_are_escaped_and_numbers_written_as_prometheus_reads_them():
     assert math.isnan(quality.at(of="d"))
     assert quality.at(of="e") == 1e-7
     assert "rows" not in text
+
+
+def full_disk(url, data):
+    raise InputError(f"{url} cannot be written: No space left on device")
+
+
+def test_what_is_written_stays_where_its_metrics_cannot_be(trained, tmp_path, monkeypatch, capsys):
+    out, scores, prom = tmp_path / "out", tmp_path / "scores", str(tmp_path / "m.prom")
+    monkeypatch.setattr(MetricsFile, "write", lambda self, samples: full_disk(prom, b""))
+    flags = ["--axis", "user", "--metrics_file", prom]
+    assert cli.main(["prepare", "--input", trained.log, "--output", str(out), *flags]) == 2
+    score = ["score", "--data", trained.data, "--model", trained.run, "--output", str(scores)]
+    assert cli.main([*score, "--metrics_file", prom]) == 2
+    assert capsys.readouterr().err.count("No space left on device") == 2
+    assert (out / "manifest.json").exists()
+    assert (scores / "_manifest.json").exists()
+
+
+def test_a_stream_goes_on_where_its_metrics_cannot_be_written(trained, tmp_path, monkeypatch, caplog):
+    from nnsparse_stream.pipelines import stream
+
+    monkeypatch.setattr(stream, "TELL_SECONDS", 0.0)
+    flags = ["--source", str(tmp_path / "events"), "--data", trained.data, "--model", trained.run, "--device", "cpu",
+             "--output", str(tmp_path / "live"), "--until_idle", "1ms"]  # fmt: skip
+    (tmp_path / "events").mkdir()
+    writes = iter([full_disk, full_disk])
+    whole = MetricsFile.write
+    monkeypatch.setattr(MetricsFile, "write", lambda self, samples: next(writes, lambda *_: whole(self, ()))("m", b""))
+    assert cli.main(["stream", *flags]) == 0
+    assert "no metrics: m cannot be written" in caplog.text
+
+
+def test_a_worker_cannot_write_to_a_path_of_the_launcher(tmp_path):
+    described = ["--runner=DataflowRunner", "--template_location=gs://my-bucket/job", "--project=p", "--region=r"]
+    with pytest.raises(InputError, match="is a path of this machine"):
+        MetricsFile(str(tmp_path / "m.prom"), "score", described)

@@ -125,10 +125,12 @@ def test_the_gate_keeps_a_worse_model_and_its_limit_lets_it_pass(
     assert "Not published: the gate refused the model" in (night / "summary.html").read_text()
 
     trained = of(output, SECOND, "ledger.json")["stages"]["train"]
-    assert nightly(config(output, nights.log, worse, limit=5.0), "--date", SECOND, "--keep", 1) == 0
+    shutil.copytree(output / "nights" / FIRST, output / "nights" / "2026-11-23")
+    shutil.copytree(output / "nights" / SECOND, output / "nights" / "2026-11-24")  # refused
+    assert nightly(config(output, nights.log, worse, limit=5.0), "--date", SECOND, "--keep", 2) == 0
     assert of(output, SECOND, "ledger.json")["stages"]["train"] == trained  # not done again
     assert json.loads((output / "latest.json").read_text())["night"] == SECOND
-    assert [path.name for path in (output / "nights").iterdir()] == [SECOND]
+    assert sorted(path.name for path in (output / "nights").iterdir()) == [FIRST, SECOND]
     assert "Published: 450 scores" in (night / "summary.html").read_text()
 
 
@@ -147,8 +149,9 @@ def test_a_night_goes_on_from_what_is_published_in_steps_and_anew_where_its_flag
     # The earlier model lacks columns of this data set, and is judged on all of it.
     assert of(output, SECOND, "before.json")["count"] == of(output, SECOND, "evaluation.json")["count"]
 
-    (output / "nights" / FIRST / "a person's notes").write_text("keep")
-    assert nightly(config(output, nights.grown, top_k=2), "--date", SECOND, "--keep", 1) == 0
+    shutil.copytree(output / "nights" / FIRST, output / "nights" / "2026-11-24")
+    (output / "nights" / "2026-11-24" / "a person's notes").write_text("keep")
+    assert nightly(config(output, nights.grown, top_k=2), "--date", SECOND, "--keep", 2) == 0
     told = capsys.readouterr().out
     assert re.findall(r"\$ nnsparse-stream (\w+)", told) == ["score"]
     assert "an old night is not removed" in told
@@ -161,9 +164,20 @@ def test_a_night_goes_on_from_what_is_published_in_steps_and_anew_where_its_flag
     assert (output / "latest.json").read_bytes() == (nights.output / "latest.json").read_bytes()
     assert (output / "model.txt").read_text() == f"{output}/nights/{FIRST}/run\n"
     assert nightly(path, "--roll_back", THIRD) == 2
-    assert f"has published nothing; there are {FIRST}, {SECOND}" in capsys.readouterr().err
+    assert f"has published nothing; there are 2026-11-24, {FIRST}, {SECOND}" in capsys.readouterr().err
+    # A night that began from what is published no more begins anew, from what is.
+    assert nightly(path, "--roll_back", SECOND) == 0
+    assert nightly(path, "--date", THIRD, "--until", "prepare") == 0
+    assert nightly(path, "--roll_back", FIRST) == 0
+    assert nightly(path, "--date", SECOND) == 0
+    assert f"is over: there is nothing to do. Published is the night of {FIRST}" in capsys.readouterr().out
+    assert nightly(path, "--date", THIRD, "--until", "prepare") == 0
+    assert of(output, THIRD, "ledger.json")["previous"] == FIRST
+    assert "$ nnsparse-stream prepare" in capsys.readouterr().out
     assert nightly(path, "--roll_back", SECOND) == 0
 
+    assert nightly(path, "--date", "2026-11-24", "--until", "prepare") == 0  # it is over
+    shutil.rmtree(output / "nights" / "2026-11-24")
     assert nightly(path, "--date", "2026-11-24") == 2
     assert f"the night of {SECOND} is published, which is after --date 2026-11-24" in capsys.readouterr().err
 
@@ -289,6 +303,7 @@ def test_what_no_night_wrote_is_not_written_to(nights: Nights, tmp_path: Path, c
         (("rmse = 5.0", 'rmse = 5.0\n[evaluate]\nmetrics = ["mae"]'), "[gate] decides by rmse, which is not among"),
         (("epochs = 2", "epochs = 2\ntensorboard = 1"), "`tensorboard` in [train] is 1, and neither true nor false"),
         (("[gate]", "[warm]\nepoch = 1\n[gate]"), "`epoch` in [warm] is no flag of train"),
+        (('axis = "user"', 'axis = "user"\nmin_column_ratings = 2'), "drops columns, and nights keep them"),
         (("[gate]", "[gate"), "is no TOML"),
         (('output = "/', 'outputs = "/'), "`outputs` is not known"),
     ],
@@ -332,3 +347,22 @@ def test_a_warm_night_begins_from_the_published_model(nights: Nights, output: Pa
     run = of(output, SECOND, "run/run.json")
     assert (run["epochs"], run["recipe"]["epochs"]) == (1, 1)
     assert f"nights/{FIRST}/run" in json.dumps(run["init"])
+
+
+def test_what_does_not_go_on_from_the_night_before_says_so(
+    nights: Nights, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(config(output, nights.log))
+    path.write_text(path.read_text().replace('axis = "user"', 'axis = "item"'))
+    assert nightly(path, "--date", SECOND) == 2
+    assert f"This night goes on from that of {FIRST}; for data or models of another kind" in capsys.readouterr().err
+
+
+def test_nights_are_no_template_and_keep_what_readers_have(
+    nights: Nights, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config(output, nights.log)
+    assert nightly(path, "--runner=DataflowRunner", "--template_location=gs://b/t") == 2
+    assert "a template is one job, and a night several" in capsys.readouterr().err
+    assert nightly(path, "--keep", 1) == 2
+    assert "1 is less than 2" in capsys.readouterr().err

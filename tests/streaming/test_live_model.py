@@ -127,6 +127,16 @@ def test_a_process_that_begins_at_a_damaged_checkpoint_takes_the_one_before(
     assert live.refusals == len(warnings(caplog)) == 1
 
 
+def test_a_model_of_fewer_columns_serves_a_data_set_that_goes_on_from_its_own(trained: Trained, tmp_path: Path) -> None:
+    """As an earlier night's does that is published again."""
+    later, log = str(tmp_path / "later"), tmp_path / "log.csv"
+    log.write_text("user,item,rating\n" + "".join(f"u{n},new{n % 5},{n % 4 + 1}\n" for n in range(40)))
+    flags = ["--axis", "user", "--vocabulary", trained.data]
+    command("prepare", "--input", str(log), "--output", later, *flags)
+    current = LiveModel(trained.run, later, "cpu", HOUR).get()
+    assert len(current.checkpoint.vocabulary) == current.checkpoint.model.num_columns
+
+
 def test_a_model_of_another_vocabulary_is_refused(
     trained: Trained, run: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
