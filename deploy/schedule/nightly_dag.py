@@ -1,8 +1,8 @@
 """The nightly chain in Airflow: a task for each stage of `nnsparse-stream nightly`, which does what is not yet done.
 
-Two of Airflow's Variables say where and how: `nnsparse_nightly_config`, the URL of nightly.toml, and
-`nnsparse_nightly_runner`, the Beam runner of the stages that run a pipeline. The tasks run `python3` of the workers'
-PATH, which has nnsparse-stream.
+Airflow's Variables say where and how: `nnsparse_nightly_config`, the URL of nightly.toml, `nnsparse_nightly_runner`,
+the Beam runner of the stages that run a pipeline, and `nnsparse_nightly_region`, where that is DataflowRunner. The
+tasks run `python3` of the workers' PATH, which has nnsparse-stream.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import datetime
 
 from airflow.providers.apache.beam.operators.beam import BeamRunPythonPipelineOperator
+from airflow.providers.google.cloud.operators.dataflow import DataflowConfiguration
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
 CONFIG = "{{ var.value.get('nnsparse_nightly_config', '/etc/nnsparse-stream/nightly.toml') }}"
 RUNNER = "{{ var.value.get('nnsparse_nightly_runner', 'DirectRunner') }}"
 NIGHT = "{{ ds }}"
-#: Beam's options of the engine that the runner names. Of DataflowRunner: project, region, temp_location,
-#: sdk_container_image, and "sdk_location": "container"; the tasks wait for its jobs.
+REGION = "{{ var.value.get('nnsparse_nightly_region', 'europe-west1') }}"
+#: Beam's options of the engine that the runner names. Of DataflowRunner: temp_location, sdk_container_image, and
+#: "sdk_location": "container". The project is that of Airflow's connection; on_kill cancels the job.
 ENGINE: dict[str, object] = {}
 
 with DAG(
@@ -40,6 +42,10 @@ with DAG(
             py_options=["-m"],
             py_file="nnsparse_stream.pipelines.nightly",
             pipeline_options={**ENGINE, "config": CONFIG, "date": NIGHT, "until": stage},
+            # Read where the runner is Dataflow's. A stage may be several jobs, as that which judges two models.
+            dataflow_config=DataflowConfiguration(
+                job_name=f"nnsparse-nightly-{stage}", location=REGION, multiple_jobs=True
+            ),
         )
 
     def plain(stage: str, retries: int) -> BashOperator:

@@ -162,6 +162,7 @@ tasks = [task for task in dag.topological_sort()]
 print("FOUND " + json.dumps({
     "max_active_runs": dag.max_active_runs,
     "tasks": [[task.task_id, sorted(task.upstream_task_ids), task.retries] for task in tasks],
+    "jobs": [task.dataflow_config.job_name for task in tasks if hasattr(task, "dataflow_config")],
 }))
 if len(sys.argv) > 2:
     context = {"ds": "2026-11-27", "var": {"value": {
@@ -196,4 +197,5 @@ def test_airflow_imports_the_dag_and_its_tasks_do_a_night(tmp_path: Path) -> Non
     before = [[], *([stage] for stage in STAGES)]
     assert found["tasks"] == [[s, before[n], 0 if s == "gate" else 3] for n, s in enumerate(STAGES)]
     assert found["max_active_runs"] == 1
+    assert found["jobs"] == [f"nnsparse-nightly-{stage}" for stage in ("prepare", "train", "evaluate", "score")]
     assert json.loads((tmp_path / "out" / "latest.json").read_text())["night"] == "2026-11-27"
