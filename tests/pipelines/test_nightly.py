@@ -339,7 +339,6 @@ def test_values_become_flags(tmp_path: Path) -> None:
     assert found.limits == {"rmse": 5.0}
 
 
-@pytest.mark.skipif("--init" not in cli.parser_for("train")._option_string_actions, reason="this `train` has no --init")
 def test_a_warm_night_begins_from_the_published_model(nights: Nights, output: Path) -> None:
     path = Path(config(output, nights.grown))
     path.write_text(path.read_text().replace("[gate]", "[warm]\nepochs = 1\n[gate]"))
