@@ -7,9 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,65 +14,18 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from flink_builds import BUILDS, HERE, built, cluster, container, containers, kind_of, pods
 from samples import ROOT
 
 from deploy.engines.engine import EngineError, cached, run_tool
 from deploy.engines.flink import artefacts
 from deploy.engines.flink.cluster import _METASPACE_MB, _OPENS, FlinkCluster
-from deploy.flink import savepoint
 from nnsparse_stream.pipelines import cli
 
-HERE = ROOT / "deploy" / "flink"
-BUILDS = ["overlays/cpu", "overlays/gpu", "overlays/minio", "batch", "stream", "resume"]
 COMMANDS = ("prepare", "train", "score", "stream")
 KUBECONFORM = "0.8.0"
 #: The oldest that has containers which start before a job's and end with it, and the newest that is known.
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
-
-
-@functools.cache
-def built(name: str) -> list[dict[str, Any]]:
-    """What `kubectl apply -k` sends."""
-    if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl on this machine")
-    done = subprocess.run(["kubectl", "kustomize", str(HERE / name)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [one for one in yaml.safe_load_all(done.stdout) if one]
-
-
-def kind_of(name: str, kind: str) -> dict[str, Any]:
-    (found,) = (one for one in built(name) if one["kind"] == kind)
-    return found
-
-
-def pods(name: str) -> list[dict[str, Any]]:
-    """The specifications of all pods; a task manager's is that of all pods of Flink with its own laid over it."""
-    found = []
-    for one in built(name):
-        if one["kind"] == "FlinkDeployment":
-            shared = one["spec"]["podTemplate"]["spec"]
-            own = one["spec"]["taskManager"]["podTemplate"]["spec"]
-            containers = {part["name"]: part for part in shared["containers"]}
-            for part in own["containers"]:
-                containers[part["name"]] = {**containers.get(part["name"], {}), **part}
-            volumes = [*shared["volumes"], *own.get("volumes", [])]
-            found.append({**shared, **own, "containers": list(containers.values()), "volumes": volumes})
-        elif "template" in one.get("spec", {}):
-            found.append(one["spec"]["template"]["spec"])
-    return found
-
-
-def containers(name: str) -> list[dict[str, Any]]:
-    return [part for pod in pods(name) for part in [*pod.get("initContainers", []), *pod["containers"]]]
-
-
-def container(name: str, called: str) -> dict[str, Any]:
-    (found,) = (part for part in containers(name) if part["name"] == called)
-    return found
-
-
-def cluster(name: str = "overlays/cpu") -> dict[str, Any]:
-    return dict(kind_of(name, "FlinkDeployment")["spec"])
 
 
 def mebibytes(text: str) -> int:
@@ -383,68 +333,3 @@ def test_ports_are_documented_and_closed():
     assert all(chosen.items() <= of.items() for of in labels)
     others = [(rule["from"], [port["port"] for port in rule["ports"]]) for rule in policy["ingress"] if "ports" in rule]
     assert [ports for _, ports in others] == [[8081], [9249]]
-
-
-class _Flink(BaseHTTPRequestHandler):
-    """Answers as Flink does while it stops a job; tests/engines holds the same code to Flink itself."""
-
-    asked: list[tuple[str, Any]] = []  # noqa: RUF012
-    jobs: list[dict[str, str]] = []  # noqa: RUF012
-    made: list[dict[str, Any]] = []  # noqa: RUF012
-
-    def do_GET(self) -> None:
-        self._answer({"jobs": self.jobs} if self.path == "/jobs/overview" else self.made.pop(0))
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append((self.path, body))
-        self._answer({"request-id": "7"})
-
-    def _answer(self, value: dict[str, Any]) -> None:
-        text = json.dumps(value).encode()
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None: ...
-
-
-@pytest.fixture
-def flink() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Flink)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    _Flink.asked, _Flink.jobs, _Flink.made = [], [], []
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_stream_is_stopped_and_the_patch_says_where_it_goes_on(flink, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(savepoint, "_LOOK_SECONDS", 0.0)
-    _Flink.jobs = [
-        {"jid": "old", "name": "stream", "state": "CANCELED"},
-        {"jid": "a1", "name": "s", "state": "RUNNING"},
-    ]
-    location = "s3://my-bucket/flink/savepoints/savepoint-a1-77"
-    _Flink.made = [
-        {"status": {"id": "IN_PROGRESS"}},
-        {"status": {"id": "COMPLETED"}, "operation": {"location": location}},
-    ]
-    shutil.copytree(HERE, tmp_path / "flink")
-    assert savepoint.main(["--flink", flink, "--patch", str(tmp_path / "flink" / "resume" / "savepoint.json")]) == 0
-    assert capsys.readouterr().out.split() == [location]
-    assert _Flink.asked == [("/jobs/a1/stop", {"drain": False})]
-    assert cluster()["flinkConfiguration"]["state.savepoints.dir"]  # where it goes when nothing else is said
-    assert (tmp_path / "flink" / "resume" / "savepoint.json").read_text() == savepoint.patch(location)
-    assert f"--savepoint_path={location}" in container(str(tmp_path / "flink" / "resume"), "stream")["args"]
-
-
-def test_what_cannot_be_stopped_is_told(flink, tmp_path, capsys):
-    flags = ["--flink", flink, "--patch", str(tmp_path / "p.json")]
-    assert savepoint.main(flags) == 1
-    assert "there is not one job that runs: none" in capsys.readouterr().err
-    _Flink.made = [{"status": {"id": "COMPLETED"}, "operation": {"failure-cause": {"stack-trace": "restarts\nat"}}}]
-    assert savepoint.main([*flags, "--job", "b2"]) == 1
-    assert "job b2 has no savepoint: restarts" in capsys.readouterr().err
-    assert savepoint.main(["--flink", "http://127.0.0.1:9", "--patch", str(tmp_path / "p.json")]) == 1
-    assert not (tmp_path / "p.json").exists()

@@ -57,7 +57,12 @@ def _write(group: tuple[str, Any], path: Path, pane: Any = beam.DoFn.PaneInfoPar
         file.write(f"{group[0]} {PaneInfoTiming.to_string(pane.timing)}\n")
 
 
-@pytest.mark.xfail(strict=True, reason="Prism 2.77.0: a stage's watermark is that of the bundle which ended last")
+# Only what is compared may be another: that the pipeline runs is not in question.
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="Prism 2.77.0: a stage's watermark is that of the bundle which ended last",
+)
 @pytest.mark.parametrize("engine_flags", ["Prism, LOOPBACK"], indirect=True)
 def test_the_watermark_is_that_of_the_element_that_is_furthest_behind(engine_flags: list[str], tmp_path: Path) -> None:
     trigger = AfterWatermark(late=AfterCount(1))
