@@ -1,4 +1,4 @@
-"""The options of Beam's runner for Flink that streams need: Beam for Python passes them on, and does not know them."""
+"""The options of Beam's runner for Flink that jobs here need: Beam for Python passes them on, and does not know them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from apache_beam.options.pipeline_options import PipelineOptions
 
 
-class FlinkStreamingOptions(PipelineOptions):
+class FlinkOptions(PipelineOptions):
     """Makes these flags known, as soon as this module is imported: others are refused as misspelt."""
 
     @classmethod
@@ -17,6 +17,7 @@ class FlinkStreamingOptions(PipelineOptions):
             ("checkpointing_interval", "milliseconds between checkpoints"),
             ("min_pause_between_checkpoints", "milliseconds between the end of a checkpoint and the next one's begin"),
             ("checkpoint_timeout_millis", "milliseconds after which a checkpoint is given up"),
+            ("environment_expiration_millis", "milliseconds after which a worker is given no further bundle"),
             ("max_bundle_size", "elements of a bundle at most"),
             ("max_bundle_time_mills", "milliseconds of a bundle at most"),
         ):

@@ -17,6 +17,8 @@ _OVERHEAD_MB = 192  # not limited by a flag: stacks, the code cache
 _START_SECONDS = 120.0
 #: Between the checkpoints of a streaming job: what is read in the meantime is read again after a failure.
 _CHECKPOINT_MS = 5_000
+#: After which no further bundle is given to a worker of a batch job: a quarter of what the tries of a restart take.
+_WORKER_MS = 5_000
 _ENDED = ("CANCELED", "FAILED", "FINISHED")
 _LOG4J = Path(__file__).with_name("log4j.properties")
 # What Flink and its serialisers reach for in the JDK since version 17 closed it.
@@ -82,19 +84,18 @@ class FlinkCluster(Engine):
             self.servers.wait(what, lambda: self.task_managers() >= wanted, _START_SECONDS)
 
     def flags(self) -> list[str]:
-        """The Beam options with which a pipeline runs here."""
+        """The Beam options with which a pipeline that ends runs here."""
         return [
-            *super().flags(),
-            f"--parallelism={self.sizes['task_managers']}",
-            # Long enough that one stage's workers serve the next; shorter than the delay of a restart, which would
-            # otherwise be given the connection of a dead worker again.
-            "--environment_cache_millis=200",
+            *self._common_flags(),
+            # A task that waits for a worker that died before its first bundle, three minutes, keeps the connection to
+            # it: without an end to its use, all others of the task manager would be given it until no try is left.
+            f"--environment_expiration_millis={_WORKER_MS}",
         ]
 
     def streaming_flags(self) -> list[str]:
         """The Beam options with which a pipeline without end runs here."""
         return [
-            *self.flags(),
+            *self._common_flags(),
             "--streaming",
             f"--checkpointing_interval={_CHECKPOINT_MS}",
             # How long each step waits for more before it does what it has, and a source before it is asked again.
@@ -103,6 +104,15 @@ class FlinkCluster(Engine):
             "--finish_bundle_before_checkpointing",
             "--externalized_checkpoints_enabled",
             "--retain_externalized_checkpoints_on_cancellation",
+        ]
+
+    def _common_flags(self) -> list[str]:
+        return [
+            *super().flags(),
+            f"--parallelism={self.sizes['task_managers']}",
+            # Long enough that one stage's workers serve the next; shorter than the delay of a restart, which would
+            # otherwise be given the connection of a dead worker again.
+            "--environment_cache_millis=200",
         ]
 
     def task_managers(self) -> int:
