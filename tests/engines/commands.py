@@ -96,23 +96,25 @@ def command_line(pid: int) -> str:
 def pool_workers(servers: Servers) -> list[int]:
     """The Python workers of an engine's pool that have connected to it.
 
-    Beam waits for a worker that ends before it has connected, on Flink for ever. And none but this pool's: the system
-    gives the id of a worker that has ended to others.
+    Beam waits for a worker that ends before it has connected, on Flink for ever; and three minutes for one that ends
+    before its connection for data, which is the third there (other engines have one port for all). And none but this
+    pool's: the system gives the id of a worker that has ended to others.
     """
-    ours = session_of(servers.running()["pool"])
+    running = servers.running()
+    ours, all_of_them = session_of(running["pool"]), 3 if "job-manager" in running else 1
     pids = [int(log.stem.partition("-")[2]) for log in servers.logs.glob("worker-*.log")]
-    return [pid for pid in pids if pid in ours and _is_connected(pid)]
+    return [pid for pid in pids if pid in ours and _connections(pid) >= all_of_them]
 
 
-def _is_connected(pid: int) -> bool:
-    """Whether a process has a TCP connection that is established."""
+def _connections(pid: int) -> int:
+    """How many established TCP connections a process has."""
     try:
         sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
         tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
     except OSError:
-        return False  # it has ended
+        return 0  # it has ended
     lines = [line.split() for table in tables for line in table.splitlines()[1:]]
-    return any(line[3] == "01" and f"socket:[{line[9]}]" in sockets for line in lines)
+    return sum(line[3] == "01" and f"socket:[{line[9]}]" in sockets for line in lines)
 
 
 def write_log(directory: Path, users: int, items: int, ratings: int, files: int) -> None:
