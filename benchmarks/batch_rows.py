@@ -1,4 +1,4 @@
-"""Accuracy over the rows of a minibatch, by the rule of `nnsparse_stream.training.growth` and without it.
+"""Accuracy over the rows of a minibatch, by the rule of `nnsparse_stream.objectives.growth` and without it.
 
 For MovieLens-1M, rows are items:
 
@@ -30,11 +30,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.objectives.growth import scaled
+from nnsparse_stream.objectives.presets import recipe
+from nnsparse_stream.objectives.recipe import StepRecipe
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.ratings.synthetic import make_interactions, make_ratings
-from nnsparse_stream.training.growth import scaled
-from nnsparse_stream.training.presets import recipe
-from nnsparse_stream.training.recipe import StepRecipe
 from nnsparse_stream.training.run import TrainingRequest
 from nnsparse_stream.training.start import train
 

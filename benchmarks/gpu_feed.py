@@ -112,8 +112,8 @@ def loader(where: Path, device: Any, readers: list[int], batch_rows: int, over: 
     import torch
 
     from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.feeding.stream import TrainingStream
     from nnsparse_stream.nn.batchifier import Batchifier
-    from nnsparse_stream.training.stream import TrainingStream
 
     dataset = Dataset(str(where / MANY))
     found: list[dict[str, Any]] = []

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from train_step import dense_step
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint
 from nnsparse_stream.kernels.backend import Factors
 from nnsparse_stream.kernels.backends import backend_of, using
 from nnsparse_stream.kernels.rules import SGD, Adam
 from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
+from nnsparse_stream.objectives.presets import recipe
+from nnsparse_stream.objectives.recipe import StepRecipe
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import Checkpoint
-from nnsparse_stream.training.presets import recipe
-from nnsparse_stream.training.recipe import StepRecipe
 from nnsparse_stream.training.steps import Trainer
 
 OPTIMISERS = ("sgd", "row_adam")

@@ -33,11 +33,11 @@ import torch
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.threads import usable_cores
+from nnsparse_stream.feeding.fold_cache import PLACES
+from nnsparse_stream.feeding.stream import TrainingStream
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.ratings.synthetic import make_ratings
-from nnsparse_stream.training.fold_cache import PLACES
-from nnsparse_stream.training.stream import TrainingStream
 
 
 class TimedStream(TrainingStream):

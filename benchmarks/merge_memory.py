@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 
+from nnsparse_stream.checkpoints.changes import change_name, merge_part
+from nnsparse_stream.checkpoints.parts import num_parts, part_name, part_tensors
+from nnsparse_stream.checkpoints.state import CheckpointState, tensors_of
+from nnsparse_stream.checkpoints.tensor_files import TensorFile, write_tensors
 from nnsparse_stream.nn.ranking_model import RankingAutoencoder, RankingConfig
-from nnsparse_stream.training.changes import change_name, merge_part
-from nnsparse_stream.training.parts import num_parts, part_name, part_tensors
 from nnsparse_stream.training.progress import peak_memory
-from nnsparse_stream.training.state import CheckpointState, tensors_of
-from nnsparse_stream.training.tensor_files import TensorFile, write_tensors
 
 NOTHING = TensorFile(0, "")
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from nnsparse_stream.nn.ranking_model import RankingAutoencoder, RankingConfig
+from nnsparse_stream.objectives.presets import PRESETS
+from nnsparse_stream.objectives.ranking_objective import RankingObjective
+from nnsparse_stream.objectives.ranking_recipe import RankingRecipe
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.presets import PRESETS
-from nnsparse_stream.training.ranking_objective import RankingObjective
-from nnsparse_stream.training.ranking_recipe import RankingRecipe
 
 BASE = 27_000
 #: Presets, and entries of a row: MovieLens' and a shop's.

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nnsparse_stream.checkpoints.checkpoint import load_model as load_model
     from nnsparse_stream.data.dataset import Dataset as Dataset
     from nnsparse_stream.data.manifest import Manifest as Manifest
     from nnsparse_stream.errors import InputError as InputError
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from nnsparse_stream.sparse.original import ssort as ssort
     from nnsparse_stream.sparse.original import ssort_by_index as ssort_by_index
     from nnsparse_stream.sparse.rows import SparseRows as SparseRows
-    from nnsparse_stream.training.checkpoint import load_model as load_model
 
 _MODULE_OF = {
     "Batchifier": "nn.batchifier",
@@ -58,7 +58,7 @@ _MODULE_OF = {
     "SparseRows": "sparse.rows",
     "Sparsifier": "nn.layers",
     "densify": "sparse.original",
-    "load_model": "training.checkpoint",
+    "load_model": "checkpoints.checkpoint",
     "prepare_input": "nn.criteria",
     "sparsify": "sparse.original",
     "ssort": "sparse.original",

@@ -70,14 +70,14 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     Raises:
         InputError: the user's input or flags are at fault; nothing is left at the output.
     """
+    from nnsparse_stream.checkpoints.checkpoint import copy_model
+    from nnsparse_stream.checkpoints.state import step_directory
     from nnsparse_stream.pipelines.running import written_by_job
     from nnsparse_stream.scoring.blend import NAME, Blend, Member, named_models
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.local_paths import local_path
     from nnsparse_stream.storage.matching import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
-    from nnsparse_stream.training.checkpoint import copy_model
-    from nnsparse_stream.training.state import step_directory
 
     if len(args.model) < 2:
         raise InputError("--model names one model; a blend is made of two or more")

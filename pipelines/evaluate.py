@@ -86,12 +86,12 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.errors import InputError
     from nnsparse_stream.evaluation.judging import check_metrics
     from nnsparse_stream.evaluation.metrics import metrics_of_model
+    from nnsparse_stream.objectives.objectives import objective_of, recipe_from_json
     from nnsparse_stream.pipelines.command_metrics import evaluated
     from nnsparse_stream.pipelines.metrics_file import MetricsFile
     from nnsparse_stream.pipelines.running import is_only_described, run_and_finish
     from nnsparse_stream.scoring.blend import is_blend, named_models
     from nnsparse_stream.storage import files as storage
-    from nnsparse_stream.training.objectives import objective_of, recipe_from_json
 
     worker = model_worker(args, beam_flags)
     metrics_file = MetricsFile(args.metrics_file, "evaluate", beam_flags)

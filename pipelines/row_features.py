@@ -10,10 +10,10 @@ from nnsparse_stream.errors import InputError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from nnsparse_stream.checkpoints.state import CheckpointState
     from nnsparse_stream.data.features import FeatureVocabulary
     from nnsparse_stream.data.manifest import Manifest
     from nnsparse_stream.ratings.input_plan import InputPlan
-    from nnsparse_stream.training.state import CheckpointState
 
 
 def add_row_features_argument(parser: argparse.ArgumentParser, explanation: str) -> None:

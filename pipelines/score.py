@@ -23,10 +23,10 @@ from nnsparse_stream.pipelines.row_features import add_row_features_argument, sc
 from nnsparse_stream.pipelines.scoring import DEFAULT_TOP_K, SUMMARY, build_scoring, list_rules
 
 if TYPE_CHECKING:
+    from nnsparse_stream.checkpoints.state import CheckpointState
     from nnsparse_stream.data.dataset import Dataset
     from nnsparse_stream.ratings.id_files import IdFile
     from nnsparse_stream.ratings.input_plan import InputPlan
-    from nnsparse_stream.training.state import CheckpointState
 
 DESCRIPTION = """\
 Score with a trained model: the best unseen columns of each row, or the predicted rating of given pairs.
@@ -169,6 +169,7 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
 
     from nnsparse_stream.data.assembly import write_features
     from nnsparse_stream.data.dataset import Dataset
+    from nnsparse_stream.objectives.objectives import recipe_from_json
     from nnsparse_stream.pipelines.command_metrics import scored
     from nnsparse_stream.pipelines.feedback_options import chosen_feedback
     from nnsparse_stream.pipelines.metrics_file import MetricsFile
@@ -180,7 +181,6 @@ def run(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     from nnsparse_stream.storage import files as storage
     from nnsparse_stream.storage.matching import check_apart
     from nnsparse_stream.storage.output_directory import OutputDirectory
-    from nnsparse_stream.training.objectives import recipe_from_json
 
     metrics = MetricsFile(args.metrics_file, "score", beam_flags)
     output = OutputDirectory(args.output, contents=contents(), completing=NAME, overwrite=args.overwrite)

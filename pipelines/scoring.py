@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import apache_beam as beam
 
+    from nnsparse_stream.checkpoints.state import CheckpointState
     from nnsparse_stream.data.manifest import ColumnsFile
     from nnsparse_stream.ratings.id_files import IdFile
     from nnsparse_stream.ratings.input_plan import InputPlan
     from nnsparse_stream.scoring.blend import NamedModels
     from nnsparse_stream.scoring.list_rules import ListRules
-    from nnsparse_stream.training.state import CheckpointState
     from nnsparse_stream.transforms.model_worker import ModelWorker
 
 #: Where, in the output, the workers leave what the driver needs to know.

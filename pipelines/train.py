@@ -134,7 +134,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _recipe_fields() -> dict[str, tuple[str, str]]:
     """Of each field of any recipe: its annotation, and what it means, to whichever objectives have it."""
-    from nnsparse_stream.training.objectives import recipe_types
+    from nnsparse_stream.objectives.objectives import recipe_types
 
     meanings: dict[str, dict[str, list[str]]] = {}
     kinds: dict[str, str] = {}
@@ -246,7 +246,7 @@ def training_request(args: argparse.Namespace) -> TrainingRequest:
     Raises:
         InputError: there is no such preset, a value does not fit, or no data set is named.
     """
-    from nnsparse_stream.training.presets import CHOICES, chosen_preset, recipe
+    from nnsparse_stream.objectives.presets import CHOICES, chosen_preset, recipe
 
     if args.data is None:
         raise InputError("`data` is missing: the data set to train on")

@@ -14,8 +14,8 @@ from nnsparse_stream.pipelines.options import check_hints, model_worker
 from nnsparse_stream.pipelines.train import set_by_signal, training_request
 
 if TYPE_CHECKING:
-    from nnsparse_stream.training.grid import GridRun
-    from nnsparse_stream.training.grid_comparison import Member
+    from nnsparse_stream.grids.grid import GridRun
+    from nnsparse_stream.grids.grid_comparison import Member
     from nnsparse_stream.training.run import TrainingRequest
 
 
@@ -30,7 +30,7 @@ def run_grid(args: argparse.Namespace, beam_flags: list[str]) -> None:
         InputError: the grid or the flags are at fault, or all runs have failed.
         StoppedError: a signal ended the work before it was over.
     """
-    from nnsparse_stream.training.grid_tables import table_text
+    from nnsparse_stream.grids.grid_tables import table_text
 
     if args.workers > 1 or args.rounds is not None:
         raise InputError(
@@ -52,9 +52,9 @@ def run_grid(args: argparse.Namespace, beam_flags: list[str]) -> None:
 
 def _train_by_beam(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any] | None:
     """What the grid's last file holds; None where the job is only described."""
+    from nnsparse_stream.grids.grid_members import COMPLETING
     from nnsparse_stream.pipelines.running import is_only_described, run_pipeline
     from nnsparse_stream.storage import files as storage
-    from nnsparse_stream.training.grid_members import COMPLETING
     from nnsparse_stream.transforms.train_grid import TrainGrid
 
     worker = model_worker(args, beam_flags)
@@ -74,8 +74,8 @@ def _train_here(args: argparse.Namespace) -> dict[str, Any]:
     """Trains in this process, one run after the other, and without Beam: each has all cores, or the GPU."""
     stop = threading.Event()
     with set_by_signal(stop):  # before what takes a second to import
+        from nnsparse_stream.grids.grid_members import finish, grid_directory, leave, train_member
         from nnsparse_stream.pipelines.train_progress import Shown
-        from nnsparse_stream.training.grid_members import finish, grid_directory, leave, train_member
 
         members = _members(args, [])
         directory = grid_directory(args.output, resume=args.resume, overwrite=args.overwrite)
@@ -106,8 +106,8 @@ def _members(args: argparse.Namespace, beam_flags: list[str]) -> list[Member]:
         InputError: one cannot be trained, or they cannot be compared.
     """
     from nnsparse_stream.data.manifest import Manifest
-    from nnsparse_stream.training.grid import read_grid
-    from nnsparse_stream.training.grid_comparison import Member, check_comparable
+    from nnsparse_stream.grids.grid import read_grid
+    from nnsparse_stream.grids.grid_comparison import Member, check_comparable
     from nnsparse_stream.training.warm_start import earlier_model
 
     runs = read_grid(args.grid)
@@ -141,8 +141,8 @@ def _request_of(
         manifests: those of the data sets that were read before, by URL; takes up that of this one.
     """
     from nnsparse_stream.data.manifest import Manifest
-    from nnsparse_stream.training.grid_members import run_url
-    from nnsparse_stream.training.presets import chosen_preset
+    from nnsparse_stream.grids.grid_members import run_url
+    from nnsparse_stream.objectives.presets import chosen_preset
 
     flags = argparse.Namespace(**{**vars(args), **run.fields, "threads": threads, "resume": False, "overwrite": False})
     flags.output = run_url(args.output, run.name)

@@ -45,7 +45,7 @@ def run_rounds(
     if not beam_flags:
         beam_flags, args.threads = _processes(args)
         quiet = without_worker_noise()
-    from nnsparse_stream.training.rounds import has_ended, last_done, rounds_left
+    from nnsparse_stream.rounds.rounds import has_ended, last_done, rounds_left
     from nnsparse_stream.training.start import run_directory
     from nnsparse_stream.transforms.train_rounds import TrainRounds
 
@@ -146,9 +146,9 @@ class _Told:
 
     def look(self) -> None:
         """Prints what is new, if the run can be read: it is written to meanwhile."""
-        from nnsparse_stream.training.objectives import recipe_from_json
-        from nnsparse_stream.training.rounds import check_owner, last_done
-        from nnsparse_stream.training.state import read_state, step_directory
+        from nnsparse_stream.checkpoints.state import read_state, step_directory
+        from nnsparse_stream.objectives.objectives import recipe_from_json
+        from nnsparse_stream.rounds.rounds import check_owner, last_done
 
         try:
             check_owner(self._request, self._job)

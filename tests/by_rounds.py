@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nnsparse_stream.training.round_epochs import finish_epoch
-from nnsparse_stream.training.round_worker import HELD, judge_share, train_round
-from nnsparse_stream.training.rounds import (
+from nnsparse_stream.rounds.round_epochs import finish_epoch
+from nnsparse_stream.rounds.round_worker import HELD, judge_share, train_round
+from nnsparse_stream.rounds.rounds import (
     begin_rounds,
     complete_rounds,
     finish_round,

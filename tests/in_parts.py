@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from nnsparse_stream.checkpoints.parts import write_part
+from nnsparse_stream.checkpoints.state import CheckpointState, tensors_of
 from nnsparse_stream.nn.model import Model
-from nnsparse_stream.training.parts import write_part
-from nnsparse_stream.training.state import CheckpointState, tensors_of
 
 
 def in_parts(url: str, model: Model, parts: int) -> CheckpointState:

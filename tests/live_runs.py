@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from nnsparse_stream.training.checkpoint import load_model, save_checkpoint
-from nnsparse_stream.training.state import checkpoints_of, step_directory
+from nnsparse_stream.checkpoints.checkpoint import load_model, save_checkpoint
+from nnsparse_stream.checkpoints.state import checkpoints_of, step_directory
 
 
 def begun_run(trained_run: str, where: Path) -> str:

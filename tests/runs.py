@@ -10,9 +10,9 @@ import safetensors.torch
 import torch
 from samples import Trained
 
-from nnsparse_stream.training.presets import recipe
+from nnsparse_stream.checkpoints.state import checkpoints_of
+from nnsparse_stream.objectives.presets import recipe
 from nnsparse_stream.training.run import TrainingRequest
-from nnsparse_stream.training.state import checkpoints_of
 
 SMALL = recipe("cfn", hidden=(8,), epochs=3)
 #: What metrics say of the machine rather than of the model.

@@ -2,10 +2,10 @@
 
 import pyarrow.parquet as pq
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.pipelines import cli
-from nnsparse_stream.training.checkpoint import load_model
 
 
 def score(tmp_path, *flags):

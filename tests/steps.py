@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint
 from nnsparse_stream.data.features import FeaturesFile
 from nnsparse_stream.data.manifest import Manifest
+from nnsparse_stream.objectives.objectives import objective_of
+from nnsparse_stream.objectives.presets import recipe
+from nnsparse_stream.objectives.recipe import Recipe, StepRecipe
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import Checkpoint
-from nnsparse_stream.training.objectives import objective_of
-from nnsparse_stream.training.presets import recipe
-from nnsparse_stream.training.recipe import Recipe, StepRecipe
 from nnsparse_stream.training.steps import Trainer
 
 _COLUMNS, _ROWS, _FEATURES = 60, 12, 9

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from samples import Trained
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
-from nnsparse_stream.training.checkpoint import load_model
 
 
 class _Touch:

@@ -27,8 +27,13 @@ BELOW = {
     "ratings": {"ids", "storage"},
     "data": {"ratings", "ids", "storage", "sparse"},
     "evaluation": {"nn", "data"},
-    "training": {"evaluation", "nn", "data"},
-    "scoring": {"training", "evaluation"},
+    "objectives": {"nn", "data"},
+    "feeding": {"nn", "data"},
+    "checkpoints": {"objectives"},
+    "training": {"checkpoints", "feeding", "evaluation"},
+    "rounds": {"training"},
+    "grids": {"training"},
+    "scoring": {"checkpoints", "evaluation"},
     "streaming": {"scoring"},
 }
 LIBRARY = ROOT / "nnsparse_stream"

@@ -8,13 +8,13 @@ import apache_beam as beam
 import pyarrow as pa
 
 from nnsparse_stream import transforms
+from nnsparse_stream.checkpoints.state import read_state
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.streaming.events import known_schema
 from nnsparse_stream.streaming.live_scores import scored_schema
-from nnsparse_stream.training.state import read_state
 from nnsparse_stream.transforms.rating_rows import field_types, to_rows
 
 

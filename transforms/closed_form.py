@@ -14,8 +14,8 @@ from nnsparse_stream.storage import files as storage
 from nnsparse_stream.transforms.coders import RecordBatchCoder
 
 if TYPE_CHECKING:
-    from nnsparse_stream.training.objective import ClosedForm
-    from nnsparse_stream.training.recipe import Recipe
+    from nnsparse_stream.objectives.objective import ClosedForm
+    from nnsparse_stream.objectives.recipe import Recipe
 
 #: Sums that are made beside each other at most. A part of some MiB of all of them is grouped under one key, and a
 #: worker has one of them whole in its memory.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from apache_beam.utils.shared import Shared
 
 if TYPE_CHECKING:
+    from nnsparse_stream.checkpoints.checkpoint import Checkpoint
     from nnsparse_stream.ids.vocabulary import Vocabulary
     from nnsparse_stream.scoring.predictors import ColumnPredictor
     from nnsparse_stream.streaming.live_model import LiveModel
-    from nnsparse_stream.training.checkpoint import Checkpoint
 
 _T = TypeVar("_T")
 # The checkpoints that any handle of this process holds.
@@ -57,9 +57,9 @@ class CheckpointHandle(_Handle["Checkpoint"]):
         self._url, self._device = url, device
 
     def _load(self) -> Checkpoint:
+        from nnsparse_stream.checkpoints.checkpoint import load_tensors
+        from nnsparse_stream.checkpoints.state import read_state
         from nnsparse_stream.nn.devices import pick_device
-        from nnsparse_stream.training.checkpoint import load_tensors
-        from nnsparse_stream.training.state import read_state
 
         state, device = read_state(self._url), pick_device(self._device)
         # Also by what it holds: a process may live longer than a run.
@@ -84,7 +84,7 @@ class VocabularyHandle(_Handle["Vocabulary"]):
         self._url = url
 
     def _load(self) -> Vocabulary:
-        from nnsparse_stream.training.state import read_state
+        from nnsparse_stream.checkpoints.state import read_state
 
         return read_state(self._url).read_vocabulary()
 

@@ -19,9 +19,9 @@ from nnsparse_stream.transforms.model_cache import CheckpointHandle, LiveModelHa
 from nnsparse_stream.transforms.model_worker import ModelWorker
 
 if TYPE_CHECKING:
+    from nnsparse_stream.checkpoints.checkpoint import Checkpoint
     from nnsparse_stream.streaming.live_model import Current
     from nnsparse_stream.streaming.live_scores import Scored
-    from nnsparse_stream.training.checkpoint import Checkpoint
 
 #: What is scored at once: so many rows, or rows and their entries.
 ROWS_AT_ONCE, ENTRIES_AT_ONCE = 512, 1 << 18
@@ -285,7 +285,7 @@ def _check_lists(top_k: int, rules: ListRules) -> None:
 
 def _checkpoint_url(model: str) -> str:
     """The directory of the checkpoint that stands for a run now."""
-    from nnsparse_stream.training.state import read_state
+    from nnsparse_stream.checkpoints.state import read_state
 
     return read_state(model).url
 

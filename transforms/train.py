@@ -19,7 +19,7 @@ from nnsparse_stream.transforms.model_worker import ModelWorker
 from nnsparse_stream.transforms.train_rounds import TrainRounds
 
 if TYPE_CHECKING:
-    from nnsparse_stream.training.objective import ClosedForm
+    from nnsparse_stream.objectives.objective import ClosedForm
     from nnsparse_stream.training.run import TrainingRequest
 
 _LOGGER = logging.getLogger(__name__)
@@ -98,9 +98,9 @@ class TrainAutoencoder(beam.PTransform):
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
-        from nnsparse_stream.training.objective import ClosedForm
-        from nnsparse_stream.training.objectives import objective_of
-        from nnsparse_stream.training.rounds import rounds_left
+        from nnsparse_stream.objectives.objective import ClosedForm
+        from nnsparse_stream.objectives.objectives import objective_of
+        from nnsparse_stream.rounds.rounds import rounds_left
         from nnsparse_stream.training.start import run_directory
 
         run_directory(self._request)

@@ -17,7 +17,7 @@ from nnsparse_stream.training.progress import Told
 from nnsparse_stream.transforms.model_worker import ModelWorker
 
 if TYPE_CHECKING:
-    from nnsparse_stream.training.grid_comparison import Member
+    from nnsparse_stream.grids.grid_comparison import Member
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class _Begin(beam.DoFn):
         self._names = names
 
     def process(self, _: str) -> Iterator[str]:
-        from nnsparse_stream.training.grid_members import grid_directory
+        from nnsparse_stream.grids.grid_members import grid_directory
 
         directory = grid_directory(self._output, resume=self._resume, overwrite=self._overwrite, job=self._job)
         directory.begin(resume=self._resume)
@@ -49,7 +49,7 @@ class _Train(beam.DoFn):
         self._resume, self._job = resume, job
 
     def process(self, name: str) -> Iterator[bytes]:
-        from nnsparse_stream.training.grid_members import train_member
+        from nnsparse_stream.grids.grid_members import train_member
 
         progress = Told(lambda line: _LOGGER.info("%s: %s", name, line))
         with _training:
@@ -59,8 +59,8 @@ class _Train(beam.DoFn):
 
 
 def _finish(_: str, outcomes: Iterable[bytes], output: str, members: Sequence[Member], job: str) -> dict[str, Any]:
-    from nnsparse_stream.training.grid_comparison import Outcome
-    from nnsparse_stream.training.grid_members import finish, grid_directory
+    from nnsparse_stream.grids.grid_comparison import Outcome
+    from nnsparse_stream.grids.grid_members import finish, grid_directory
 
     directory = grid_directory(output, resume=True, overwrite=False, job=job)
     return finish(directory, members, [typed(Outcome, json.loads(outcome)) for outcome in outcomes], job)
@@ -76,7 +76,7 @@ class TrainGrid(beam.PTransform):
 
     Args:
         members: the runs, and what they ask for; the outputs of their requests are
-            `nnsparse_stream.training.grid_members.run_url`s.
+            `nnsparse_stream.grids.grid_members.run_url`s.
         output: URL of the grid's directory.
         resume: keep the runs that have ended, and go on with the others.
         overwrite: replace an earlier grid.
@@ -105,7 +105,7 @@ class TrainGrid(beam.PTransform):
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[dict[str, Any]]:
         """Applies the transform to the pipeline."""
-        from nnsparse_stream.training.grid_members import grid_directory
+        from nnsparse_stream.grids.grid_members import grid_directory
 
         grid_directory(self._output, resume=self._resume, overwrite=self._overwrite)
         job = uuid.uuid4().hex

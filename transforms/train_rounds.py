@@ -136,7 +136,7 @@ class _Step(beam.DoFn):
 
 class _Open(_Step):
     def process(self, _: int) -> Iterator[int]:
-        from nnsparse_stream.training.rounds import open_rounds
+        from nnsparse_stream.rounds.rounds import open_rounds
 
         open_rounds(self._request, self._job)
         yield 0
@@ -144,14 +144,14 @@ class _Open(_Step):
 
 class _Survey(_Step):
     def process(self, worker: int) -> Iterator[_Message]:
-        from nnsparse_stream.training.rounds import survey_rows
+        from nnsparse_stream.rounds.rounds import survey_rows
 
         yield 0, _told(survey_rows(self._request, worker, self._job))
 
 
 class _Begin(_Step):
     def process(self, keyed: tuple[int, Iterable[bytes]]) -> Iterator[int]:
-        from nnsparse_stream.training.rounds import begin_rounds
+        from nnsparse_stream.rounds.rounds import begin_rounds
 
         begin_rounds(self._request, _heard(keyed), self._job)
         yield 0
@@ -159,7 +159,7 @@ class _Begin(_Step):
 
 class _Train(_Step):
     def process(self, worker: int) -> Iterator[_Message]:
-        from nnsparse_stream.training.round_worker import train_round
+        from nnsparse_stream.rounds.round_worker import train_round
 
         told = train_round(self._request, self._number, worker, self._job)
         # Each part hears of its own change, and the first one the rest, too.
@@ -171,14 +171,14 @@ class _Train(_Step):
 
 class _Merge(_Step):
     def process(self, keyed: tuple[int, Iterable[bytes]]) -> Iterator[_Message]:
-        from nnsparse_stream.training.rounds import merge_round
+        from nnsparse_stream.rounds.rounds import merge_round
 
         yield 0, _told(merge_round(self._request, self._number, keyed[0], _heard(keyed), self._job))
 
 
 class _Finish(_Step):
     def process(self, keyed: tuple[int, Iterable[bytes]]) -> Iterator[int]:
-        from nnsparse_stream.training.rounds import finish_round
+        from nnsparse_stream.rounds.rounds import finish_round
 
         finish_round(self._request, self._number, _heard(keyed), self._job)
         yield 0
@@ -186,14 +186,14 @@ class _Finish(_Step):
 
 class _Judge(_Step):
     def process(self, worker: int) -> Iterator[_Message]:
-        from nnsparse_stream.training.round_worker import judge_share
+        from nnsparse_stream.rounds.round_worker import judge_share
 
         yield 0, _told(judge_share(self._request, self._number, worker, self._job))
 
 
 class _FinishEpoch(_Step):
     def process(self, keyed: tuple[int, Iterable[bytes]] | int) -> Iterator[int]:
-        from nnsparse_stream.training.round_epochs import finish_epoch
+        from nnsparse_stream.rounds.round_epochs import finish_epoch
 
         judged = [] if isinstance(keyed, int) else _heard(keyed)
         finish_epoch(self._request, self._number, [part for one in judged for part in one or ()], self._job)
@@ -202,8 +202,8 @@ class _FinishEpoch(_Step):
 
 class _Complete(_Step):
     def process(self, _: int) -> Iterator[dict[str, Any]]:
-        from nnsparse_stream.training.round_worker import HELD
-        from nnsparse_stream.training.rounds import complete_rounds
+        from nnsparse_stream.rounds.round_worker import HELD
+        from nnsparse_stream.rounds.rounds import complete_rounds
 
         HELD.forget(self._request.output)
         yield complete_rounds(self._request, self._job)

@@ -12,12 +12,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from nnsparse_stream.checkpoints.state import CheckpointState, read_state
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.scoring.combination import Combination, PredictionMoments
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage.json_types import typed
-from nnsparse_stream.training.state import CheckpointState, read_state
 
 KIND = "nnsparse-stream blend"
 SCHEMA_VERSION = 1

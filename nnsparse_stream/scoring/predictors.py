@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary
@@ -22,7 +23,6 @@ from nnsparse_stream.nn.ahead import ahead, sent
 from nnsparse_stream.nn.model import FactorModel, Model
 from nnsparse_stream.nn.ranking import ScoreTile
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import Checkpoint
 
 # Rows encoded at once: bounds what lies beside the codes to rows x hidden units.
 _ENCODED_ROWS = 2048

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint
 from nnsparse_stream.data.features import RowFeatures
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.nn.ahead import ahead, sent
@@ -22,7 +23,6 @@ from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.scoring.predictors import TilePredictor
 from nnsparse_stream.scoring.reasons import reasons
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import Checkpoint
 
 #: Bytes that ranking takes at most, beside the models, a shard's rows and the file of their scores; where the model is
 #: on a GPU, in the memory of that.

@@ -8,14 +8,14 @@ import time
 import weakref
 from typing import NamedTuple
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint, load_tensors
+from nnsparse_stream.checkpoints.state import CheckpointState, checkpoints_of, read_state
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.ids.vocabulary import Vocabulary
 from nnsparse_stream.nn.devices import pick_device
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.training.checkpoint import Checkpoint, load_tensors
-from nnsparse_stream.training.state import CheckpointState, checkpoints_of, read_state
 
 _LOGGER = logging.getLogger(__name__)
 # A file that names a model holds one URL.

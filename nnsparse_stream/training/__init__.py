@@ -1,5 +1,5 @@
-"""A training run: objective and recipe, the stream of minibatches, the steps, checkpoints, and what is told of it.
+"""A training run: from a request to the steps or the sums of a closed form, judged and saved, and what is told of it.
 
-May import `evaluation`, `nn`, `data` and below. Begin with `start.train`; `run.Run` is the loop,
-`steps.Trainer` one step, and `objectives.OBJECTIVES` names what models are trained for.
+May import `checkpoints`, `feeding`, `evaluation` and below. Begin with `start.train`; `run.Run` is the loop, and
+`steps.Trainer` one step.
 """

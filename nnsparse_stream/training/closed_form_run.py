@@ -11,18 +11,18 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.feeding.survey import Survey
+from nnsparse_stream.objectives.objective import ClosedForm
+from nnsparse_stream.objectives.objectives import objective_of
+from nnsparse_stream.objectives.recipe import Recipe
 from nnsparse_stream.sparse.rows import SparseRows
 from nnsparse_stream.storage.output_directory import OutputDirectory
-from nnsparse_stream.training.checkpoint import Checkpoint
-from nnsparse_stream.training.objective import ClosedForm
-from nnsparse_stream.training.objectives import objective_of
 from nnsparse_stream.training.progress import Progress
-from nnsparse_stream.training.recipe import Recipe
 from nnsparse_stream.training.run import Run, TrainingRequest
-from nnsparse_stream.training.survey import Survey
 
 #: Gives the sums over all rows; None where the run is to end before they are there.
 SummedUp = Callable[[], ClosedForm | None]

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nnsparse_stream.objectives.presets import PRESETS
+from nnsparse_stream.objectives.recipe import Recipe
 from nnsparse_stream.training import report
-from nnsparse_stream.training.presets import PRESETS
-from nnsparse_stream.training.recipe import Recipe
 
 
 class Progress:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint, remove_checkpoint, save_checkpoint
+from nnsparse_stream.checkpoints.state import checkpoints_of, remains_of, step_directory
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.data.shard_reader import ShardReader
@@ -19,18 +21,16 @@ from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.judging import judge_batch
 from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.evaluation.metrics import Metric, metrics_of_model
+from nnsparse_stream.feeding.fold_cache import PLACES
+from nnsparse_stream.feeding.order import Cursor
+from nnsparse_stream.feeding.survey import Survey
 from nnsparse_stream.nn.optimisers import RowOptimizer
+from nnsparse_stream.objectives.objectives import objective_of
+from nnsparse_stream.objectives.recipe import Recipe, StepRecipe
+from nnsparse_stream.objectives.worker_recipe import DEFAULT_ROUNDS
 from nnsparse_stream.storage.output_directory import OutputDirectory
-from nnsparse_stream.training.checkpoint import Checkpoint, remove_checkpoint, save_checkpoint
-from nnsparse_stream.training.fold_cache import PLACES
-from nnsparse_stream.training.objectives import objective_of
-from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress, peak_memory
-from nnsparse_stream.training.recipe import Recipe, StepRecipe
-from nnsparse_stream.training.state import checkpoints_of, remains_of, step_directory
-from nnsparse_stream.training.survey import Survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, events
-from nnsparse_stream.training.worker_recipe import DEFAULT_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class TrainingRequest:
         output: URL of the run's directory.
         recipe: what to train, and how.
         preset: the name of the preset that the recipe was made of, for run.json.
-        grow: where a new run's device is a GPU, take the recipe as `nnsparse_stream.training.growth.grown` makes it of
-            the data set; a run that goes on keeps its own, whatever the device.
+        grow: where a new run's device is a GPU, take the recipe as `nnsparse_stream.objectives.growth.grown` makes it
+            of the data set; a run that goes on keeps its own, whatever the device.
         seed: decides initial weights, order and corruption.
         device: "auto", "cpu", "cuda" or "cuda:N"; see `nnsparse_stream.nn.devices.pick_device`.
-        cache: where the training fold stays after the first epoch, one of `nnsparse_stream.training.fold_cache.PLACES`;
+        cache: where the training fold stays after the first epoch, one of `nnsparse_stream.feeding.fold_cache.PLACES`;
             what fits where None.
         threads: threads of torch on the CPU; its own choice where None.
         max_steps: end after so many minibatches, if the recipe's epochs have not ended before.
@@ -57,12 +57,12 @@ class TrainingRequest:
         checkpoint_steps: write a checkpoint after every so many minibatches, beside those after each epoch.
         checkpoint_minutes: write one when so many minutes have passed since the last.
         keep_checkpoints: how many of the latest to keep, beside the best.
-        workers: how many train side by side, in rounds; see `nnsparse_stream.training.rounds`.
+        workers: how many train side by side, in rounds; see `nnsparse_stream.rounds.rounds`.
         rounds: rounds of an epoch; 4 where None, and there are several workers.
         init: URL of an earlier model, a run's directory or a checkpoint's, from which a new run begins; see
             `nnsparse_stream.training.warm_start`.
-        warm: where there is one, take the recipe as `nnsparse_stream.training.warm_recipe` makes it of how much the log
-            has grown; the state of the optimiser may begin anew then.
+        warm: where there is one, take the recipe as `nnsparse_stream.objectives.warm_recipe` makes it of how much the
+            log has grown; the state of the optimiser may begin anew then.
         resume: go on from the last checkpoint in `output`.
         overwrite: replace an earlier run in `output`.
         tensorboard: write the metrics as events for TensorBoard, too.

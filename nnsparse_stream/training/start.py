@@ -10,23 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from nnsparse_stream.data.dataset import Dataset
-from nnsparse_stream.data.features import VOCABULARY, FeatureVocabulary
-from nnsparse_stream.data.manifest import vocabulary_fingerprint
-from nnsparse_stream.errors import InputError
-from nnsparse_stream.nn.devices import pick_device
-from nnsparse_stream.storage import files as storage
-from nnsparse_stream.storage.output_directory import OutputDirectory
-from nnsparse_stream.training.changes import CHANGE_FILES
-from nnsparse_stream.training.checkpoint import FILES, Checkpoint, load_tensors
-from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
-from nnsparse_stream.training.growth import recipe_of_run
-from nnsparse_stream.training.objective import ClosedForm, StepObjective
-from nnsparse_stream.training.objectives import objective_of, recipe_from_json
-from nnsparse_stream.training.order import Cursor
-from nnsparse_stream.training.progress import Progress, run_report
-from nnsparse_stream.training.run import Run, TrainingRequest, no_sums
-from nnsparse_stream.training.state import (
+from nnsparse_stream.checkpoints.changes import CHANGE_FILES
+from nnsparse_stream.checkpoints.checkpoint import FILES, Checkpoint, load_tensors
+from nnsparse_stream.checkpoints.state import (
     CheckpointState,
     checkpoints_of,
     columns_of,
@@ -34,10 +20,24 @@ from nnsparse_stream.training.state import (
     read_state,
     step_directory,
 )
+from nnsparse_stream.data.dataset import Dataset
+from nnsparse_stream.data.features import VOCABULARY, FeatureVocabulary
+from nnsparse_stream.data.manifest import vocabulary_fingerprint
+from nnsparse_stream.errors import InputError
+from nnsparse_stream.feeding.order import Cursor
+from nnsparse_stream.feeding.survey import survey
+from nnsparse_stream.nn.devices import pick_device
+from nnsparse_stream.objectives.growth import recipe_of_run
+from nnsparse_stream.objectives.objective import ClosedForm, StepObjective
+from nnsparse_stream.objectives.objectives import objective_of, recipe_from_json
+from nnsparse_stream.objectives.warm_recipe import entries_of, warm_recipe
+from nnsparse_stream.storage import files as storage
+from nnsparse_stream.storage.output_directory import OutputDirectory
+from nnsparse_stream.training.closed_form_run import ClosedFormRun, SummedUp
+from nnsparse_stream.training.progress import Progress, run_report
+from nnsparse_stream.training.run import Run, TrainingRequest, no_sums
 from nnsparse_stream.training.step_run import StepRun
-from nnsparse_stream.training.survey import survey
 from nnsparse_stream.training.tensorboard import EVENTS_FILE, check_installed
-from nnsparse_stream.training.warm_recipe import entries_of, warm_recipe
 from nnsparse_stream.training.warm_start import earlier_model, is_of, noted, take_over
 
 #: Sums over the rows that workers have added up for this run; removed at its end.

@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.feeding.fold_cache import cached_bytes, choose_cache
+from nnsparse_stream.feeding.order import Cursor
+from nnsparse_stream.feeding.stream import Minibatch, TrainingStream
+from nnsparse_stream.feeding.survey import Survey
 from nnsparse_stream.nn.batchifier import Batchifier
 from nnsparse_stream.nn.optimisers import RowOptimizer
+from nnsparse_stream.objectives.objective import StepObjective
+from nnsparse_stream.objectives.objectives import objective_of
+from nnsparse_stream.objectives.recipe import StepRecipe
 from nnsparse_stream.storage.output_directory import OutputDirectory
-from nnsparse_stream.training.checkpoint import Checkpoint
-from nnsparse_stream.training.fold_cache import cached_bytes, choose_cache
-from nnsparse_stream.training.objective import StepObjective
-from nnsparse_stream.training.objectives import objective_of
-from nnsparse_stream.training.order import Cursor
 from nnsparse_stream.training.progress import Progress
-from nnsparse_stream.training.recipe import StepRecipe
 from nnsparse_stream.training.run import Run, TrainingRequest
 from nnsparse_stream.training.step_sums import READ_STEPS, StepSums, diverged
 from nnsparse_stream.training.steps import Trainer
-from nnsparse_stream.training.stream import Minibatch, TrainingStream
-from nnsparse_stream.training.survey import Survey
 
 
 class StepRun(Run):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.objectives.recipe import StepRecipe
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.recipe import StepRecipe
 
 #: Steps after which losses are read from the device, at the latest. A reading waits until all steps before are done,
 #: and the device then waits for the next one: often enough to hear of a divergence, too seldom to be noticed.

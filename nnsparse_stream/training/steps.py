@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint, load_optimizer
 from nnsparse_stream.nn.model import Model
 from nnsparse_stream.nn.optimisers import RowOptimizer
+from nnsparse_stream.objectives.objective import StepObjective
+from nnsparse_stream.objectives.objectives import objective_of
+from nnsparse_stream.objectives.recipe import StepRecipe
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import Checkpoint, load_optimizer
-from nnsparse_stream.training.objective import StepObjective
-from nnsparse_stream.training.objectives import objective_of
-from nnsparse_stream.training.recipe import StepRecipe
 from nnsparse_stream.training.warm_start import load_earlier_optimizer
 
 

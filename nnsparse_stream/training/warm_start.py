@@ -11,18 +11,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from nnsparse_stream.checkpoints.checkpoint import load_optimizer
+from nnsparse_stream.checkpoints.parts import empty_model, read_weights
+from nnsparse_stream.checkpoints.state import CheckpointState, features_of, read_state
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn.model import Model
 from nnsparse_stream.nn.optimisers import RowOptimizer
+from nnsparse_stream.objectives.objective import StepObjective
+from nnsparse_stream.objectives.objectives import objective_of, recipe_from_json
+from nnsparse_stream.objectives.recipe import StepRecipe
+from nnsparse_stream.objectives.warm_recipe import entries_of, renews
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.training.checkpoint import load_optimizer
-from nnsparse_stream.training.objective import StepObjective
-from nnsparse_stream.training.objectives import objective_of, recipe_from_json
-from nnsparse_stream.training.parts import empty_model, read_weights
-from nnsparse_stream.training.recipe import StepRecipe
-from nnsparse_stream.training.state import CheckpointState, features_of, read_state
-from nnsparse_stream.training.warm_recipe import entries_of, renews
 
 if TYPE_CHECKING:
     from nnsparse_stream.training.run import TrainingRequest

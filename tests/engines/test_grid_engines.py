@@ -16,7 +16,7 @@ from runs import assert_same_run
 
 from commands import digest, pool_workers, run_command, start_command, write_log
 from deploy.engines.flink.cluster import FlinkCluster
-from nnsparse_stream.training.state import checkpoints_of
+from nnsparse_stream.checkpoints.state import checkpoints_of
 
 #: The second of them diverges.
 NAMES = ("learning_rate_0.06-seed_0", "learning_rate_1e38-seed_0", "learning_rate_0.06-seed_1")

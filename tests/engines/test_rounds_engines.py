@@ -19,7 +19,7 @@ from commands import KILLS, checksums, digest, pool_workers, run_command, start_
 from deploy.engines.engine import Engine
 from deploy.engines.flink.cluster import FlinkCluster
 from deploy.engines.prism import Prism
-from nnsparse_stream.training.state import checkpoints_of
+from nnsparse_stream.checkpoints.state import checkpoints_of
 
 
 class Case(NamedTuple):
@@ -107,7 +107,7 @@ def test_flink_goes_on_by_itself(
     record_kills(record_property, case, runs, killed, started)
 
 
-@pytest.mark.skipif(KILLS <= 2, reason="longer runs make it; tests/training/test_round_kills.py has it by functions")
+@pytest.mark.skipif(KILLS <= 2, reason="longer runs make it; tests/rounds/test_round_kills.py has it by functions")
 def test_a_job_that_goes_on_on_flink_leaves_its_run_to_another_driver(
     case: Case, flink: FlinkCluster, tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:

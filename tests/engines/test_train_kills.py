@@ -17,7 +17,7 @@ from commands import pool_workers, run_command, run_commands, start_command, wri
 from deploy.engines.engine import Engine
 from deploy.engines.flink.cluster import FlinkCluster
 from deploy.engines.prism import Prism
-from nnsparse_stream.training.state import checkpoints_of
+from nnsparse_stream.checkpoints.state import checkpoints_of
 
 #: Seconds after which a command that waits for a killed worker is taken to wait in vain.
 PATIENCE = 20.0

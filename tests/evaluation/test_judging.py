@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.evaluation.judging import judge_batch
 from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.evaluation.metrics import parse_metrics
 from nnsparse_stream.pipelines import cli
-from nnsparse_stream.training.checkpoint import load_model
 
 
 def dense_errors(trained, fold):
@@ -53,7 +53,7 @@ def test_figures_equal_those_of_dense_predictions(trained, tmp_path, capsys, fol
 
 
 def test_a_checkpoint_directory_is_a_model_too(trained, capsys):
-    from nnsparse_stream.training.state import checkpoints_of
+    from nnsparse_stream.checkpoints.state import checkpoints_of
 
     assert cli.main(["evaluate", "--data", trained.data, "--model", checkpoints_of(trained.run)[-1]]) == 0
     last = capsys.readouterr().out
@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
 
     run = tmp_path / "run"
     shutil.copytree(trained.run, run)
-    from nnsparse_stream.training.state import checkpoints_of
+    from nnsparse_stream.checkpoints.state import checkpoints_of
 
     last = Path(checkpoints_of(str(run))[-1])
     weights = last / "model-00000-of-00001.safetensors"

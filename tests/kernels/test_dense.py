@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnsparse_stream.kernels.dense import PRECISIONS, product, tf32
-from nnsparse_stream.training import recipe
+from nnsparse_stream.objectives import recipe
 
 HELD = torch.backends.cuda.matmul
 

@@ -8,13 +8,13 @@ import pytest
 from samples import Trained, command, contents
 from scores import score, write_pairs
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
+from nnsparse_stream.checkpoints.state import read_state
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.scoring.blend import Blend, named_models
 from nnsparse_stream.scoring.blending import join_predictions, predict_fold
-from nnsparse_stream.training.checkpoint import load_model
-from nnsparse_stream.training.state import read_state
 
 
 def flags(*models):

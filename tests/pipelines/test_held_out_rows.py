@@ -10,10 +10,10 @@ import pytest
 from samples import Trained, command
 from scores import by_row, score
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows, known_folds
-from nnsparse_stream.training.checkpoint import load_model
-from nnsparse_stream.training.survey import survey
+from nnsparse_stream.feeding.survey import survey
 
 
 @pytest.fixture(scope="module")

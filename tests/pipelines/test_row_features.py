@@ -12,11 +12,11 @@ from preparing import files_of, prepare
 from samples import Trained, command
 from scores import by_row, score, write_pairs
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.scoring.blend import Blend
-from nnsparse_stream.training.checkpoint import load_model
 
 LIKED = {"good": 5, "bad": 1}
 

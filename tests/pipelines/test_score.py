@@ -11,10 +11,10 @@ import pytest
 import torch
 from scores import by_row, dense_predictions, score, write_pairs
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import load_model
 
 
 @pytest.mark.parametrize("history", ["train,validation,test", "train"])

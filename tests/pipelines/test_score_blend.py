@@ -13,6 +13,7 @@ import torch
 from samples import Trained, command
 from scores import by_row, dense_predictions, score, write_pairs
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.pipelines import cli
@@ -21,7 +22,6 @@ from nnsparse_stream.scoring.combination import Combination
 from nnsparse_stream.scoring.files import codes_schema
 from nnsparse_stream.scoring.predictors import ColumnPredictor, RowPredictor, encoded_tables
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import load_model
 
 
 @pytest.fixture(scope="module")

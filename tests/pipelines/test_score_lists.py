@@ -11,10 +11,10 @@ import pytest
 from samples import Trained, command
 from scores import by_row, dense_predictions, score, write_pairs
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.pipelines import cli
-from nnsparse_stream.training.checkpoint import load_model
 
 
 @pytest.fixture(scope="module")

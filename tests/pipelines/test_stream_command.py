@@ -17,11 +17,11 @@ from live_runs import add_checkpoint, begun_run
 from samples import ROOT, Trained, command, contents
 from scores import score
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.streaming.events import SECOND
 from nnsparse_stream.streaming.stream_output import sole_writer
 from nnsparse_stream.streaming.windows import Windows
-from nnsparse_stream.training.checkpoint import load_model
 
 #: (window, pane, row), the window by its begin in seconds after that of the first one.
 _At = tuple[int, int, str]

@@ -14,10 +14,10 @@ import pytest
 from runs import assert_same_run
 from samples import Trained
 
+from nnsparse_stream.checkpoints.state import checkpoints_of
 from nnsparse_stream.pipelines import cli, train_progress
 from nnsparse_stream.pipelines.train_progress import Shown
 from nnsparse_stream.training.run import Run
-from nnsparse_stream.training.state import checkpoints_of
 from nnsparse_stream.training.steps import Trainer
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

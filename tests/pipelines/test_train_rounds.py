@@ -17,11 +17,11 @@ import pytest
 from runs import assert_same_run
 from samples import Trained
 
+from nnsparse_stream.checkpoints.state import checkpoints_of
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.objectives.presets import recipe
 from nnsparse_stream.pipelines import cli
-from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.run import TrainingRequest
-from nnsparse_stream.training.state import checkpoints_of
 from nnsparse_stream.transforms.model_worker import ModelWorker
 from nnsparse_stream.transforms.train_rounds import TrainRounds
 

@@ -13,9 +13,9 @@ import pytest
 from runs import assert_same_run
 from samples import Trained, command
 
+from nnsparse_stream.checkpoints.state import read_state
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.ratings.synthetic import make_ratings
-from nnsparse_stream.training.state import read_state
 
 _SMALL = ("--hidden", "4", "--threads", "1")
 _HERE = "--runner=DirectRunner"

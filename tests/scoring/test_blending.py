@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from samples import command
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.judging import judge_batch
@@ -13,7 +14,6 @@ from nnsparse_stream.evaluation.metrics import parse_metrics
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.scoring.blending import judge_blend, predict_fold
 from nnsparse_stream.scoring.combination import Combination
-from nnsparse_stream.training.checkpoint import load_model
 
 METRICS = parse_metrics(["rmse", "mae"])
 

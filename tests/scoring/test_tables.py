@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint, load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.ids.vocabulary import Vocabulary
 from nnsparse_stream.nn.autoencoder import AutoencoderConfig, RatingAutoencoder
 from nnsparse_stream.scoring.tables import TOP_K_BYTES, pair_table, top_k_tables
-from nnsparse_stream.training.checkpoint import Checkpoint, load_model
 
 
 def test_pairs_are_ordered_by_their_ids_whatever_order_they_come_in(trained) -> None:

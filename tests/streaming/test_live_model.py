@@ -14,9 +14,9 @@ import pytest
 from live_runs import add_checkpoint, begun_run
 from samples import Trained, command
 
+from nnsparse_stream.checkpoints.state import checkpoints_of
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.streaming.live_model import Current, LiveModel
-from nnsparse_stream.training.state import checkpoints_of
 
 HOUR = 3600.0
 
@@ -205,7 +205,7 @@ def test_a_run_that_is_gone_or_a_store_that_fails_ends_nothing(
 
 
 def test_of_a_run_that_has_ended_it_is_the_model_that_is_scored_with(trained: Trained) -> None:
-    from nnsparse_stream.training.state import read_state
+    from nnsparse_stream.checkpoints.state import read_state
 
     live = LiveModel(trained.run, trained.data, "cpu", HOUR)
     assert live.get().checkpoint.url == read_state(trained.run).url

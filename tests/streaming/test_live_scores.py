@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import Trained
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint, load_model
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.ids.vocabulary import Vocabulary
@@ -24,7 +25,6 @@ from nnsparse_stream.streaming.events import event_schema, known_schema
 from nnsparse_stream.streaming.live_model import Current, fingerprint_of
 from nnsparse_stream.streaming.live_scores import live_schema, score_flushes, score_rows, scored_schema
 from nnsparse_stream.streaming.shard_state import Flush
-from nnsparse_stream.training.checkpoint import Checkpoint, load_model
 
 #: Their order is not that of their indices.
 IDS = ["m", "b", "x", "a", "k", "z", "c", "q", "e"]

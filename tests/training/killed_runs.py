@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nnsparse_stream.training import checkpoint, run, steps
-from nnsparse_stream.training.presets import recipe
-from nnsparse_stream.training.recipe import Recipe
+from nnsparse_stream.checkpoints import checkpoint
+from nnsparse_stream.objectives.presets import recipe
+from nnsparse_stream.objectives.recipe import Recipe
+from nnsparse_stream.training import run, steps
 from nnsparse_stream.training.run import TrainingRequest
 from nnsparse_stream.training.start import train
 

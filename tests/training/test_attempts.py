@@ -12,8 +12,8 @@ from runs import assert_same_run, request
 from samples import Trained, contents
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.objectives.presets import recipe
 from nnsparse_stream.pipelines.running import run_pipeline
-from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.progress import Progress
 from nnsparse_stream.training.start import train
 from nnsparse_stream.transforms import TrainAutoencoder

@@ -11,10 +11,10 @@ import torch
 from runs import assert_same_run, request
 from samples import Trained
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.objectives.presets import recipe
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import load_model
-from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.start import train
 
 LINEAR = recipe("linear")

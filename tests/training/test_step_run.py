@@ -12,8 +12,8 @@ import pytest
 from runs import assert_same_run, request
 from samples import Trained
 
+from nnsparse_stream.objectives.presets import recipe
 from nnsparse_stream.training import step_run
-from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.progress import Progress
 from nnsparse_stream.training.start import train
 from nnsparse_stream.training.step_run import StepRun

@@ -14,8 +14,8 @@ from torch import Tensor
 from waits import never_waiting
 
 from nnsparse_stream.kernels.backends import using
-from nnsparse_stream.training.ranking_recipe import RankingRecipe
-from nnsparse_stream.training.rating_recipe import RatingRecipe
+from nnsparse_stream.objectives.ranking_recipe import RankingRecipe
+from nnsparse_stream.objectives.rating_recipe import RatingRecipe
 
 EACH = pytest.mark.parametrize("case", CASES)
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

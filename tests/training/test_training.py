@@ -17,19 +17,19 @@ from killed_runs import CASES
 from runs import SMALL, assert_same_run, request
 from samples import ROOT
 
+from nnsparse_stream.checkpoints.checkpoint import Checkpoint, load_model
+from nnsparse_stream.checkpoints.state import checkpoints_of, read_state, write_state
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.evaluation.judging import judge_batch
 from nnsparse_stream.evaluation.metric_sums import MetricSums
 from nnsparse_stream.evaluation.metrics import parse_metrics
+from nnsparse_stream.objectives.presets import recipe
+from nnsparse_stream.objectives.rating_recipe import RatingRecipe
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.sparse.rows import SparseRows
-from nnsparse_stream.training.checkpoint import Checkpoint, load_model
-from nnsparse_stream.training.presets import recipe
-from nnsparse_stream.training.rating_recipe import RatingRecipe
 from nnsparse_stream.training.start import train
-from nnsparse_stream.training.state import checkpoints_of, read_state, write_state
 from nnsparse_stream.training.steps import Trainer
 
 

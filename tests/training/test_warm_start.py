@@ -17,20 +17,21 @@ from by_rounds import train_in_rounds
 from runs import assert_same_run, request
 from samples import Trained, command
 
+from nnsparse_stream.checkpoints import parts
+from nnsparse_stream.checkpoints.checkpoint import load_model
+from nnsparse_stream.checkpoints.state import checkpoints_of, read_state, write_state
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.data.fold_rows import fold_rows
 from nnsparse_stream.data.manifest import Manifest
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.objectives import growth
+from nnsparse_stream.objectives.presets import recipe
+from nnsparse_stream.objectives.rating_recipe import RatingRecipe
+from nnsparse_stream.objectives.recipe import Recipe
 from nnsparse_stream.ratings.synthetic import make_ratings
-from nnsparse_stream.training import growth, parts
-from nnsparse_stream.training.checkpoint import load_model
-from nnsparse_stream.training.presets import recipe
-from nnsparse_stream.training.rating_recipe import RatingRecipe
-from nnsparse_stream.training.recipe import Recipe
-from nnsparse_stream.training.round_worker import HELD
+from nnsparse_stream.rounds.round_worker import HELD
 from nnsparse_stream.training.run import TrainingRequest
 from nnsparse_stream.training.start import directory_of, open_run, train
-from nnsparse_stream.training.state import checkpoints_of, read_state, write_state
 from nnsparse_stream.training.steps import Trainer
 
 _SMALL = {"batch_rows": 32, "epochs": 2}

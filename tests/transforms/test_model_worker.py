@@ -13,10 +13,10 @@ from runs import request
 from samples import Trained
 
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.objectives.presets import recipe
 from nnsparse_stream.pipelines.cli import main, parser_for
 from nnsparse_stream.pipelines.evaluate import _write
 from nnsparse_stream.pipelines.options import model_worker
-from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.transforms.model_worker import ModelWorker
 
 GPU = "type:nvidia-l4;count:1;install-nvidia-driver"

@@ -14,9 +14,9 @@ from shuffles import coders_of_shuffles, falls_back
 import nnsparse_stream.transforms.coders
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.nn import gram
+from nnsparse_stream.objectives.presets import recipe
 from nnsparse_stream.pipelines.running import IN_PROCESS_RUNNER, run_pipeline
 from nnsparse_stream.storage import files as storage
-from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.start import train
 from nnsparse_stream.transforms import closed_form
 from nnsparse_stream.transforms.train import TrainAutoencoder

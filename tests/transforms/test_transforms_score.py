@@ -12,10 +12,10 @@ from killing import kill
 from shuffles import carries_blocks, coders_of_shuffles, falls_back
 
 import nnsparse_stream.transforms.coders
+from nnsparse_stream.checkpoints.checkpoint import load_model
 from nnsparse_stream.pipelines import cli, score, scoring
 from nnsparse_stream.pipelines.running import IN_PROCESS_RUNNER
 from nnsparse_stream.scoring.blend import named_models
-from nnsparse_stream.training.checkpoint import load_model
 from nnsparse_stream.transforms.model_cache import CheckpointHandle
 from nnsparse_stream.transforms.model_worker import ModelWorker
 

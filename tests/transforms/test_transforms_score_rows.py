@@ -21,14 +21,14 @@ from live_runs import add_checkpoint, begun_run
 from samples import ROOT, Trained
 from shuffles import carries_blocks, coders_of_shuffles, falls_back
 
+from nnsparse_stream.checkpoints.checkpoint import load_model
+from nnsparse_stream.checkpoints.state import read_state
 from nnsparse_stream.data.dataset import Dataset
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.pipelines.running import IN_PROCESS_RUNNER
 from nnsparse_stream.scoring.list_rules import ListRules
 from nnsparse_stream.scoring.tables import top_k_tables
 from nnsparse_stream.streaming.events import known_schema
-from nnsparse_stream.training.checkpoint import load_model
-from nnsparse_stream.training.state import read_state
 from nnsparse_stream.transforms import AutoencoderModelHandler, ScoreRows, score_rows
 from nnsparse_stream.transforms.coders import RecordBatchCoder
 from nnsparse_stream.transforms.model_cache import LiveModelHandle

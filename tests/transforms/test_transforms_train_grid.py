@@ -17,11 +17,11 @@ from shuffles import coders_of_shuffles, falls_back
 
 import nnsparse_stream.transforms.coders
 from nnsparse_stream.errors import InputError
+from nnsparse_stream.grids.grid import grid_runs
+from nnsparse_stream.grids.grid_comparison import Member, Outcome
+from nnsparse_stream.grids.grid_members import run_url
+from nnsparse_stream.objectives.presets import recipe
 from nnsparse_stream.pipelines.running import IN_PROCESS_RUNNER, run_pipeline
-from nnsparse_stream.training.grid import grid_runs
-from nnsparse_stream.training.grid_comparison import Member, Outcome
-from nnsparse_stream.training.grid_members import run_url
-from nnsparse_stream.training.presets import recipe
 from nnsparse_stream.training.progress import Progress
 from nnsparse_stream.training.start import train
 from nnsparse_stream.transforms import TrainGrid, train_grid
@@ -154,7 +154,7 @@ def test_a_process_trains_one_run_at_a_time(trained: Trained, tmp_path: Path, mo
         active.remove(member.run.name)
         return Outcome(member.run.name)
 
-    monkeypatch.setattr("nnsparse_stream.training.grid_members.train_member", train_member)
+    monkeypatch.setattr("nnsparse_stream.grids.grid_members.train_member", train_member)
     do = train_grid._Train(members_of(trained, tmp_path), False, "job")
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda name: list(do.process(name)), (GOOD, OTHER)))
