@@ -1,4 +1,4 @@
-"""The options of Beam's runner for Flink that jobs here need: Beam for Python passes them on, and does not know them."""
+"""Options of Beam's runner for Flink that jobs here need: Beam for Python passes them on, and does not know them."""
 
 from __future__ import annotations
 
