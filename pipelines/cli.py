@@ -7,6 +7,8 @@ stopped training, which can be resumed, 1 anything else: a store or the network 
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import importlib
 import io
 import logging
@@ -199,6 +201,18 @@ def console() -> NoReturn:
 
 
 def _run_process(argv: list[str]) -> NoReturn:
+    code = 1
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+    # What is registered first is called last. Then everything has ended in order, and the interpreter would delete what
+    # is left, with threads that stand still in the middle of their work: objects of gRPC wait for ever for a lock that
+    # one of them holds, in one of thirty drivers of a job on Flink.
+    atexit.register(leave)
     open_standard_streams()
     # A file's name may hold what the terminal, or UTF-8, has no character for.
     for stream in (sys.stdout, sys.stderr):

@@ -26,6 +26,8 @@ _TRACEBACK_LOGGERS = ("apache_beam.runners.common", "apache_beam.runners.worker.
 
 #: Between two looks at a job, and for its own end once it has nothing more to do.
 _LOOK_SECONDS, _GRACE_SECONDS = 0.5, 3.0
+#: How long an engine may be silent before its job is given up for lost.
+_SILENT_SECONDS = 60.0
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -187,12 +189,15 @@ def run_pipeline(
 
 
 def _ends_first(has_ended: Callable[[], bool], told: Callable[[Any], None], result: Any) -> bool:
-    """Waits until a job has done what it was to do, or is over; says whether it goes on nevertheless."""
-    while not _is_over(result):
+    """Waits until a job has done what it was to do, is over, or not heard of any more; says whether to end it."""
+    answered = time.monotonic()
+    while not (is_over := _is_over(result)) and time.monotonic() - answered < _SILENT_SECONDS:
         if has_ended():
             time.sleep(_GRACE_SECONDS)
             return not _is_over(result)
-        told(result)
+        if is_over is not None:
+            answered = time.monotonic()
+            told(result)
         time.sleep(_LOOK_SECONDS)
     return False
 
@@ -242,14 +247,14 @@ def engine_of(beam_flags: list[str]) -> str | None:
     return None if runner == IN_PROCESS_RUNNER else runner
 
 
-def _is_over(result: Any) -> bool:
-    """Whether an engine says that a job has ended."""
+def _is_over(result: Any) -> bool | None:
+    """Whether a job has ended; None where its engine does not say."""
     from apache_beam.runners.runner import PipelineState
 
     try:
         return bool(PipelineState.is_terminal(result.state))
     except Exception:  # whatever the runner's client raises where the engine does not answer
-        return False
+        return None
 
 
 def _cancel(result: Any) -> None:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from nnsparse_stream.errors import InputError
@@ -51,6 +54,40 @@ def test_an_unexpected_error_exits_with_1_and_says_how_to_see_more(monkeypatch, 
     monkeypatch.setattr("nnsparse_stream.pipelines.doctor.run", broken)
     assert cli.main(["doctor"]) == 1
     assert "RuntimeError: the last line" in capsys.readouterr().err
+
+
+def test_a_process_ends_although_what_is_left_waits_for_a_thread_that_stands_still():
+    """As objects of gRPC do, where the interpreter deletes them: by chance, so one that always does stands for them."""
+    code = """
+import atexit, gc, threading
+from nnsparse_stream.pipelines import cli
+
+lock, is_held = threading.Lock(), threading.Event()
+
+class Waiting:
+    def __init__(self):
+        self.itself = self
+    def __del__(self):
+        lock.acquire()
+
+def hold():
+    with lock:
+        is_held.set()
+        threading.Event().wait()
+
+def command(argv):
+    gc.disable()
+    Waiting()
+    threading.Thread(target=hold, daemon=True).start()
+    is_held.wait()
+    atexit.register(print, "the last", end="")
+    return 3
+
+cli.main = command
+cli.console()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "the last", "")
 
 
 def test_an_input_error_of_a_worker_comes_back_as_one():

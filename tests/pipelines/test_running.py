@@ -9,6 +9,8 @@ import pytest
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 from preparing import files_of, prepare
 
+from nnsparse_stream.pipelines import running
+
 
 class _Ended(PipelineResult):
     """A job on an engine, of which this process learns how it ended."""
@@ -79,3 +81,9 @@ def test_a_job_that_is_over_leaves_nothing(flags: list[str], capsys: pytest.Capt
     assert prepare(*flags, "data", f"--runner={__name__}.EndedRunner") == 2
     assert capsys.readouterr().err == "nnsparse-stream prepare: a.csv:3: rating is no number\n"
     assert not Path("data").exists()
+
+
+def test_a_job_without_end_is_given_up_when_its_engine_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_SILENT_SECONDS", 0.1)
+    with pytest.raises(running.JobLostError, match="the job does not answer; it may go on"):
+        running.run_pipeline(lambda _: None, [f"--runner={__name__}.LostRunner"], has_ended=lambda: False)
