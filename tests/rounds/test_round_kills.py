@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from by_rounds import end_of_epoch, merge_of, one_round, told, train_in_rounds
+from killing import before_changes
 from runs import assert_same_run, request
 from samples import Trained, contents
 
@@ -24,7 +25,6 @@ from nnsparse_stream.rounds.rounds import complete_rounds, finish_round, last_do
 from nnsparse_stream.training.run import TrainingRequest
 
 _SMALL = recipe("best-user", hidden=(6,), batch_rows=16, epochs=2)
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 
 
 @pytest.fixture(autouse=True)
@@ -45,15 +45,11 @@ def moments(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """
     where = tmp_path_factory.mktemp("moments")
     run, copies = where / "run", {}
-    rename, remove = os.rename, os.remove
     several = "NNSPARSE_STREAM_KILLS" in os.environ
     count = 0
 
-    def noted(change: str, path: Any) -> None:
+    def note(change: str, name: str) -> None:
         nonlocal count
-        name = _TEMPORARY.sub("", os.path.relpath(path, run))
-        if name.startswith(".."):
-            return
         count += 1
         kind = f"{change} {name if several else re.sub('[0-9]+', '#', name)}" + (f" {count}" if several else "")
         copy = where / re.sub("[^a-z0-9#]+", "-", kind)
@@ -61,18 +57,9 @@ def moments(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple
         shutil.copytree(run, copy)
         copies[kind] = copy
 
-    def noted_rename(source: Any, target: Any, **flags: Any) -> None:
-        noted("write", target)
-        rename(source, target, **flags)
-
-    def noted_remove(path: Any, **flags: Any) -> None:
-        noted("remove", path)
-        remove(path, **flags)
-
     with pytest.MonkeyPatch.context() as patch:
         small_parts.__wrapped__(patch)  # type: ignore[attr-defined]
-        patch.setattr(os, "rename", noted_rename)
-        patch.setattr(os, "remove", noted_remove)
+        before_changes(run, patch, note)
         train_in_rounds(in_rounds(trained, run))
     return run, copies
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from following import Event, add_file, follow, lists, state_of, written
+from killing import TEMPORARY, before_changes
 from live_runs import add_checkpoint, begun_run
 from samples import ROOT, Trained, command, contents
 
@@ -27,7 +28,6 @@ from nnsparse_stream.streaming import directory_source, local_stream, state_file
 from nnsparse_stream.streaming.live_model import LiveModel
 from nnsparse_stream.streaming.stream_output import open_output, sole_writer
 
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp$")
 _KILLS = int(os.environ.get("NNSPARSE_STREAM_KILLS", "0"))
 
 
@@ -73,14 +73,11 @@ def note_moments(run: Path, where: Path, patch: pytest.MonkeyPatch) -> dict[str,
 
     Two of each kind, chosen at random; all of them where NNSPARSE_STREAM_KILLS is set.
     """
-    rename, remove, chosen = os.rename, os.remove, random.Random(0)
+    chosen = random.Random(0)
     counts: dict[str, int] = {}
     copies: dict[str, Path] = {}
 
-    def noted(change: str, path: Any) -> None:
-        name = _TEMPORARY.sub("", os.path.relpath(path, run))
-        if name.startswith(".."):
-            return
+    def note(change: str, name: str) -> None:
         kind = f"{change} {re.sub('[0-9a-f]{32}|[0-9]+', '#', name)}"
         count = counts[kind] = counts.get(kind, 0) + 1
         for place in [count] if _KILLS else [at for at in (0, 1) if chosen.random() < 1 / count]:
@@ -89,16 +86,7 @@ def note_moments(run: Path, where: Path, patch: pytest.MonkeyPatch) -> dict[str,
             shutil.copytree(run, copy)
             copies[f"{kind} {place}"] = copy
 
-    def noted_rename(source: Any, target: Any, **flags: Any) -> None:
-        noted("write", target)
-        rename(source, target, **flags)
-
-    def noted_remove(path: Any, **flags: Any) -> None:
-        noted("remove", path)
-        remove(path, **flags)
-
-    patch.setattr(os, "rename", noted_rename)
-    patch.setattr(os, "remove", noted_remove)
+    before_changes(run, patch, note)
     return copies
 
 
@@ -125,7 +113,7 @@ def test_a_stream_that_was_killed_before_any_change_of_a_file_goes_on(
         assert found.keys() == whole.keys(), f"killed before: {kind}"
         assert [name for name in whole if found[name] != whole[name]] == [], f"killed before: {kind}"
         assert state_of(copy) == state, f"killed before: {kind}"
-        assert not [name for name in contents(str(copy)) if _TEMPORARY.search(name)]
+        assert not [name for name in contents(str(copy)) if TEMPORARY.search(name)]
 
 
 def test_state_files_stay_few(trained: Trained, source: Path, tmp_path: Path, by_file: None) -> None:
