@@ -92,7 +92,10 @@ def run_command(name: str, flags: Sequence[str], beam_flags: Sequence[str] = ())
     """Shows a command that is a part of another one, runs it, and returns what it does."""
     print(f"\n$ nnsparse-stream {name} {' '.join(flags)}", flush=True)
     command = cast(Command, importlib.import_module(f"nnsparse_stream.pipelines.{name}"))
-    return command.run(parser_for(name).parse_args(flags), list(beam_flags))
+    parser = parser_for(name)
+    args = parser.parse_args(flags)
+    _locate(parser, args, list(beam_flags))
+    return command.run(args, list(beam_flags))
 
 
 def main(argv: list[str]) -> int:
@@ -114,12 +117,14 @@ def main(argv: list[str]) -> int:
         return 2
     # Beam warns at every import that the client of a service, which nobody asked for, is not installed.
     logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
+    parser = parser_for(name)
     try:
-        args, beam_flags = parser_for(name).parse_known_args(argv[1:])
+        args, beam_flags = parser.parse_known_args(argv[1:])
     except SystemExit as stopped:  # argparse has printed the help or what is wrong
         return int(stopped.code or 0)
     try:
         _check_beam_flags(name, beam_flags)
+        _locate(parser, args, beam_flags)
         cast(Command, importlib.import_module(f"nnsparse_stream.pipelines.{name}")).run(args, beam_flags)
     except InputError as error:
         print(f"nnsparse-stream {name}: {_with_flags(_printable(error), args)}", file=sys.stderr)
@@ -173,6 +178,21 @@ def _check_beam_flags(name: str, beam_flags: list[str]) -> None:
             f"unknown flag {unknown[0]!r}: it is neither a flag of {name} nor a Beam pipeline option; "
             f"`nnsparse-stream {name} --help` lists the flags"
         )
+
+
+def _locate(parser: argparse.ArgumentParser, args: argparse.Namespace, beam_flags: list[str]) -> None:
+    """Makes relative paths absolute for an engine, whose workers run in other directories than this process."""
+    from nnsparse_stream.pipelines.running import engine_of
+    from nnsparse_stream.storage.local_paths import local_path
+
+    if engine_of(beam_flags) is None:
+        return
+    for action in parser._actions:
+        value = getattr(args, action.dest, None)
+        if not str(action.metavar).startswith("URL") or not value:
+            continue
+        places = [local_path(url) or url for url in ([value] if isinstance(value, str) else value)]
+        setattr(args, action.dest, places[0] if isinstance(value, str) else places)
 
 
 def _printable(error: Exception) -> str:

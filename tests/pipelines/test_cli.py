@@ -56,6 +56,33 @@ def test_an_unexpected_error_exits_with_1_and_says_how_to_see_more(monkeypatch, 
     assert "RuntimeError: the last line" in capsys.readouterr().err
 
 
+def test_an_engine_is_given_absolute_paths_since_its_workers_run_in_other_directories(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr("nnsparse_stream.pipelines.score.run", lambda args, beam_flags: taken.append(args))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b").mkdir()
+    flags = [
+        "--input",
+        "a,b",
+        "--input",
+        "c,s3://bucket/d",
+        "--model",
+        "../run",
+        "--output",
+        "lists",
+        "--user_column",
+        "e",
+    ]
+    engine = ["--runner=PortableRunner", "--job_endpoint=localhost:1"]
+    assert [cli.main(["score", *flags, *beam]) for beam in ([], ["--runner=DirectRunner"], engine)] == [0] * 3
+    *here, there = taken
+    assert here == [here[0]] * 2
+    assert (here[0].input, here[0].model, here[0].output) == (["a,b", "c", "s3://bucket/d"], ["../run"], "lists")
+    assert there.input == [f"{tmp_path}/a,b", f"{tmp_path}/c", "s3://bucket/d"]
+    assert (there.model, there.output) == ([f"{tmp_path}/../run"], f"{tmp_path}/lists")
+    assert (there.user_column, there.data) == ("e", None)
+
+
 def test_a_process_ends_although_what_is_left_waits_for_a_thread_that_stands_still():
     """As objects of gRPC do, where the interpreter deletes them: by chance, so one that always does stands for them."""
     code = """
