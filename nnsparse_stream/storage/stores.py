@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,9 +15,10 @@ from nnsparse_stream.storage.retries import retrying
 
 _T = TypeVar("_T")
 _HTTP = frozenset({"http", "https"})
+_S3 = frozenset({"s3", "s3a"})
 _AZURE = frozenset({"abfs", "abfss", "az"})
 #: File systems without directories.
-OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "adl"}) | _AZURE
+OBJECT_STORES = _S3 | _AZURE | {"gs", "gcs", "adl"}
 #: Those on which a file appears whole or not at all, and where a rename would be a copy.
 ATOMIC_WRITES = OBJECT_STORES | {"memory"}
 #: Those whose requests are retried and whose files are read by ranges.
@@ -34,7 +36,9 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """
     local = local_path(url)
     if local is not None:
-        return fsspec.filesystem("file"), local
+        fs = fsspec.filesystem("file")
+        _fail_below_the_top(fs)
+        return fs, local
     s3 = url.startswith(("s3://", "s3a://"))
     try:
         fs, path = fsspec.core.url_to_fs(url, **(_s3_options() if s3 else {}))
@@ -44,6 +48,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         fs.retries = 1
     elif kinds(fs) & _AZURE:
         _leave_retries_to_us(fs)
+    _fail_below_the_top(fs)
     fs.invalidate_cache()
     return fs, path
 
@@ -59,12 +64,30 @@ def request(fs: fsspec.AbstractFileSystem, url: str, make: Callable[[], _T]) -> 
 
 
 def strict_listing(fs: fsspec.AbstractFileSystem) -> dict[str, str]:
-    """Flags for `find` and `glob`, so that they fail where a part of the listing fails.
+    """Flags for `find` and `glob`, so that they fail where the listing of their top fails.
 
     File systems that list by walking leave out a directory that could not be listed, unless told; the others don't, and
     some of them don't know the flag.
     """
     return {"on_error": "raise"} if kinds(fs) & (_HTTP | {"file"}) else {}
+
+
+def _fail_below_the_top(fs: fsspec.AbstractFileSystem) -> None:
+    """Lets `find` and `glob` fail where the listing of a directory below their top fails, too.
+
+    What they are told of errors is not handed down; and S3's globs walk, and are not told.
+    """
+    on_error = "raise" if kinds(fs) & _HTTP else _raise_unless_gone
+    if kinds(fs) & (_HTTP | _S3):
+        fs._walk = functools.partial(type(fs)._walk, fs, on_error=on_error)
+    elif type(fs).walk is fsspec.AbstractFileSystem.walk:
+        fs.walk = functools.partial(type(fs).walk, fs, on_error=on_error)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """A directory that was removed since its parent was listed holds nothing."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _s3_options() -> dict[str, Any]:

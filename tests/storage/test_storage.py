@@ -47,6 +47,28 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert listing(str(tmp_path)) == ["file"]
 
 
+def test_a_directory_that_cannot_be_listed_fails_a_listing_unless_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "x/b", "x/y/c"):
+        storage.write_file(str(tmp_path / name), b"1")
+    fs, _ = storage.filesystem(str(tmp_path))
+    assert listing(str(tmp_path)) == ["a", "x/b", "x/y/c"]
+    ls = fs.ls
+
+    def failing(path: str, detail: bool = False, **flags: object) -> object:
+        if path.endswith("x/y"):
+            raise error(path)
+        return ls(path, detail, **flags)
+
+    monkeypatch.setattr(fs, "ls", failing)
+    error: type[OSError] = PermissionError
+    with pytest.raises(InputError, match=r"cannot be read: .*x/y"):
+        storage.list_files(str(tmp_path))
+    error = FileNotFoundError
+    assert storage.list_files(str(tmp_path)) == {"a": 1, "x/b": 1}
+
+
 def test_a_check_for_writing_leaves_the_file_as_it_is(base: str, tmp_path: Path) -> None:
     storage.write_file(storage.join(base, "a"), b"one")
     storage.check_writable(storage.join(base, "a"))

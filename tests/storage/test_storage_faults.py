@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-from faults import FAULTS, FaultProxy, at_random, once
+from faults import FAULTS, FaultProxy, Request, at_random, once
 from samples import command, contents, way
 
 from nnsparse_stream.data.dataset import Dataset
@@ -19,6 +19,7 @@ from nnsparse_stream.pipelines import cli
 from nnsparse_stream.ratings.synthetic import make_ratings
 from nnsparse_stream.storage import files as storage
 from nnsparse_stream.storage import retries
+from nnsparse_stream.storage.matching import match_files
 
 DATA = random.Random(0).randbytes(3_000_000)
 #: What the client notices without waiting for it.
@@ -114,6 +115,28 @@ def test_a_store_that_stays_broken_is_asked_so_many_times_and_named(s3: str, s3_
                 act(f"{s3}/a")
             # aiohttp itself asks once more where the connection breaks.
             assert len(s3_proxy.seen) - before == retries.BACKOFF.tries * (2 if fault == "reset" else 1)
+
+
+@pytest.mark.parametrize("pattern", ["*/a.csv", "*/*/a.csv", "x/*/a.csv", "*/*"])
+@pytest.mark.parametrize(("fault", "error"), [("503", StoreError), ("403", InputError), ("reset", StoreError)])
+def test_a_glob_leaves_out_no_directory_that_cannot_be_listed(
+    s3: str, s3_proxy: FaultProxy, pattern: str, fault: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("x/a.csv", "x/y/a.csv", "z/a.csv"):
+        storage.write_file(f"{s3}/{name}", b"1,1,5")
+    found = match_files([f"{s3}/{pattern}"])
+
+    def is_meant(request: Request) -> bool:
+        return "prefix=x%2F&" in request.path
+
+    if error is StoreError:
+        s3_proxy.plan = once(fault, is_meant)
+        assert match_files([f"{s3}/{pattern}"]) == found
+        assert s3_proxy.counts[fault] == 1
+    monkeypatch.setattr(retries, "BACKOFF", retries.Backoff(2, 0.01))
+    s3_proxy.plan = lambda request: fault if is_meant(request) else None
+    with pytest.raises(error, match="cannot be read"):
+        match_files([f"{s3}/{pattern}"])
 
 
 def test_what_no_retry_can_mend_fails_at_once(

@@ -16,13 +16,15 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from faults import FaultProxy
+from faults import FaultProxy, once
 from samples import ROOT, command
 
 from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.pipelines import cli
 from nnsparse_stream.ratings.synthetic import make_ratings
 from nnsparse_stream.storage import files as storage
+from nnsparse_stream.storage import retries
+from nnsparse_stream.storage.matching import match_files
 
 
 def test_polars_alone_reads_a_data_set_from_the_server(s3: str, s3_server: tuple[str, int], tmp_path: Path) -> None:
@@ -132,6 +134,27 @@ def test_a_web_server_that_fails_is_retried_or_named(
         storage.read_file(f"{web}/none")
     assert cli.main(["prepare", "--input", f"{web}/a", "--output", f"{web}/out", "--axis", "user"]) == 2
     assert "http" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_glob_leaves_out_no_directory_of_a_web_server_that_cannot_be_listed(
+    tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "BACKOFF", retries.Backoff(3, 0.01))
+    for name in ("x/a.csv", "y/a.csv"):
+        storage.write_file(str(tmp_path / "web" / name), b"1,1,5")
+    host, port = web.removeprefix("http://").split(":")
+    proxy = FaultProxy(host, int(port))
+    try:
+        glob = [f"{proxy.url}/*/a.csv"]
+        assert match_files(glob) == [f"{proxy.url}/{name}/a.csv" for name in ("x", "y")]
+        for fault, error in (("reset", StoreError), ("503", StoreError), ("403", InputError)):
+            proxy.plan = lambda request, fault=fault: fault if request.path == "/y/" else None
+            with pytest.raises(error, match="cannot be read"):
+                match_files(glob)
+        proxy.plan = once("reset", lambda request: request.path == "/y/")
+        assert len(match_files(glob)) == 2
+    finally:
+        proxy.close()
 
 
 def test_ranges_are_asked_of_a_server_that_answers_them(s3: str, s3_proxy: FaultProxy) -> None:
