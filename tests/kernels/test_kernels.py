@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -108,6 +109,26 @@ def test_without_a_place_for_a_cache_functions_compile_all_the_same(monkeypatch)
 
     monkeypatch.setattr(cpu_kernels.numba, "njit", refuse_cache)
     assert cpu_kernels.compiled(lambda number: number + 1)(2) == 3
+
+
+def test_processes_that_compile_for_two_types_at_once_leave_each_type_its_own_machine_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu_kernels.numba.config, "CACHE_DIR", str(tmp_path))
+
+    def total(values):
+        return values.sum()
+
+    one, other, later = (cpu_kernels.compiled(total) for _ in range(3))
+    save_data = one._cache._cache_file._save_data
+
+    def save_later(name, data):
+        other(np.ones(3, np.int64))
+        save_data(name, data)
+
+    monkeypatch.setattr(one._cache._cache_file, "_save_data", save_later)
+    monkeypatch.setattr(other._cache._cache_file, "_load_index", dict)  # before the one wrote
+    one(np.ones(3, np.float32))
+    assert [later(np.ones(3, dtype)) for dtype in (np.int64, np.float32)] == [3, 3]
+    assert later.stats.cache_hits.total() == 2
 
 
 def test_a_matrix_of_another_dtype_is_refused():

@@ -15,12 +15,14 @@ processor's cache, and applied at once. That is where these loops beat the same 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
 from llvmlite import ir
+from numba.core.caching import IndexDataCacheFile
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -48,9 +50,25 @@ Array = NDArray[Any]
 def compiled(function: _Function) -> _Function:
     """Compiles on first use; without a cache where no directory for one can be written, as in some containers."""
     try:
-        return cast(_Function, numba.njit(function, cache=True, **_OPTIONS))
+        dispatcher: Any = numba.njit(function, cache=True, **_OPTIONS)
     except RuntimeError:
         return cast(_Function, numba.njit(function, **_OPTIONS))
+    dispatcher._cache._cache_file.__class__ = _CacheFile
+    return cast(_Function, dispatcher)
+
+
+class _CacheFile(IndexDataCacheFile):
+    """The cache of one function, to which several processes may write at a time.
+
+    Numba numbers the files of machine code by the index that it has read, and names a file there before it writes it:
+    processes that compile a function for two types at once may give the code of one type to the other, for good.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        of_all = hashlib.sha256(repr((self._version, self._source_stamp, key)).encode()).digest()
+        name = self._data_name(int.from_bytes(of_all[:8], "big"))
+        self._save_data(name, data)
+        self._save_index({**self._load_index(), key: name})
 
 
 def _emit_prefetch(typing_context: Any, address: Any) -> Any:
