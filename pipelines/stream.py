@@ -235,12 +235,14 @@ def _run_job(args: argparse.Namespace, beam_flags: list[str]) -> dict[str, Any]:
     streaming = [] if "--streaming" in beam_flags else ["--streaming"]
     ended = ended_file(args.output)
     storage.remove_file(ended)
-    run_pipeline(
+    teller = _Teller(MetricsFile(None, "stream"))
+    result = run_pipeline(
         lambda pipeline: build_stream(pipeline, source, job),
         [*beam_flags, *streaming],
         lambda: storage.exists(ended),
-        _Teller(MetricsFile(None, "stream")).tell_of_job,
+        teller.tell_of_job,
     )
+    teller.tell_of_job(result, at_once=True)
     return {}
 
 
@@ -315,9 +317,9 @@ class _Teller:
             except (InputError, StoreError) as error:  # lists are worth more; that the file grows old is seen
                 _LOGGER.warning("no metrics: %s", error)
 
-    def tell_of_job(self, result: Any) -> None:
-        """The same of a job, where its engine says how it does while it runs: lag is the mean since its begin."""
-        if not self._is_due():
+    def tell_of_job(self, result: Any, at_once: bool = False) -> None:
+        """The same of a job, where its engine says how it does: lag is the mean since its begin."""
+        if not (self._is_due() or at_once):
             return
         from apache_beam.metrics import MetricsFilter
 

@@ -41,8 +41,13 @@ Plan = Callable[[Request], "str | None"]
 
 def once(fault: str, of: Callable[[Request], bool] = lambda request: True) -> Plan:
     """The fault of the first request that is meant, and of no other."""
-    left = [fault]
-    return lambda request: left.pop() if left and of(request) else None
+    left, lock = [fault], threading.Lock()
+
+    def plan(request: Request) -> str | None:
+        with lock:
+            return left.pop() if left and of(request) else None
+
+    return plan
 
 
 def at_random(seed: int, share: float, faults: tuple[str, ...] = FAULTS, in_a_row: int = 4) -> Plan:
@@ -50,11 +55,13 @@ def at_random(seed: int, share: float, faults: tuple[str, ...] = FAULTS, in_a_ro
     draw, lock = random.Random(seed), threading.Lock()
     row = 0
 
-    def plan(_: Request) -> str | None:
+    def plan(request: Request) -> str | None:
         nonlocal row
+        # What "short" would do to another request is nothing.
+        possible = [fault for fault in faults if fault != "short" or request.method == "GET"]
         with lock:
             row = row + 1 if row < in_a_row and draw.random() < share else 0
-            return draw.choice(faults) if row else None
+            return draw.choice(possible) if row else None
 
     return plan
 
@@ -141,6 +148,8 @@ class FaultProxy:
 
             def _answer(self, status: int, headers: dict[str, str], body: bytes, length: int) -> None:
                 self.send_response_only(status)
+                if self.close_connection:  # or the client asks once more there, and is not heard
+                    self.send_header("Connection", "close")
                 for name, value in headers.items():
                     if name.lower() != "content-length":
                         self.send_header(name, value)

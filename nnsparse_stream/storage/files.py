@@ -320,7 +320,11 @@ def remove_empty_directory(url: str) -> None:
     fs, path = filesystem(url)
     # An "empty directory" of an object store would be the bucket.
     if not kinds(fs) & OBJECT_STORES and fs.isdir(path) and not fs.ls(path):
-        fs.rmdir(path)
+        try:
+            fs.rmdir(path)
+        except OSError as error:  # something has come into it, or somebody else has removed it
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
 
 
 def check_regular(url: str) -> None:

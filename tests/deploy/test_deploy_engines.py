@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -84,6 +85,9 @@ def test_free_ports_are_free() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20
     assert not any(listens(port) for port in ports)
+    with socket.socket() as anywhere:
+        anywhere.bind(("127.0.0.1", 0))
+        assert max(ports) < anywhere.getsockname()[1]
 
 
 def test_the_commands_of_an_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +115,8 @@ def test_the_commands_of_an_engine(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not any(listens(port) for port in served.ports.values())
 
 
-def test_ports_in_succession(tmp_path: Path) -> None:
+def test_ports_in_succession(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.engines.engine.listens", lambda port: False)
     assert FlinkCluster(tmp_path, first_port=9000).ports["pool"] == 9006
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -106,6 +107,15 @@ def pool_workers(servers: Servers) -> list[int]:
     return [pid for pid in pids if pid in ours and _connections(pid) >= all_of_them]
 
 
+def kill_process(pid: int) -> bool:
+    """Kills a process; False where it has ended meanwhile."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def _connections(pid: int) -> int:
     """How many established TCP connections a process has."""
     try:
@@ -129,12 +139,13 @@ def write_log(directory: Path, users: int, items: int, ratings: int, files: int)
 
 
 def checksums(directory: Path) -> dict[str, str]:
-    """SHA-256 of every file of a directory, by its path in it."""
-    return {
-        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
+    """SHA-256 of every file of a directory, by its path in it; a job may still write there."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # a temporary one has its name by now
+            if path.is_file():
+                found[str(path.relative_to(directory))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def digest(*sums: dict[str, str]) -> str:

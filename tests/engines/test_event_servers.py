@@ -102,13 +102,13 @@ def test_a_killed_server_is_waited_for_and_nothing_is_lost(
     log: tuple[Engine, Write], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, write = log
-    for module in (kafka_source, redis_source):
-        monkeypatch.setattr(module, "_ANSWER_SECONDS", 1.0)
     write("killed", range(100))
     source = opened(server, "killed")
     readings, events = read_all(source)
     (name,), (partition,) = server.servers.running(), source.partitions()
     server.servers.kill(name)
+    for module in (kafka_source, redis_source):
+        monkeypatch.setattr(module, "_ANSWER_SECONDS", 1.0)
     try:
         for _ in range(2):  # as the client notices, and once it knows
             with pytest.raises(StoreError, match="run it again"):

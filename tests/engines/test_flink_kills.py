@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import signal
 import subprocess
@@ -14,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from commands import KILLS, checksums, digest, pool_workers, run_command, start_command, write_log
+from commands import KILLS, checksums, digest, kill_process, pool_workers, run_command, start_command, write_log
 from deploy.engines.flink.cluster import FlinkCluster
 
 
@@ -77,8 +75,7 @@ def kill_a_worker(job: Job, name: str, generator: random.Random) -> None:
     while job.jobs()[name] == "RUNNING" and not job.recoveries(name):
         alive = pool_workers(job.cluster.servers)
         if alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(generator.choice(alive), signal.SIGKILL)
+            kill_process(generator.choice(alive))
         time.sleep(0.5)
 
 
@@ -126,10 +123,11 @@ def test_a_driver_that_was_ended_runs_again(
         output = tmp_path / str(runs)
         driver, name = job.start(output)
         time.sleep(generator.uniform(0, latest))
+        is_running = job.jobs()[name] == "RUNNING"
         driver.send_signal(sign)
         message = driver.communicate()[1].decode()
         unfinished = (output / "_unfinished.json").exists()
-        if (output / "manifest.json").exists() and not unfinished:  # it was faster
+        if not is_running or ((output / "manifest.json").exists() and not unfinished):  # it was faster
             latest *= 0.7
             continue
         ended += 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from runs import assert_same_run
 
-from commands import digest, pool_workers, run_command, start_command, write_log
+from commands import digest, kill_process, pool_workers, run_command, start_command, write_log
 from deploy.engines.flink.cluster import FlinkCluster
 from nnsparse_stream.checkpoints.state import checkpoints_of
 
@@ -78,7 +76,7 @@ def test_flink_goes_on_with_each_run(case: Case, flink: FlinkCluster, tmp_path: 
         assert driver.poll() is None, driver.communicate()[1].decode()
         time.sleep(0.05)
     for pid in pool_workers(flink.servers):
-        os.kill(pid, signal.SIGKILL)
+        kill_process(pid)
     before = {url: Path(url, "state.json").stat().st_mtime_ns for run in runs for url in checkpoints_of(run)[:-1]}
     assert not (grid / "grid.json").exists()
     message = driver.communicate()[1].decode()

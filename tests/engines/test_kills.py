@@ -20,6 +20,7 @@ from commands import (
     checksums,
     command_line,
     digest,
+    kill_process,
     pool_workers,
     run_command,
     session_of,
@@ -65,8 +66,7 @@ def kill(
     """Kills the driver, or one of its workers as soon as there is one; False: the driver had ended before."""
     while driver.poll() is None:
         pids = [driver.pid] if victim == "driver" else workers_of(engine, request, driver.pid)
-        if pids:
-            os.kill(draw.choice(pids), signal.SIGKILL)
+        if pids and kill_process(draw.choice(pids)):
             return True
         time.sleep(0.01)
     return False
@@ -78,7 +78,7 @@ def end_of(driver: subprocess.Popen[bytes]) -> str:
         code = driver.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         driver.send_signal(signal.SIGINT)
-        driver.wait(PATIENCE)
+        driver.wait()
         return "waited in vain"
     return {0: "went on", -signal.SIGKILL: "killed"}.get(code, "failed")
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 import threading
 import time
@@ -19,7 +16,7 @@ import pytest
 from samples import Trained
 from test_stream_engines import assert_same_files, flags_of, make_events
 
-from commands import command, pool_workers, run_command
+from commands import command, kill_process, pool_workers, run_command
 from deploy.engines.flink.cluster import FlinkCluster
 
 _PATIENCE = 240.0
@@ -125,8 +122,7 @@ def test_a_stream_is_exact_after_kills_and_a_savepoint(
     stream = Stream(flink, output, *flags, "--until_idle", "15s")
 
     def kill_a_worker() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pool_workers(flink.servers)[0], signal.SIGKILL)
+        stream.wait("a worker", lambda: any(kill_process(pid) for pid in pool_workers(flink.servers)))
 
     def kill_a_task_manager() -> None:
         flink.servers.kill("task-manager-1")

@@ -55,7 +55,7 @@ def test_a_new_checkpoint_is_used_by_every_process_of_flink(
             stream.wait_for_windows(3)
             stream.wait("work for both", lambda: all(records_read(flink, stream.name, "Keep")))
             before = files_by_shard(output)
-            assert len(pool_workers(flink.servers)) == 2
+            stream.wait("both workers", lambda: len(pool_workers(flink.servers)) == 2)
             state = Path(add_checkpoint(run)) / "state.json"  # is written last
             whole, step = state.stat().st_mtime, json.loads(state.read_text())["step"]
             bound = whole + REFRESH + GRACE

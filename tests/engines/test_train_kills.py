@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from runs import assert_same_run
 
-from commands import pool_workers, run_command, run_commands, start_command, write_log
+from commands import kill_process, pool_workers, run_command, run_commands, start_command, write_log
 from deploy.engines.engine import Engine
 from deploy.engines.flink.cluster import FlinkCluster
 from deploy.engines.prism import Prism
@@ -51,7 +50,7 @@ def start_and_kill(case: Case, engine: Engine, run: Path) -> tuple[subprocess.Po
         assert driver.poll() is None, driver.communicate()[1].decode()
         time.sleep(0.05)
     for pid in pool_workers(engine.servers):
-        os.kill(pid, signal.SIGKILL)
+        kill_process(pid)
     assert not (run / "run.json").exists(), "the run ended before its worker was killed"
     return driver, times_of(run)
 
@@ -93,7 +92,7 @@ def test_prism_fails_and_the_run_is_resumed_there(
         end = "failed"
     except subprocess.TimeoutExpired:
         driver.send_signal(signal.SIGINT)
-        assert driver.wait(PATIENCE) == 1
+        assert driver.wait() == 1
         end = "waited in vain"
     refused = run_command("train", *case.flags, "--output", run, *prism.flags())
     assert refused.returncode == 2

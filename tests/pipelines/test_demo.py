@@ -47,8 +47,14 @@ def test_the_demo_goes_the_whole_way(small, tmp_path, capsys, monkeypatch):
 
 
 def test_lists_follow_a_stream(tmp_path, capsys, monkeypatch):
-    small = {"_USERS": 300, "_ITEMS": 80, "_RATINGS": 9_000, "_LIVE_USERS": 20, "_EVENTS": 200, "_SECONDS": 6.0}
-    for name, value in {**small, "_EPOCHS": ("1", "3"), "_UNTIL_IDLE": "3s", "_REFRESH": "100ms"}.items():
+    small = {"_USERS": 300, "_ITEMS": 80, "_RATINGS": 9_000, "_LIVE_USERS": 20, "_EVENTS": 200, "_SECONDS": 8.0}
+    for name, value in {
+        **small,
+        "_EPOCHS": ("1", "3"),
+        "_WINDOW": "1s",
+        "_UNTIL_IDLE": "3s",
+        "_REFRESH": "100ms",
+    }.items():
         monkeypatch.setattr(demo_stream, name, value)
     output = tmp_path / "demo"
     assert cli.main(["demo", "--stream", "--output", str(output)]) == 0

@@ -164,7 +164,7 @@ def test_a_stream_goes_on_where_its_metrics_cannot_be_written(trained, tmp_path,
     flags = ["--source", str(tmp_path / "events"), "--data", trained.data, "--model", trained.run, "--device", "cpu",
              "--output", str(tmp_path / "live"), "--until_idle", "1ms"]  # fmt: skip
     (tmp_path / "events").mkdir()
-    writes = iter([full_disk, full_disk])
+    writes = iter([full_disk])
     whole = MetricsFile.write
     monkeypatch.setattr(MetricsFile, "write", lambda self, samples: next(writes, lambda *_: whole(self, ()))("m", b""))
     assert cli.main(["stream", *flags]) == 0

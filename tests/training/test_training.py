@@ -81,8 +81,7 @@ def start(trained, output, *flags):
 
 
 def wait_for_checkpoints(output, count, process):
-    deadline = time.monotonic() + 100
-    while len(checkpoints_of(str(output))) < count and time.monotonic() < deadline:
+    while len(checkpoints_of(str(output))) < count:
         assert process.poll() is None, "the run ended before it was stopped"
         time.sleep(0.01)
 
@@ -156,7 +155,7 @@ def test_a_signal_writes_a_checkpoint_and_ends_the_process_with_143(trained, tmp
     process = start(trained, tmp_path / "run", "--hidden", "8", "--epochs", "100000")
     wait_for_checkpoints(tmp_path / "run", 1, process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate()
     assert process.returncode == 143
     assert "--resume goes on from there" in output
     state = load_model(str(tmp_path / "run")).state

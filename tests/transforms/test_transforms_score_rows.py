@@ -184,9 +184,7 @@ def test_a_process_has_one_live_model_and_takes_newer_ones(
     assert [handle.get() is live for handle in handles] == [True] * 3
     first = live.get().step
     add_checkpoint(run)
-    end = time.monotonic() + 3.1
     while live.get().step == first:
-        assert time.monotonic() < end
         time.sleep(0.02)
     with beam.Pipeline(IN_PROCESS_RUNNER) as pipeline:
         scored = elements(pipeline, [rows], pa.RecordBatch) | ScoreRows(run, trained.data, refresh=0.1, worker=WORKER)
