@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from nnsparse_stream.errors import InputError, StoreError
+from nnsparse_stream.pipelines.local_workers import ended_with_the_run
 from nnsparse_stream.storage.files import one_line
 from nnsparse_stream.storage.output_directory import OutputDirectory
 
@@ -150,6 +151,7 @@ def run_pipeline(
             data. A job on an engine is over then.
         StoreError: a store or the network failed.
         JobLostError: an engine no longer says how its job does.
+        WorkerLostError: a worker process of this machine has ended before its work.
     """
     import apache_beam as beam
 
@@ -163,7 +165,8 @@ def run_pipeline(
         pipeline = beam.Pipeline(runner=_quiet_runner(options), options=options)
         build(pipeline)
         with _no_job_tracebacks():
-            result = pipeline.run()
+            with ended_with_the_run() if _starts_processes(options) else contextlib.nullcontext():
+                result = pipeline.run()
             try:
                 if has_ended is not None and _ends_first(has_ended, told, result):
                     _cancel(result)
@@ -264,6 +267,14 @@ def _cancel(result: Any) -> None:
         _LOGGER.warning("the job was asked to end; %s", _MAY_GO_ON)
     except Exception as error:  # whatever the runner's client raises; the interrupt is what is to be told
         _LOGGER.warning("the job could not be asked to end (%s); %s", error, _MAY_GO_ON)
+
+
+def _starts_processes(options: Any) -> bool:
+    """Whether the runner in this process starts others, as workers."""
+    from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+
+    is_in_process = options.view_as(StandardOptions).runner == IN_PROCESS_RUNNER
+    return is_in_process and options.view_as(DirectOptions).direct_running_mode == "multi_processing"
 
 
 def _quiet_runner(options: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnsparse_stream.errors import InputError, StoreError
 from nnsparse_stream.pipelines.cli import StoppedError
+from nnsparse_stream.pipelines.local_workers import WorkerLostError
 from nnsparse_stream.pipelines.options import model_worker
 from nnsparse_stream.pipelines.running import is_only_described, run_pipeline
 from nnsparse_stream.pipelines.worker_noise import without_worker_noise
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # Seconds between two looks at what the run has written.
 _LOOK_SECONDS = 1.0
+# Of a round whose workers do not live to its end.
+_TRIES = 4
 
 
 def run_rounds(
@@ -62,14 +65,25 @@ def run_rounds(
             "allow as many, ask for fewer `epochs` or `rounds`, or run the command itself"
         )
     with quiet, _stopping(request), _telling(request, job, left.start - 1):
+        tries = _TRIES
         while True:
             rounds = left[: args.rounds_per_job]
-            run_pipeline(functools.partial(_train, TrainRounds(request, worker, job, rounds)), beam_flags)
+            lost: WorkerLostError | None = None
+            try:
+                run_pipeline(functools.partial(_train, TrainRounds(request, worker, job, rounds)), beam_flags)
+            except WorkerLostError as error:
+                lost = error
             if described or has_ended(request):
                 return
             begun = max(last_done(request.output) + 1, left.start)
-            if begun == left.start:
-                raise StoreError(f"{request.output}: a job has ended without a round; run again with --resume")
+            tries = tries - 1 if begun == left.start else _TRIES
+            if begun == left.start and not (lost and tries):
+                why = lost or f"{request.output}: a job has ended without a round"
+                raise StoreError(
+                    f"{why}; what is whole is kept: run again with --resume, or begin with fewer `workers`"
+                )
+            if lost:
+                print(f"{lost}; round {begun} begins anew", flush=True)
             left = range(begun, left.stop)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from samples import Trained
 from nnsparse_stream.checkpoints.state import checkpoints_of
 from nnsparse_stream.errors import InputError
 from nnsparse_stream.objectives.presets import recipe
-from nnsparse_stream.pipelines import cli
+from nnsparse_stream.pipelines import cli, local_workers, train_rounds
 from nnsparse_stream.training.run import TrainingRequest
 from nnsparse_stream.transforms.model_worker import ModelWorker
 from nnsparse_stream.transforms.train_rounds import TrainRounds
@@ -110,6 +111,47 @@ def test_processes_of_this_machine_write_the_same_bytes_and_end_at_a_signal(
     assert not (run / "run.json").exists()
     again = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
+    assert_same_run(run, whole)
+
+
+def _kill_workers(run: Path, again: bool, ended: threading.Event) -> None:
+    """Kills the worker processes, when the run has begun; and those that follow them."""
+    killed = 0
+    while not ended.wait(0.02) and (again or not killed):
+        for pid in local_workers.workers() if checkpoints_of(str(run)) else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_process_that_is_killed_costs_its_round(
+    trained: Trained,
+    whole: Path,
+    tmp_path: Path,
+    again: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Beam itself would wait for it without end."""
+    run, ended = tmp_path / "run", threading.Event()
+    monkeypatch.setattr(train_rounds, "_TRIES", 2)
+    killing = threading.Thread(target=_kill_workers, args=(run, again, ended))
+    killing.start()
+    processes = ("--runner=DirectRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    code = train(trained, run, "--workers", "3", "--rounds", "2", *processes)
+    ended.set()
+    killing.join()
+    told = capfd.readouterr()
+    lost = "a worker process was ended by signal 9 before its work was done"
+    assert "Traceback" not in told.err
+    if again:
+        assert code == 1
+        assert f"{lost}; what is whole is kept: run again with --resume, or begin with fewer --workers" in told.err
+        assert train(trained, run, "--workers", "3", "--rounds", "2", "--resume", _HERE) == 0
+    else:
+        assert code == 0, told.err
+        assert re.search(f"{lost}; round [1-4] begins anew", told.out)
     assert_same_run(run, whole)
 
 
