@@ -20,9 +20,13 @@ from typing import Any
 
 from nnsparse_stream.errors import StoreError
 
-#: Beam's names of the threads that wait for a worker's end and for its answers, and the module that the worker runs.
-_WAITS, _READS, _RUNS = "run_worker", "beam_control_read", b"apache_beam.runners.worker.sdk_worker_main"
-_LOGGER_OF_CONNECTIONS = logging.getLogger("apache_beam.runners.worker.data_plane")
+#: Beam's names of the thread that waits for a worker's end and of those that read from it, and the module that it runs.
+_WAITS, _READ = "run_worker", {"beam_control_read", "read_grpc_client_inputs"}
+_RUNS = b"apache_beam.runners.worker.sdk_worker_main"
+_LOGGERS_OF_CONNECTIONS = [
+    logging.getLogger(f"apache_beam.runners.{name}")
+    for name in ("worker.data_plane", "portability.fn_api_runner.worker_handlers")
+]
 _LOOK_SECONDS, _GRACE_SECONDS = 0.02, 5.0
 
 
@@ -47,7 +51,7 @@ def ended_with_the_run() -> Iterator[None]:
     lost: list[str] = []
     over = threading.Event()
     ending: list[threading.Thread] = []
-    level = _LOGGER_OF_CONNECTIONS.level
+    levels = [logger.level for logger in _LOGGERS_OF_CONNECTIONS]
 
     def end_all() -> None:
         """Also those that are about to be started."""
@@ -74,7 +78,7 @@ def ended_with_the_run() -> Iterator[None]:
 
     def missed(args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread else ""
-        if ending or name == _READS:
+        if name in _READ or (ending and name == _WAITS):
             return
         if name != _WAITS or _is_closing(main):
             told(args)
@@ -83,7 +87,8 @@ def ended_with_the_run() -> Iterator[None]:
         end()
         signal.pthread_kill(main.ident or 0, signal.SIGINT)
 
-    _LOGGER_OF_CONNECTIONS.setLevel(logging.CRITICAL)  # one breaks with a worker, which is told by its end
+    for logger in _LOGGERS_OF_CONNECTIONS:
+        logger.setLevel(logging.CRITICAL)  # one breaks with a worker, which is told by its end
     told, threading.excepthook = threading.excepthook, missed
     before: dict[int, Any] = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
     for sign in before:
@@ -102,7 +107,8 @@ def ended_with_the_run() -> Iterator[None]:
             over.set()
         else:  # or some threads have yet to say that their worker is gone
             threading.excepthook = told
-            _LOGGER_OF_CONNECTIONS.setLevel(level)
+            for logger, level in zip(_LOGGERS_OF_CONNECTIONS, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _end_in(error: str) -> str:
