@@ -66,9 +66,11 @@ def ended_with_the_run() -> Iterator[None]:
             ending[0].start()
 
     def interrupted(number: int, frame: FrameType | None) -> None:
-        end()
         if lost and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if before[number] == signal.SIG_IGN:
+            return
+        end()
         if callable(before[number]):
             before[number](number, frame)
         elif before[number] == signal.SIG_DFL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from samples import Trained, command
 from nnsparse_stream.storage import retries
 
 pytest.register_assert_rewrite("runs")  # says what two runs differ in
+
+# A shell lets what it runs in the background ignore it, and that is handed down: to tests of Ctrl-C, too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Triton reads it once, when it is imported: without a GPU its kernels run by the interpreter, on tensors of the CPU.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
