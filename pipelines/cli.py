@@ -189,7 +189,7 @@ def _locate(parser: argparse.ArgumentParser, args: argparse.Namespace, beam_flag
         return
     for action in parser._actions:
         value = getattr(args, action.dest, None)
-        if not str(action.metavar).startswith("URL") or not value:
+        if not str(action.metavar).startswith(("URL", "FILE")) or not value:
             continue
         places = [local_path(url) or url for url in ([value] if isinstance(value, str) else value)]
         setattr(args, action.dest, places[0] if isinstance(value, str) else places)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +29,7 @@ _LOGGERS_OF_CONNECTIONS = [
     logging.getLogger(f"apache_beam.runners.{name}")
     for name in ("worker.data_plane", "portability.fn_api_runner.worker_handlers")
 ]
-_LOOK_SECONDS, _GRACE_SECONDS = 0.02, 5.0
+_LOOK_SECONDS, _GRACE_SECONDS, _READ_SECONDS = 0.02, 5.0, 0.5
 
 
 class WorkerLostError(StoreError):
@@ -36,81 +38,120 @@ class WorkerLostError(StoreError):
 
 @contextlib.contextmanager
 def ended_with_the_run() -> Iterator[None]:
-    """Ends the workers that Beam starts meanwhile: all when one has ended by itself, or at SIGINT and SIGTERM.
+    """Ends the workers that Beam starts meanwhile when one of them has failed, or a SIGINT or SIGTERM ends the run.
 
-    What a signal was to do is done then. For the main thread, which alone may handle signals; in others it does
-    nothing.
+    What a signal was to do is done. For the main thread, which alone may handle signals; in others it does nothing.
 
     Raises:
-        WorkerLostError: a worker has ended by itself, as one that was killed.
+        WorkerLostError: a worker has failed, as one that was killed.
     """
-    main = threading.main_thread()
-    if threading.current_thread() is not main:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    lost: list[str] = []
-    over = threading.Event()
-    ending: list[threading.Thread] = []
+    run = _Run()
+    hook, threading.excepthook = threading.excepthook, run.missed
     levels = [logger.level for logger in _LOGGERS_OF_CONNECTIONS]
+    for logger in _LOGGERS_OF_CONNECTIONS:
+        logger.setLevel(logging.CRITICAL)  # one breaks with a worker, which is told by its end
+    for sign in run.before:
+        signal.signal(sign, run.interrupted)
+    try:
+        yield
+    except BaseException as error:
+        if run.lost and not run.is_asked:
+            raise WorkerLostError(run.lost) from error
+        raise
+    finally:
+        for sign, handler in run.before.items():
+            signal.signal(sign, handler)
+        run.leave()
+        threading.excepthook = hook
+        for logger, level in zip(_LOGGERS_OF_CONNECTIONS, levels, strict=True):
+            logger.setLevel(level)
 
-    def end_all() -> None:
-        """Also those that are about to be started."""
-        while _is_waited_for():
-            _kill_workers()
-            if over.wait(_LOOK_SECONDS):
-                return
 
-    def end() -> None:
-        if not ending:
-            ending.append(threading.Thread(target=end_all, daemon=True))
-            ending[0].start()
+class _Run:
+    """What becomes of the workers of one run.
 
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        if lost and number == signal.SIGINT:
+    Attributes:
+        before: what SIGINT and SIGTERM did before the run.
+        lost: how the first worker that failed has ended; "" where none did.
+        is_asked: whether a signal that is not our own has come, and was not ignored.
+    """
+
+    def __init__(self) -> None:
+        self.before: dict[int, Any] = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
+        self.lost, self.is_asked = "", False
+        self._told = threading.excepthook
+        self._is_ours = False  # the next SIGINT
+        self._left = threading.Event()
+        self._ends: list[threading.Thread] = []
+        self._lock = threading.RLock()  # a signal may come while another one is handled
+
+    def interrupted(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal."""
+        if number == signal.SIGINT and self._is_ours:
+            self._is_ours = False
             raise KeyboardInterrupt
-        if before[number] == signal.SIG_IGN:
-            return
-        end()
-        if callable(before[number]):
-            before[number](number, frame)
-        elif before[number] == signal.SIG_DFL:
+        before = self.before[number]
+        self.is_asked |= before != signal.SIG_IGN
+        if callable(before):
+            try:
+                before(number, frame)
+            except BaseException:
+                self._end()
+                raise
+        elif before == signal.SIG_DFL:
             _kill_workers()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    def missed(args: threading.ExceptHookArgs) -> None:
+    def missed(self, args: threading.ExceptHookArgs) -> None:
+        """Handles the exception of a thread, which is how Beam tells that a worker has failed."""
         name = args.thread.name if args.thread else ""
-        if name in _READ or (ending and name == _WAITS):
+        if name in _READ or (self._ends and name == _WAITS):
             return
-        if name != _WAITS or _is_closing(main):
-            told(args)
+        if name != _WAITS or _is_closing():
+            self._told(args)
             return
-        lost.append(f"a worker process {_end_in(str(args.exc_value))} before its work was done")
-        end()
-        signal.pthread_kill(main.ident or 0, signal.SIGINT)
+        self.lost = f"a worker process {_end_in(str(args.exc_value))} before its work was done"
+        self._end()
+        self._interrupt()
 
-    for logger in _LOGGERS_OF_CONNECTIONS:
-        logger.setLevel(logging.CRITICAL)  # one breaks with a worker, which is told by its end
-    told, threading.excepthook = threading.excepthook, missed
-    before: dict[int, Any] = {sign: signal.getsignal(sign) for sign in (signal.SIGINT, signal.SIGTERM)}
-    for sign in before:
-        signal.signal(sign, interrupted)
-    try:
-        yield
-    except BaseException as error:
-        if lost:
-            raise WorkerLostError(lost[0]) from error
-        raise
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
-        if ending:
-            ending[0].join(_GRACE_SECONDS)
-            over.set()
-        else:  # or some threads have yet to say that their worker is gone
-            threading.excepthook = told
-            for logger, level in zip(_LOGGERS_OF_CONNECTIONS, levels, strict=True):
-                logger.setLevel(level)
+    def leave(self) -> None:
+        """Waits until the workers have ended, where they are to."""
+        now = time.monotonic()
+        while self._ends and (
+            (_is_waited_for() and time.monotonic() < now + _GRACE_SECONDS)
+            or (_is_read_from() and time.monotonic() < now + _READ_SECONDS)
+        ):
+            time.sleep(_LOOK_SECONDS)
+        self._left.set()
+        for thread in self._ends:
+            thread.join()  # and what waited for a worker has said so by then
+
+    def _end(self) -> None:
+        with self._lock:
+            if not self._ends:
+                thread = threading.Thread(target=self._end_all, daemon=True)
+                thread.start()
+                self._ends.append(thread)
+
+    def _end_all(self) -> None:
+        """Kills workers until the run is left, also those that are about to be started."""
+        again = time.monotonic() + 2 * _GRACE_SECONDS
+        while True:
+            if _is_waited_for():
+                _kill_workers()
+            if self._left.wait(_LOOK_SECONDS):
+                return
+            if time.monotonic() > again:  # an interrupt that comes to a destructor is dropped
+                again = math.inf
+                self._interrupt()
+
+    def _interrupt(self) -> None:
+        self._is_ours = True
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _end_in(error: str) -> str:
@@ -128,11 +169,15 @@ def _is_waited_for() -> bool:
     return any(_is_within(SubprocessSdkWorker.run, frame) for frame in sys._current_frames().values())
 
 
-def _is_closing(main: threading.Thread) -> bool:
+def _is_read_from() -> bool:
+    return any(thread.name in _READ for thread in threading.enumerate())
+
+
+def _is_closing() -> bool:
     """Whether Beam ends the workers, since they have done their work."""
     from apache_beam.runners.portability.fn_api_runner.worker_handlers import WorkerHandlerManager
 
-    return _is_within(WorkerHandlerManager.close_all, sys._current_frames().get(main.ident or 0))
+    return _is_within(WorkerHandlerManager.close_all, sys._current_frames().get(threading.main_thread().ident or 0))
 
 
 def _is_within(function: Any, frame: FrameType | None) -> bool:
@@ -151,7 +196,7 @@ def workers() -> list[int]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             # The name, in parentheses, may hold spaces; the state and the parent follow it.
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+            parents[int(stat.parent.name)] = int(stat.read_bytes().rpartition(b")")[2].split()[1])
     found = []
     for pid, parent in parents.items():
         if os.getpid() in (parent, parents.get(parent)):

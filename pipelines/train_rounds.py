@@ -65,7 +65,7 @@ def run_rounds(
             "allow as many, ask for fewer `epochs` or `rounds`, or run the command itself"
         )
     with quiet, _stopping(request), _telling(request, job, left.start - 1):
-        tries = _TRIES
+        failures = 0
         while True:
             rounds = left[: args.rounds_per_job]
             lost: WorkerLostError | None = None
@@ -76,14 +76,16 @@ def run_rounds(
             if described or has_ended(request):
                 return
             begun = max(last_done(request.output) + 1, left.start)
-            tries = tries - 1 if begun == left.start else _TRIES
-            if begun == left.start and not (lost and tries):
-                why = lost or f"{request.output}: a job has ended without a round"
-                raise StoreError(
-                    f"{why}; what is whole is kept: run again with --resume, or begin with fewer `workers`"
-                )
             if lost:
+                failures = failures + 1 if begun == left.start else 1
+                if failures == _TRIES:
+                    raise StoreError(
+                        f"{lost}, {failures} times in a row; what is whole is kept: run again with --resume, or begin "
+                        "with fewer `workers`"
+                    )
                 print(f"{lost}; round {begun} begins anew", flush=True)
+            elif begun == left.start:
+                raise StoreError(f"{request.output}: a job has ended without a round; run again with --resume")
             left = range(begun, left.stop)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 _TAIL_LINES = 30
-# Below those that systems give away, and above most that somebody has chosen.
+# Below those that Linux and macOS give away unless told otherwise, and above most that somebody has chosen.
 _PORTS = range(20_000, 32_000)
 _GRACE_SECONDS = 10.0
 
@@ -111,18 +111,21 @@ class Servers:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody listens on, and that the system gives to nobody who asks for any.
+    """Ports of the loopback interface that nobody listens on, below those that systems give to who asks for any.
 
     So they are free yet when a server takes them, which may be seconds later.
+
+    Raises:
+        EngineError: there are not so many.
     """
     found: list[int] = []
     for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        if len(found) == count:
+            return found
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             found.append(port)
-        if len(found) == count:
-            break
-    return found
+    raise EngineError(f"fewer than {count} ports from {_PORTS[0]} to {_PORTS[-1]} are free")
 
 
 def listens(port: int) -> bool:

@@ -319,12 +319,16 @@ def remove_empty_directory(url: str) -> None:
     """Removes a directory that holds nothing; object stores have none."""
     fs, path = filesystem(url)
     # An "empty directory" of an object store would be the bucket.
-    if not kinds(fs) & OBJECT_STORES and fs.isdir(path) and not fs.ls(path):
-        try:
+    if kinds(fs) & OBJECT_STORES:
+        return
+    try:
+        if fs.isdir(path) and not fs.ls(path):
             fs.rmdir(path)
-        except OSError as error:  # something has come into it, or somebody else has removed it
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                raise
+    except FileNotFoundError:  # somebody else has removed it
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # something has come into it
+            raise
 
 
 def check_regular(url: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -77,15 +76,21 @@ def _fail_below_the_top(fs: fsspec.AbstractFileSystem) -> None:
 
     What they are told of errors is not handed down; and S3's globs walk, and are not told.
     """
-    on_error = "raise" if kinds(fs) & _HTTP else _raise_unless_gone
-    if kinds(fs) & (_HTTP | _S3):
-        fs._walk = functools.partial(type(fs)._walk, fs, on_error=on_error)
-    elif type(fs).walk is fsspec.AbstractFileSystem.walk:
-        fs.walk = functools.partial(type(fs).walk, fs, on_error=on_error)
+    name = "_walk" if kinds(fs) & (_HTTP | _S3) else "walk"
+    if name == "walk" and type(fs).walk is not fsspec.AbstractFileSystem.walk:
+        return
+    walk = getattr(type(fs), name)
+
+    def walk_strictly(
+        path: str, maxdepth: int | None = None, topdown: bool = True, on_error: Any = _raise_unless_gone, **flags: Any
+    ) -> Any:
+        return walk(fs, path, maxdepth=maxdepth, topdown=topdown, on_error=on_error, **flags)
+
+    setattr(fs, name, walk_strictly)
 
 
 def _raise_unless_gone(error: OSError) -> None:
-    """A directory that was removed since its parent was listed holds nothing."""
+    """A directory that was removed since its parent was listed, or is no more than a web page's link, holds nothing."""
     if not isinstance(error, FileNotFoundError):
         raise error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -85,9 +84,7 @@ def test_free_ports_are_free() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20
     assert not any(listens(port) for port in ports)
-    with socket.socket() as anywhere:
-        anywhere.bind(("127.0.0.1", 0))
-        assert max(ports) < anywhere.getsockname()[1]
+    assert max(ports) < 32_768
 
 
 def test_the_commands_of_an_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,9 @@ def compiled(function: _Function) -> _Function:
         dispatcher: Any = numba.njit(function, cache=True, **_OPTIONS)
     except RuntimeError:
         return cast(_Function, numba.njit(function, **_OPTIONS))
-    dispatcher._cache._cache_file.__class__ = _CacheFile
+    file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if type(file) is IndexDataCacheFile:  # there is none where compiling is switched off
+        file.__class__ = _CacheFile
     return cast(_Function, dispatcher)
 
 
